@@ -1,0 +1,155 @@
+"""The ledger: durable facts and what follows from them. It is the truth; the counters are a cache of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Literal, NamedTuple, Protocol
+
+from mm_metering.core.cells import CellKey, CellSum, LevelEnd
+from mm_metering.core.facts import Fact
+from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow
+
+
+class ShardRow(NamedTuple):
+    """How far the ledger has folded a shard: ``position`` in ``generation``; 0 and START before the first drain.
+    ``next_generation`` is the highest number ever handed out."""
+
+    generation: int
+    position: str
+    next_generation: int
+
+
+class UsageRow(NamedTuple):
+    """Cells summed over resources: what the counters are loaded from."""
+
+    day: date
+    since_us: int
+    meter: str
+    scope: str
+    quantity: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What one transaction saw of a tenant: enough to load its counters."""
+
+    shard: ShardRow
+    tenant: TenantRow | None
+    usage: tuple[UsageRow, ...]
+    levels: Mapping[tuple[str, str], LevelEnd]
+    holds: tuple[Fact, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A caller's event id. "new": claimed now; "known": claimed before for the same payload; "conflict": for another.
+    ``occurred_us`` is the first claim's, so that posting it again meets the same ledger row."""
+
+    outcome: Literal["new", "known", "conflict"]
+    occurred_us: int
+    in_ledger: bool
+
+
+class ClaimRequest(NamedTuple):
+    """``fact_id`` is the id that the event's fact has or will have in the ledger."""
+
+    tenant: str
+    event_id: str
+    digest: bytes
+    occurred_us: int
+    fact_id: str
+
+
+class Cell(NamedTuple):
+    """A stored cell; ``revision`` counts how often it changed."""
+
+    key: CellKey
+    total: CellSum
+    revision: int
+
+
+class Ledger(Protocol):
+    """The law that every implementation keeps; ``mm_metering.testing.LedgerContract`` checks it.
+
+    Each method is one transaction. All may raise StoreUnavailable; nothing was written then, or all of it.
+    """
+
+    async def setup(self, *, apply: bool) -> None:
+        """Makes the schema ready. With ``apply`` False an unready one raises NotApplied with the command."""
+        ...
+
+    # -- shards and facts
+
+    async def certify(self, shard: int, *, seen: int) -> tuple[int, bool]:
+        """Hands out a generation above every other and above ``seen``; True with it if it is the shard's first."""
+        ...
+
+    async def shard(self, shard: int) -> ShardRow: ...
+
+    async def fold(
+        self, shard: int, *, generation: int, before: str, after: str, facts: Sequence[Fact], defaults: TenantDefaults
+    ) -> bool:
+        """Writes facts, cells and the shard's position from ``before`` to ``after`` together, or nothing.
+
+        False if the shard stands elsewhere by now (another drain was first). A higher ``generation`` than the row's
+        starts at position START. Each fact counts once, by (tenant, id): repeats change nothing. A void takes its
+        target out of the cells, or keeps it out if it comes later. A close ends its hold, whichever comes first.
+        """
+        ...
+
+    async def snapshot(
+        self, shard: int, tenant: str, *, since: date, defaults: TenantDefaults, now_us: int
+    ) -> Snapshot:
+        """The shard's row and the tenant's usage from the local day ``since`` on, levels and open holds, as of one
+        instant. Makes the tenant with the default plan if it is unknown and there is one (subscribed at now_us)."""
+        ...
+
+    # -- events with a caller's id
+
+    async def claim(self, requests: Sequence[ClaimRequest]) -> list[Claim]:
+        """Claims event ids for ever; the first payload stays. Answers in the order asked."""
+        ...
+
+    # -- plans and tenants
+
+    async def put_plans(self, definitions: Mapping[str, Mapping[str, Any]], *, now_us: int) -> Mapping[str, int]:
+        """Stores each definition that differs from its plan's newest version as a new version; the newest of each."""
+        ...
+
+    async def plan_versions(self) -> Mapping[tuple[str, int], Mapping[str, Any]]:
+        """Every version of every plan, by (plan, version)."""
+        ...
+
+    async def tenant(self, tenant: str) -> TenantRow | None: ...
+
+    async def tenants(self, *, after: str = "", limit: int = 1000) -> list[TenantRow]:
+        """One page, by id."""
+        ...
+
+    async def put_tenant(self, new: NewTenant, *, defaults: TenantDefaults, now_us: int) -> TenantRow:
+        """Inserts or changes a tenant; a changed value raises the revision. A new plan for a known tenant is
+        ``change_plan`` at now_us. Its cells are folded anew where the zone or the timeline changed."""
+        ...
+
+    async def change_plan(self, tenant: str, *, plan: str, version: int, at_us: int) -> TenantRow:
+        """Starts a segment at ``at_us``, in place of those that begin there or later, and splits the cells there.
+        UnknownTenant if there is none; InvalidInput for an instant before the sign-up."""
+        ...
+
+    # -- reading
+
+    async def cells(self, tenant: str, *, first: date, last: date) -> list[Cell]:
+        """All cells of the local days from first to last, both included, in key order."""
+        ...
+
+    async def level_values(self, tenant: str, *, before: date) -> Mapping[tuple[str, str], int]:
+        """Each level (meter, resource) as it stood at the start of the local day ``before``."""
+        ...
+
+    async def facts(self, tenant: str, *, after: tuple[int, str], limit: int) -> list[Fact]:
+        """A page of the tenant's counted facts past (occurred_us, id), in that order; voided ones are left out."""
+        ...
+
+    async def aclose(self) -> None: ...

@@ -1,0 +1,290 @@
+"""The ledger in this process: the specification, for tests and first steps. Nothing survives the process."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date
+from typing import Any
+
+from mm_metering.backends.counters import START
+from mm_metering.backends.ledger import (
+    Cell,
+    Claim,
+    ClaimRequest,
+    ShardRow,
+    Snapshot,
+    UsageRow,
+)
+from mm_metering.core import cells as folding
+from mm_metering.core.cells import Calendar, CellKey, CellSum, LevelEnd
+from mm_metering.core.facts import Fact
+from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow, changed_tenant, with_plan
+from mm_metering.errors import UnknownTenant
+
+LEVEL_KINDS = ("set", "add")
+
+
+@dataclass(slots=True)
+class Books:
+    """One tenant's part of the ledger."""
+
+    row: TenantRow | None = None
+    timezone: str = "UTC"
+    facts: dict[str, Fact] = field(default_factory=dict)
+    voided: set[str] = field(default_factory=set)
+    closed: set[str] = field(default_factory=set)
+    cells: dict[CellKey, CellSum] = field(default_factory=dict)
+    revisions: dict[CellKey, int] = field(default_factory=dict)
+    levels: dict[tuple[str, str], LevelEnd] = field(default_factory=dict)
+
+    @property
+    def calendar(self) -> Calendar:
+        return Calendar(self.row.timezone, self.row.segments) if self.row else Calendar(self.timezone, ())
+
+    def counted(self) -> Iterable[Fact]:
+        return (fact for fact in self.facts.values() if fact.id not in self.voided)
+
+
+class MemoryLedger:
+    """``memory://``. One lock makes each method a transaction."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._shards: dict[int, ShardRow] = {}
+        self._books: dict[str, Books] = {}
+        self._claims: dict[tuple[str, str], ClaimRequest] = {}
+        self._plans: dict[tuple[str, int], Mapping[str, Any]] = {}
+
+    async def setup(self, *, apply: bool) -> None:
+        pass
+
+    # -- shards and facts ---------------------------------------------------------------------------------------------
+
+    async def certify(self, shard: int, *, seen: int) -> tuple[int, bool]:
+        with self._lock:
+            row = self._row(shard)
+            generation = max(row.next_generation, seen) + 1
+            self._shards[shard] = row._replace(next_generation=generation)
+            return generation, row.next_generation == 0
+
+    async def shard(self, shard: int) -> ShardRow:
+        with self._lock:
+            return self._row(shard)
+
+    def _row(self, shard: int) -> ShardRow:
+        return self._shards.get(shard, ShardRow(0, START, 0))
+
+    async def fold(
+        self, shard: int, *, generation: int, before: str, after: str, facts: Sequence[Fact], defaults: TenantDefaults
+    ) -> bool:
+        with self._lock:
+            row = self._row(shard)
+            if generation > row.generation:
+                row = ShardRow(generation, START, max(row.next_generation, generation))
+            if generation != row.generation or row.position != before:
+                return False
+            self._shards[shard] = row._replace(position=after)
+            by_tenant: dict[str, list[Fact]] = {}
+            for fact in facts:
+                by_tenant.setdefault(fact.tenant, []).append(fact)
+            for tenant, theirs in by_tenant.items():
+                self._fold_tenant(self._books.setdefault(tenant, Books(timezone=defaults.timezone)), theirs)
+            return True
+
+    def _fold_tenant(self, books: Books, facts: Sequence[Fact]) -> None:
+        calendar, changes, levels = books.calendar, dict[CellKey, CellSum](), set[tuple[str, str]]()
+        for fact in facts:
+            if fact.kind == "void":
+                self._void(books, fact, calendar, changes, levels)
+            elif fact.id not in books.facts and fact.id not in books.voided:
+                books.facts[fact.id] = fact
+                if fact.kind == "close" and fact.target:
+                    books.closed.add(fact.target)
+                self._count(fact, calendar, changes, levels)
+        self._merge(books, changes)
+        for key in levels:
+            self._fold_level(books, key, calendar)
+
+    @staticmethod
+    def _count(
+        fact: Fact,
+        calendar: Calendar,
+        changes: dict[CellKey, CellSum],
+        levels: set[tuple[str, str]],
+        sign: int = 1,
+    ) -> None:
+        if fact.kind in LEVEL_KINDS:
+            levels.update((meter, fact.resource) for meter in folding.level_meters(fact))
+        elif fact.kind != "hold":
+            folding.add(changes, fact, calendar, sign)
+
+    def _void(
+        self,
+        books: Books,
+        fact: Fact,
+        calendar: Calendar,
+        changes: dict[CellKey, CellSum],
+        levels: set[tuple[str, str]],
+    ) -> None:
+        target = fact.target or ""
+        if target in books.voided:
+            return
+        books.voided.add(target)
+        if target in books.facts:
+            self._count(books.facts[target], calendar, changes, levels, sign=-1)
+
+    @staticmethod
+    def _merge(books: Books, changes: Mapping[CellKey, CellSum]) -> None:
+        for key, change in changes.items():
+            cell = books.cells.setdefault(key, CellSum())
+            cell.quantity += change.quantity
+            cell.cost_nanos += change.cost_nanos
+            cell.weighted += change.weighted
+            cell.count += change.count
+            books.revisions[key] = books.revisions.get(key, 0) + 1
+
+    def _fold_level(self, books: Books, level: tuple[str, str], calendar: Calendar) -> None:
+        meter, resource = level
+        theirs = [
+            fact
+            for fact in books.counted()
+            if fact.kind in LEVEL_KINDS and fact.resource == resource and meter in folding.level_meters(fact)
+        ]
+        fresh: dict[CellKey, CellSum] = {}
+        books.levels[level] = folding.fold_level(fresh, meter, theirs, calendar)
+        for key in [key for key in books.cells if (key.meter, key.resource) == level]:
+            fresh.setdefault(key, CellSum())
+        for key, cell in fresh.items():
+            if books.cells.get(key) != cell:
+                books.cells[key] = cell
+                books.revisions[key] = books.revisions.get(key, 0) + 1
+
+    def _refold(self, books: Books) -> None:
+        """Folds all of a tenant's facts anew, after a change of its zone or timeline."""
+        calendar, levels = books.calendar, set[tuple[str, str]]()
+        fresh: dict[CellKey, CellSum] = {}
+        for fact in books.counted():
+            self._count(fact, calendar, fresh, levels)
+        books.cells = fresh
+        for key in fresh:
+            books.revisions[key] = books.revisions.get(key, 0) + 1
+        for level in levels:
+            self._fold_level(books, level, calendar)
+
+    async def snapshot(
+        self, shard: int, tenant: str, *, since: date, defaults: TenantDefaults, now_us: int
+    ) -> Snapshot:
+        with self._lock:
+            books = self._books.get(tenant)
+            if (books is None or books.row is None) and defaults.plan:
+                first = NewTenant(tenant, None, None, None, None, None)
+                self._put(first, defaults, now_us)
+                books = self._books[tenant]
+            if books is None or books.row is None:
+                return Snapshot(self._row(shard), None, (), {}, ())
+            usage: dict[tuple[date, int, str, str], int] = {}
+            for key, cell in books.cells.items():
+                if key.day >= since:
+                    group = (key.day, key.since_us, key.meter, key.scope)
+                    usage[group] = usage.get(group, 0) + cell.quantity
+            rows = tuple(UsageRow(*group, quantity) for group, quantity in sorted(usage.items()))
+            holds = tuple(f for f in books.counted() if f.kind == "hold" and f.id not in books.closed)
+            return Snapshot(self._row(shard), books.row, rows, dict(books.levels), holds)
+
+    # -- events with a caller's id ------------------------------------------------------------------------------------
+
+    async def claim(self, requests: Sequence[ClaimRequest]) -> list[Claim]:
+        with self._lock:
+            return [self._claim(request) for request in requests]
+
+    def _claim(self, request: ClaimRequest) -> Claim:
+        known = self._claims.setdefault((request.tenant, request.event_id), request)
+        if known is request:
+            return Claim("new", request.occurred_us, in_ledger=False)
+        if known.digest != request.digest:
+            return Claim("conflict", known.occurred_us, in_ledger=True)
+        books = self._books.get(request.tenant)
+        return Claim("known", known.occurred_us, in_ledger=bool(books and known.fact_id in books.facts))
+
+    # -- plans and tenants --------------------------------------------------------------------------------------------
+
+    async def put_plans(self, definitions: Mapping[str, Mapping[str, Any]], *, now_us: int) -> Mapping[str, int]:
+        with self._lock:
+            newest: dict[str, int] = {}
+            for name, definition in definitions.items():
+                version = max((v for plan, v in self._plans if plan == name), default=0)
+                if version == 0 or _canonical(self._plans[name, version]) != _canonical(definition):
+                    version += 1
+                    self._plans[name, version] = definition
+                newest[name] = version
+            return newest
+
+    async def plan_versions(self) -> Mapping[tuple[str, int], Mapping[str, Any]]:
+        with self._lock:
+            return dict(self._plans)
+
+    async def tenant(self, tenant: str) -> TenantRow | None:
+        with self._lock:
+            books = self._books.get(tenant)
+            return books.row if books else None
+
+    async def tenants(self, *, after: str = "", limit: int = 1000) -> list[TenantRow]:
+        with self._lock:
+            rows = [books.row for books in self._books.values() if books.row and books.row.id > after]
+            return sorted(rows, key=lambda row: row.id)[:limit]
+
+    async def put_tenant(self, new: NewTenant, *, defaults: TenantDefaults, now_us: int) -> TenantRow:
+        with self._lock:
+            return self._put(new, defaults, now_us)
+
+    def _put(self, new: NewTenant, defaults: TenantDefaults, now_us: int) -> TenantRow:
+        books = self._books.setdefault(new.id, Books(timezone=defaults.timezone))
+        before = books.row
+        after = changed_tenant(before, new, defaults, now_us)
+        books.row = after
+        if before is None or (before.timezone, before.segments) != (after.timezone, after.segments):
+            self._refold(books)
+        return after
+
+    async def change_plan(self, tenant: str, *, plan: str, version: int, at_us: int) -> TenantRow:
+        with self._lock:
+            books = self._books.get(tenant)
+            if books is None or books.row is None:
+                raise UnknownTenant(f"tenant {tenant!r} is not known; put_tenant makes it")
+            books.row = with_plan(books.row, plan, version, at_us)
+            self._refold(books)
+            return books.row
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    async def cells(self, tenant: str, *, first: date, last: date) -> list[Cell]:
+        with self._lock:
+            books = self._books.get(tenant, Books())
+            keys = sorted(key for key in books.cells if first <= key.day <= last)
+            return [Cell(key, replace(books.cells[key]), books.revisions[key]) for key in keys]
+
+    async def level_values(self, tenant: str, *, before: date) -> Mapping[tuple[str, str], int]:
+        with self._lock:
+            books = self._books.get(tenant, Books())
+            values: dict[tuple[str, str], int] = {}
+            for key, cell in books.cells.items():
+                level = (key.meter, key.resource)
+                if level in books.levels and key.day < before:
+                    values[level] = values.get(level, 0) + cell.quantity
+            return values
+
+    async def facts(self, tenant: str, *, after: tuple[int, str], limit: int) -> list[Fact]:
+        with self._lock:
+            theirs = self._books.get(tenant, Books()).counted()
+            page = [fact for fact in theirs if (fact.occurred_us, fact.id) > after]
+            return sorted(page, key=lambda fact: (fact.occurred_us, fact.id))[:limit]
+
+    async def aclose(self) -> None:
+        pass
+
+
+def _canonical(definition: Mapping[str, Any]) -> str:
+    return json.dumps(definition, sort_keys=True)

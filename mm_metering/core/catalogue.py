@@ -1,0 +1,267 @@
+"""The catalogue: what is counted (meters), what each plan allows and charges (limits), and what routes cost.
+
+Frozen values and what one asks of them; ``catalogue_layout`` holds the rules by which they are read. A plan is also
+stored outside the catalogue, as the JSON of its ``definition()``, so that old versions keep their meaning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from decimal import Decimal
+from fnmatch import fnmatchcase
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias, cast
+
+from mm_metering.core.money import from_nanos
+from mm_metering.core.periods import Window
+from mm_metering.core.schema import money_text, unknown
+from mm_metering.errors import CatalogueError, InvalidEvent
+
+Aggregation: TypeAlias = Literal["sum", "level"]
+Unit: TypeAlias = Literal["count", "money"]
+Outage: TypeAlias = Literal["allow", "deny"]
+Price: TypeAlias = Decimal | Mapping[str, Decimal]
+"""One price per unit, or a price per resource (per model)."""
+
+AI_COST_METER = "ai_cost"
+"""The money meter that AI budgets limit."""
+UNLIMITED = "unlimited"
+COUNT_ON = ("2xx", "3xx", "4xx")
+ON_OUTAGE: Mapping[Unit, Outage] = MappingProxyType({"count": "allow", "money": "deny"})
+_MATCHES_KEPT = 4096
+_BY_UNIT = cast(Outage, "")
+
+
+def _nothing() -> Mapping[str, Any]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """A named thing counted. Without an ``event`` it has no events of its own: a level that the host sets."""
+
+    name: str
+    event: str | None = None
+    resource: str | None = None
+    aggregation: Aggregation = "sum"
+    unit: Unit = "count"
+    cost: Decimal | None = None
+    count_on: tuple[str, ...] = COUNT_ON
+    on_outage: Outage = _BY_UNIT
+
+    def __post_init__(self) -> None:
+        if not self.on_outage:
+            object.__setattr__(self, "on_outage", ON_OUTAGE[self.unit])
+
+    def matches(self, event_type: str, resource: str | None) -> bool:
+        """Whether an event of this type on this resource counts here."""
+        if self.event != event_type:
+            return False
+        return self.resource is None or (resource is not None and fnmatchcase(resource, self.resource))
+
+    def counts(self, status: int) -> bool:
+        """Whether a request that ended with this HTTP status stays counted."""
+        return f"{status // 100}xx" in self.count_on
+
+
+@dataclass(frozen=True, slots=True)
+class ChargeUpTo:
+    """Past the limit, charge until the month's overage reaches ``cap``; then refuse."""
+
+    cap: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """At most ``maximum`` in each ``window``, and what happens past it. None is unlimited; money is in nano-units."""
+
+    meter: str
+    window: Window
+    maximum: int | None
+    then: Literal["block", "charge"] = "block"
+    cap: Decimal | None = None
+    unit_price: Price | None = None
+    unit: Unit = "count"
+
+    @property
+    def blocks(self) -> bool:
+        return self.then == "block"
+
+    @property
+    def not_in_plan(self) -> bool:
+        """A limit of 0 that blocks: the plan does not have this feature."""
+        return self.maximum == 0 and self.then == "block"
+
+    @property
+    def is_rate(self) -> bool:
+        """A burst rate: it refuses, but leaves no fact and is never billed."""
+        return self.window.seconds > 0
+
+    def price_for(self, resource: str | None) -> Decimal | None:
+        """What one unit of overage costs the tenant; None where nothing is billed."""
+        if isinstance(self.unit_price, Mapping):
+            return None if resource is None else self.unit_price.get(resource)
+        return self.unit_price
+
+
+@dataclass(frozen=True, slots=True)
+class AiPolicy:
+    """A plan's rules for AI calls. Budgets limit provider cost; a tenant's own settings may override them."""
+
+    daily_budget: Decimal | None = None
+    monthly_budget: Decimal | None = None
+    model_allowlist: tuple[str, ...] | None = None
+    fallback_model: str | None = None
+    on_unpriced: Literal["block", "allow"] = "block"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A base price per month and the limits by meter, each meter's limits from the shortest window to the longest."""
+
+    name: str
+    price: Decimal
+    support: str | None = None
+    quotas: Mapping[str, tuple[Limit, ...]] = field(default_factory=_nothing)
+    ai: AiPolicy | None = None
+
+    def definition(self) -> dict[str, Any]:
+        """The plan without its name as canonical JSON: sorted keys, money as text. Equal plans give equal text."""
+        return _sorted(_plan_form(self, _stored_limit_form))
+
+    @classmethod
+    def from_definition(cls, name: str, definition: object) -> Plan:
+        """The plan that ``definition()`` described; CatalogueError for anything else."""
+        from mm_metering.core.catalogue_layout import read_stored_plan
+
+        return read_stored_plan(name, definition)
+
+    def digest(self) -> str:
+        """SHA-256 of the definition, in hex: equal for equal plans, whatever form they were written in."""
+        return hashlib.sha256(json.dumps(self.definition(), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """Everything a plans file says. Build it with ``from_dict`` or from a file; both check every rule."""
+
+    currency: str
+    timezone: str
+    default_plan: str | None
+    meters: Mapping[str, Meter]
+    plans: Mapping[str, Plan]
+    routes: Mapping[str, Mapping[str, int]] = field(default_factory=_nothing)
+    exempt: tuple[str, ...] = ()
+    ai_prices: Mapping[str, Decimal] = field(default_factory=_nothing)
+    _matches: dict[tuple[str, str | None], tuple[Meter, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    @classmethod
+    def from_dict(cls, tree: object) -> Catalogue:
+        """The catalogue of a dict with the keys of the TOML file; CatalogueError names the first thing wrong."""
+        from mm_metering.core.catalogue_layout import read_catalogue
+
+        return read_catalogue(tree)
+
+    @staticmethod
+    def json_schema() -> dict[str, Any]:
+        """JSON Schema (2020-12) of the plans file, for editors."""
+        from mm_metering.core.catalogue_layout import json_schema
+
+        return json_schema()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same catalogue in the Python form; ``from_dict`` of it is equal."""
+        routes: dict[str, object] = {route: dict(costs) for route, costs in self.routes.items()}
+        tree: dict[str, object] = {
+            "currency": self.currency,
+            "timezone": self.timezone,
+            "default_plan": self.default_plan,
+            "meters": {name: _meter_form(meter) for name, meter in self.meters.items()},
+            "plans": {name: _plan_form(plan, _limit_form) for name, plan in self.plans.items()},
+            "routes": routes | ({"exempt": list(self.exempt)} if self.exempt else {}),
+            "ai": {"prices": {model: money_text(price) for model, price in self.ai_prices.items()}},
+        }
+        return {key: value for key, value in tree.items() if value is not None}
+
+    def meters_of(self, event_type: str, resource: str | None = None) -> tuple[Meter, ...]:
+        """The meters in which such an event counts, in the catalogue's order. Remembered, up to a bound."""
+        key = (event_type, resource)
+        found = self._matches.get(key)
+        if found is None:
+            if len(self._matches) >= _MATCHES_KEPT:
+                self._matches.clear()
+            found = tuple(meter for meter in self.meters.values() if meter.matches(event_type, resource))
+            self._matches[key] = found
+        return found
+
+    def meter(self, name: str) -> Meter:
+        """The meter of that name; InvalidEvent with a suggestion otherwise."""
+        found = self.meters.get(name) if isinstance(name, str) else None
+        if found is None:
+            raise InvalidEvent("meter", unknown("meter", name, self.meters))
+        return found
+
+    def plan(self, name: str) -> Plan:
+        """The plan of that name, "pro" or the provider's "pro_monthly"; CatalogueError with a suggestion otherwise."""
+        found = self.plans.get(name, self.plans.get(name.removesuffix("_monthly"))) if isinstance(name, str) else None
+        if found is None:
+            raise CatalogueError(unknown("plan", name, self.plans))
+        return found
+
+
+# ---- back to plain data ----
+
+
+def _meter_form(meter: Meter) -> dict[str, Any]:
+    usual = Meter(meter.name, unit=meter.unit)
+    keys = ("event", "resource", "aggregation", "cost", "count_on", "on_outage")
+    form = {key: _plain(getattr(meter, key)) for key in keys if getattr(meter, key) != getattr(usual, key)}
+    return form | ({"unit": "money"} if meter.unit == "money" else {})
+
+
+def _limit_form(limit: Limit) -> dict[str, Any]:
+    form: dict[str, Any] = {
+        "limit": UNLIMITED if limit.maximum is None else limit.maximum,
+        "per": None if limit.window is Window.NONE else limit.window.value,
+        "then": limit.then if limit.cap is None else {"charge_up_to": money_text(limit.cap)},
+        "unit_price": _plain(limit.unit_price),
+    }
+    if limit.unit == "money" and limit.maximum is not None:
+        form["limit"] = money_text(from_nanos(limit.maximum))
+    return {key: value for key, value in form.items() if value is not None}
+
+
+def _stored_limit_form(limit: Limit) -> dict[str, Any]:
+    return _limit_form(limit) | ({"unit": "money"} if limit.unit == "money" else {})
+
+
+def _plan_form(plan: Plan, limit_form: Callable[[Limit], dict[str, Any]]) -> dict[str, Any]:
+    form: dict[str, Any] = {
+        "price": money_text(plan.price),
+        "support": plan.support,
+        "quotas": {meter: [limit_form(limit) for limit in limits] for meter, limits in plan.quotas.items()},
+        "ai": None if plan.ai is None else _ai_form(plan.ai),
+    }
+    return {key: value for key, value in form.items() if value is not None}
+
+
+def _ai_form(ai: AiPolicy) -> dict[str, Any]:
+    values = {each.name: getattr(ai, each.name) for each in fields(ai)}
+    return {key: _plain(value) for key, value in values.items() if value is not None}
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, Decimal):
+        return money_text(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _sorted(form: dict[str, Any]) -> dict[str, Any]:
+    return {key: _sorted(form[key]) if isinstance(form[key], dict) else form[key] for key in sorted(form)}

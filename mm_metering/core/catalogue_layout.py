@@ -1,0 +1,400 @@
+"""The layout of the plans file: which keys there are, and the rules between them, as tables.
+
+``read_catalogue`` and ``read_stored_plan`` turn plain data into checked values or raise CatalogueError with the place;
+``json_schema`` draws the same tables for editors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any
+
+from mm_metering.core.catalogue import AI_COST_METER, UNLIMITED, AiPolicy, Catalogue, ChargeUpTo, Limit, Meter, Plan
+from mm_metering.core.money import to_nanos
+from mm_metering.core.periods import Window, zone
+from mm_metering.core.schema import (
+    NANO_PLACES,
+    Field,
+    Given,
+    Keys,
+    Place,
+    Shape,
+    choice,
+    either,
+    listing,
+    money,
+    places_of,
+    shown,
+    suggestion,
+    table,
+    text,
+    unknown,
+    whole,
+)
+from mm_metering.errors import InvalidInput
+
+_WINDOWS = tuple(Window)
+
+_NAME = r"[a-z][a-z0-9_]{0,62}"
+_NAME_WORDS = "a name of lower-case letters, digits and _ that starts with a letter (at most 63 characters)"
+_NAMES = Keys(_NAME, _NAME_WORDS)
+_MODELS = Keys(".{1,256}", "a name of 1 to 256 printable characters")
+_ROUTES = Keys(r"[A-Z]{3,16} /[^ ]{0,255}", 'a route; write "METHOD /path", such as "POST /v1/search"')
+_METERS = Keys(".{1,256}", "a meter's name")
+_WRITE_LIMIT = 'write a whole number from 0, or "unlimited"; 0 that blocks means not in the plan'
+
+_COUNT = whole(', nor "unlimited"')
+_NANO_MONEY = money(NANO_PLACES)
+_UNIT_PRICE = either(table({}, keys=_MODELS, rest=money(), least='write resource = "price" pairs'), money())
+_CHARGE_UP_TO = Field(_NANO_MONEY, "Cap on the month's overage; past it requests are refused.", 'write "20.00"')
+
+
+def _as_given(value: object, at: Place) -> object:
+    return value
+
+
+def _read_then(value: object, at: Place) -> tuple[str, Decimal | None]:
+    """("block" or "charge", the cap)."""
+    if isinstance(value, ChargeUpTo):
+        value = {"charge_up_to": value.cap}
+    if isinstance(value, Mapping):
+        return "charge", _CAPPED.read(value, at)["charge_up_to"]
+    return _WORDS.read(value, at), None
+
+
+def _read_zone(value: object, at: Place) -> str:
+    try:
+        zone(name := text().read(value, at))
+    except InvalidInput as error:
+        raise at.wrong(str(error).partition(": ")[2]) from None
+    return name
+
+
+def _read_limits(limit: Shape[Given]) -> Callable[[object, Place], list[tuple[Place, Given]]]:
+    """A quota is one limit or a list of them; each comes with its place, for the rules that need its meter."""
+
+    def read(value: object, at: Place) -> list[tuple[Place, Given]]:
+        if isinstance(value, Mapping):
+            return [(at, limit.read(value, at))]
+        if not isinstance(value, list | tuple) or not value:
+            raise at.wrong(f'expected a limit such as {{ limit = 100, per = "day" }} or a list, got {_or_empty(value)}')
+        return [(at / index, limit.read(each, at / index)) for index, each in enumerate(value)]
+
+    return read
+
+
+def _or_empty(value: object) -> str:
+    return "an empty list" if value == [] or value == () else shown(value)
+
+
+_WORDS = choice("block", "charge")
+_CAPPED = table({"charge_up_to": _CHARGE_UP_TO})
+_TIMEZONE = Shape(_read_zone, text().schema)
+_LIMIT_VALUE = Shape(_as_given, {"anyOf": [_COUNT.schema, {"const": UNLIMITED}, *_NANO_MONEY.schema["anyOf"]]})
+_THEN = Shape(_read_then, {"anyOf": [_WORDS.schema, _CAPPED.schema]})
+
+_LIMIT_FIELDS = {
+    "limit": Field(_LIMIT_VALUE, 'How much is included, or "unlimited"; money for a money meter.', _WRITE_LIMIT),
+    "per": Field(choice("second", "minute", "day", "month"), "The window; levels have none."),
+    "then": Field(_THEN, 'Past the limit: "block" (default), "charge", or { charge_up_to = "20.00" }.'),
+    "unit_price": Field(_UNIT_PRICE, "What a unit past the limit costs the tenant, or a table resource -> price."),
+}
+_STORED_LIMIT_FIELDS = _LIMIT_FIELDS | {"unit": Field(choice("count", "money"), "The meter's unit.")}
+_METER_FIELDS = {
+    "event": Field(text(_NAME, _NAME_WORDS), "The event type it counts; a level may have none."),
+    "resource": Field(text(), 'Only events whose resource matches this glob, such as "report_*".'),
+    "aggregation": Field(choice("sum", "level"), '"sum" (default) adds up in windows, "level" is a standing amount.'),
+    "unit": Field(choice("count", "money"), '"count" (default), or "money": it sums the provider cost of the events.'),
+    "cost": Field(money(), "Provider cost of one unit where an event states none."),
+    "count_on": Field(
+        listing(choice("2xx", "3xx", "4xx", "5xx"), least="name the statuses that count"),
+        "HTTP statuses that stay counted; default 2xx, 3xx and 4xx.",
+    ),
+    "on_outage": Field(choice("allow", "deny"), "While counters are unreachable; default deny for money, else allow."),
+}
+_AI_FIELDS = {
+    "daily_budget": Field(_NANO_MONEY, "Provider cost of a day at most."),
+    "monthly_budget": Field(_NANO_MONEY, "Provider cost of a month at most."),
+    "model_allowlist": Field(
+        listing(text(), least="leave it out to allow every model"), "The models the plan may use; default all."
+    ),
+    "fallback_model": Field(text(), "The model to use when the budget does not reach for the one asked for."),
+    "on_unpriced": Field(choice("block", "allow"), 'A model without a known price: "block" (default) or "allow".'),
+}
+
+
+def _plan_fields(limit_fields: Mapping[str, Field]) -> dict[str, Field]:
+    limit = table(limit_fields)
+    several = {"type": "array", "items": limit.schema, "minItems": 1}
+    quota = Shape(_read_limits(limit), {"anyOf": [limit.schema, several]})
+    return {
+        "price": Field(money(), "Base price of a month.", 'write price = "0.00" for a plan that is free'),
+        "support": Field(text(), "The kind of support, in a word."),
+        "quotas": Field(table({}, keys=_METERS, rest=quota), "Limits by meter: one or a list of them."),
+        "ai": Field(table(_AI_FIELDS), "Budgets and models of AI calls."),
+    }
+
+
+_STORED_PLAN = table(_plan_fields(_STORED_LIMIT_FIELDS))
+_ONE_PLAN = "write at least one, such as [plans.free]"
+_PLANS = table({}, keys=_NAMES, rest=table(_plan_fields(_LIMIT_FIELDS)), least=_ONE_PLAN)
+_EXEMPT = listing(text(r"/[^ ]{0,255}", 'a path; write "/healthz"'))
+_CATALOGUE = table(
+    {
+        "currency": Field(text("[A-Z]{3}", 'a currency of 3 capital letters, such as "USD"'), "ISO 4217; default USD."),
+        "timezone": Field(_TIMEZONE, "IANA zone of tenants that have none of their own; default UTC."),
+        "default_plan": Field(text(), "The plan of tenants nobody put on one; without it they are unknown."),
+        "meters": Field(table({}, keys=_NAMES, rest=table(_METER_FIELDS)), "What is counted."),
+        "plans": Field(_PLANS, "What tenants may buy.", _ONE_PLAN),
+        "routes": Field(
+            table(
+                {"exempt": Field(_EXEMPT, "Paths that are not metered.")},
+                keys=_ROUTES,
+                rest=table({}, keys=_METERS, rest=whole()),
+            ),
+            "What a request costs by route, over the default of one api_calls; 0 switches off.",
+        ),
+        "ai": Field(
+            table({"prices": Field(table({}, keys=_MODELS, rest=money()), "Provider price of a token by model.")}),
+            "Facts about AI providers.",
+        ),
+    }
+)
+
+
+def read_catalogue(tree: object, at: Place = Place()) -> Catalogue:  # noqa: B008, RUF009 - a frozen value
+    """The catalogue of a tree with the keys of the plans file; CatalogueError for the first thing wrong in it."""
+    given = _CATALOGUE.read(tree, at)
+    meters = {name: _meter(name, entry, at / "meters" / name) for name, entry in given.get("meters", {}).items()}
+    find = _finder(meters)
+    plans = {name: _plan(name, entry, at / "plans" / name, find) for name, entry in given["plans"].items()}
+    routes = dict(given.get("routes", {}))
+    exempt = routes.pop("exempt", ())
+    _check_default_plan(given.get("default_plan"), plans, at)
+    _check_routes(routes, meters, at / "routes")
+    for name, plan in plans.items():
+        _check_budgets(plan, meters, at / "plans" / name / "ai")
+    return Catalogue(
+        currency=given.get("currency", "USD"),
+        timezone=given.get("timezone", "UTC"),
+        default_plan=given.get("default_plan"),
+        meters=MappingProxyType(meters),
+        plans=MappingProxyType(plans),
+        routes=MappingProxyType({route: MappingProxyType(costs) for route, costs in routes.items()}),
+        exempt=exempt,
+        ai_prices=MappingProxyType(given.get("ai", {}).get("prices", {})),
+    )
+
+
+def read_stored_plan(name: str, definition: object) -> Plan:
+    """The plan whose ``definition()`` this is; it needs no catalogue, since each limit says what its meter is."""
+    at = Place(("plans", name))
+    return _plan(name, _STORED_PLAN.read(definition, at), at, _stored_meter)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of the plans file; the rules between keys are checked only when it is read."""
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "mm_metering plans file"}
+    return head | dict(_CATALOGUE.schema)
+
+
+# ---- rules between keys: (the key whose line to show, is it broken, what to say) ----
+
+_METER_RULES: tuple[tuple[str, Callable[[Given], bool], str], ...] = (
+    (
+        "",
+        lambda given: "event" not in given and given["aggregation"] == "sum",
+        'event is missing; name what it counts, such as event = "api_call", or write aggregation = "level"',
+    ),
+    (
+        "resource",
+        lambda given: "event" not in given and "resource" in given,
+        "resource picks among the resources of an event; add event, or leave resource out",
+    ),
+    (
+        "unit",
+        lambda given: given["aggregation"] == "level" and given["unit"] == "money",
+        'a level counts things; leave unit = "money" out',
+    ),
+    (
+        "cost",
+        lambda given: given["unit"] == "money" and "cost" in given,
+        "a money meter sums the cost that events state; leave cost out",
+    ),
+    (
+        "count_on",
+        lambda given: "count_on" in given and (given["aggregation"] == "level" or given["unit"] == "money"),
+        "only meters that count requests look at the status; leave count_on out",
+    ),
+)
+_LIMIT_RULES: tuple[tuple[str, Callable[[Meter, Given], bool], str], ...] = (
+    (
+        "per",
+        lambda meter, given: meter.aggregation == "level" and "per" in given,
+        "{meter} is a level and has no window; leave per out",
+    ),
+    (
+        "then",
+        lambda meter, given: meter.aggregation == "level" and given["charges"],
+        "{meter} is a level, and levels always block; leave then and unit_price out",
+    ),
+    (
+        "",
+        lambda meter, given: meter.aggregation == "sum" and "per" not in given,
+        'per is missing; write per = "day" or "month", or "second" or "minute" for a burst rate',
+    ),
+    (
+        "then",
+        lambda meter, given: meter.unit == "money" and given["charges"],
+        "{meter} is money, and limits on money always block; leave then and unit_price out",
+    ),
+    (
+        "per",
+        lambda meter, given: meter.unit == "money" and given["window"].seconds > 0,
+        'a limit on money is per "day" or "month", not per {window}',
+    ),
+    (
+        "then",
+        lambda meter, given: given["charges"] and given["window"].seconds > 0,
+        'a limit per {window} is a burst rate and always blocks; charge per "day" or "month"',
+    ),
+    (
+        "limit",
+        lambda meter, given: given["charges"] and given["limit"] == UNLIMITED,
+        "nothing is past unlimited, so nothing is charged; write a number, or leave then and unit_price out",
+    ),
+    (
+        "then",
+        lambda meter, given: given["charges"] and "unit_price" not in given,
+        'charging needs a price; add unit_price = "0.01", or write then = "block"',
+    ),
+    (
+        "unit_price",
+        lambda meter, given: "unit_price" in given and not given["charges"],
+        'a limit that blocks has no price; add then = "charge", or leave unit_price out',
+    ),
+    (
+        "unit_price",
+        lambda meter, given: given["cap"] is not None and isinstance(given["unit_price"], dict),
+        "charge_up_to needs one price for every unit, not a table of prices",
+    ),
+    (
+        "unit_price",
+        lambda meter, given: given["cap"] is not None and places_of(given["unit_price"]) > NANO_PLACES,
+        "charge_up_to needs a price of at most 9 decimal places (whole nano-units), got {unit_price}",
+    ),
+)
+
+
+def _meter(name: str, given: Given, at: Place) -> Meter:
+    facts = {"aggregation": "sum", "unit": "count"} | given
+    for key, broken, message in _METER_RULES:
+        if broken(facts):
+            raise at.wrong(message, key=key)
+    return Meter(name, **given)
+
+
+def _limit(meter: Meter, given: Given, at: Place) -> Limit:
+    then, cap = given.get("then", ("block", None))
+    window = Window(given.get("per", "none"))
+    facts = given | {"charges": then == "charge", "cap": cap, "window": window}
+    for key, broken, message in _LIMIT_RULES:
+        if broken(meter, facts):
+            raise at.wrong(message.format(meter=meter.name, window=window, unit_price=given.get("unit_price")), key=key)
+    price = given.get("unit_price")
+    return Limit(
+        meter=meter.name,
+        window=window,
+        maximum=_maximum(meter, given["limit"], at / "limit"),
+        then=then,
+        cap=cap,
+        unit_price=MappingProxyType(price) if isinstance(price, dict) else price,
+        unit=meter.unit,
+    )
+
+
+def _maximum(meter: Meter, value: object, at: Place) -> int | None:
+    if isinstance(value, str) and value == UNLIMITED:
+        return None
+    return to_nanos(_NANO_MONEY.read(value, at)) if meter.unit == "money" else _COUNT.read(value, at)
+
+
+def _plan(name: str, given: Given, at: Place, find: Callable[[str, Given, Place], Meter]) -> Plan:
+    quotas: dict[str, tuple[Limit, ...]] = {}
+    for meter, entries in given.get("quotas", {}).items():
+        limits = [(place, _limit(find(meter, entry, at / "quotas"), entry, place)) for place, entry in entries]
+        quotas[meter] = _one_of_each(limits)
+    ai = AiPolicy(**given["ai"]) if "ai" in given else None
+    _check_fallback(ai, at / "ai")
+    return Plan(name, given["price"], given.get("support"), MappingProxyType(quotas), ai)
+
+
+def _one_of_each(limits: list[tuple[Place, Limit]]) -> tuple[Limit, ...]:
+    """At most one limit per window, and one with a price; the shortest window first."""
+    windows: set[Window] = set()
+    priced = False
+    for at, limit in limits:
+        if limit.window in windows:
+            raise at.wrong(f"{limit.meter} has another limit {_per(limit.window)}; keep one")
+        if priced and limit.unit_price is not None:
+            raise at.wrong(f"{limit.meter} has another limit with a price; one use is billed once, keep one price")
+        windows.add(limit.window)
+        priced = priced or limit.unit_price is not None
+    return tuple(sorted((limit for _, limit in limits), key=lambda limit: _WINDOWS.index(limit.window)))
+
+
+def _per(window: Window) -> str:
+    return "as a level" if window is Window.NONE else f"per {window}"
+
+
+def _finder(meters: Mapping[str, Meter]) -> Callable[[str, Given, Place], Meter]:
+    def find(name: str, given: Given, at: Place) -> Meter:
+        if name not in meters:
+            raise at.wrong(unknown("meter", name, meters), key=name)
+        return meters[name]
+
+    return find
+
+
+def _stored_meter(name: str, given: Given, at: Place) -> Meter:
+    """As much of the meter as its stored limit tells: a level has no window, and the unit is written down."""
+    return Meter(name, aggregation="sum" if "per" in given else "level", unit=given.pop("unit", "count"))
+
+
+def _check_fallback(ai: AiPolicy | None, at: Place) -> None:
+    if ai is None or ai.fallback_model is None or ai.model_allowlist is None:
+        return
+    if ai.fallback_model not in ai.model_allowlist:
+        hint = suggestion(ai.fallback_model, ai.model_allowlist) or "; add it there, or choose one of them"
+        raise (at / "fallback_model").wrong(f"{shown(ai.fallback_model)} is not in model_allowlist{hint}")
+
+
+def _check_default_plan(name: str | None, plans: Mapping[str, Plan], at: Place) -> None:
+    if name is not None and name not in plans:
+        raise (at / "default_plan").wrong(unknown("plan", name, plans))
+
+
+def _check_routes(routes: Mapping[str, Mapping[str, int]], meters: Mapping[str, Meter], at: Place) -> None:
+    for route, costs in routes.items():
+        for name in costs:
+            meter = _finder(meters)(name, {}, at / route)
+            if meter.unit == "money":
+                raise (at / route / name).wrong(f"{name} is money and has no cost in units; leave it out")
+
+
+def _check_budgets(plan: Plan, meters: Mapping[str, Meter], at: Place) -> None:
+    """A budget is a limit of the money meter ai_cost: that must exist, and have no other limit in the same window."""
+    budgets = {"daily_budget": Window.DAY, "monthly_budget": Window.MONTH}
+    limited = {limit.window for limit in plan.quotas.get(AI_COST_METER, ())}
+    for key, window in budgets.items():
+        if plan.ai is None or getattr(plan.ai, key) is None:
+            continue
+        if AI_COST_METER not in meters or meters[AI_COST_METER].unit != "money":
+            raise (at / key).wrong(
+                f"a budget limits the meter {AI_COST_METER}; add to [meters]: "
+                f'{AI_COST_METER} = {{ event = "ai_call", unit = "money" }}'
+            )
+        if window in limited:
+            raise (at / key).wrong(f"quotas.{AI_COST_METER} has a limit per {window} too; keep one of the two")

@@ -1,0 +1,140 @@
+"""Cells: one tenant-day-meter fold of facts, split where the plan changes. Pure sums, so any order gives the same.
+
+Every fact moves the cell of its event type (its meter is "*" plus the type, for what was used and what it cost) and
+one cell for each meter it counts in. Levels are different: their sets are ordered by (occurred_us, id) and turned
+into changes first.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Final, NamedTuple
+
+from mm_metering.core.facts import Fact
+from mm_metering.core.periods import day_span, from_micros, local_day, zone
+
+MAX_LEVEL: Final = 2**40
+"""The most a level may be, so that level x seconds of a month stays below 2**63."""
+
+
+class Segment(NamedTuple):
+    """A plan version in force from ``starts_us`` until the next segment. The first one also covers what lies before."""
+
+    starts_us: int
+    plan: str
+    version: int
+
+
+class CellKey(NamedTuple):
+    """``since_us`` is the start of the plan segment (0 where the tenant has none yet)."""
+
+    tenant: str
+    day: date
+    since_us: int
+    meter: str
+    resource: str
+    scope: str
+
+
+@dataclass(slots=True)
+class CellSum:
+    """quantity: units, or nano-units for a money meter, or the day's change of a level. weighted: change x seconds
+    left in the day (levels). count: facts."""
+
+    quantity: int = 0
+    cost_nanos: int = 0
+    weighted: int = 0
+    count: int = 0
+
+
+class Calendar:
+    """Where a tenant's facts belong: its zone's days and its plan segments. Days are looked up once."""
+
+    def __init__(self, timezone: str, segments: Sequence[Segment]) -> None:
+        self.zone = zone(timezone)
+        self.segments = tuple(segments)
+        self._starts = [segment.starts_us for segment in segments]
+        self._day: tuple[int, int, date] = (0, 0, date(1970, 1, 1))
+
+    def day(self, occurred_us: int) -> date:
+        """The tenant's local day."""
+        return self._around(occurred_us)[2]
+
+    def seconds_left(self, occurred_us: int) -> int:
+        """Whole seconds from the instant to the end of its day."""
+        return (self._around(occurred_us)[1] - occurred_us) // 1_000_000
+
+    def since(self, occurred_us: int) -> int:
+        """The start of the segment in force; the instant of a change belongs to the new plan."""
+        if not self._starts:
+            return 0
+        return self._starts[max(0, bisect_right(self._starts, occurred_us) - 1)]
+
+    def _around(self, occurred_us: int) -> tuple[int, int, date]:
+        if not self._day[0] <= occurred_us < self._day[1]:
+            day = local_day(from_micros(occurred_us), self.zone)
+            span = day_span(day, self.zone)
+            start, end = (int(edge.timestamp()) * 1_000_000 for edge in span)
+            self._day = (start, end, day)
+        return self._day
+
+
+def event_meter(event_type: str) -> str:
+    """The name under which a fact's event type is summed; no catalogue meter can have it."""
+    return "*" + event_type
+
+
+def add(cells: dict[CellKey, CellSum], fact: Fact, calendar: Calendar, sign: int = 1) -> None:
+    """Adds a counted fact (use or close) to its cells, or takes it out again with ``sign`` -1."""
+    day, since = calendar.day(fact.occurred_us), calendar.since(fact.occurred_us)
+    units = fact.quantity if fact.success else 0
+    _bump(cells, CellKey(fact.tenant, day, since, event_meter(fact.event_type), fact.resource, ""), sign, units, fact)
+    for meter, scope, amount in fact.counts:
+        _bump(cells, CellKey(fact.tenant, day, since, meter, fact.resource, scope), sign, amount, fact)
+
+
+def _bump(cells: dict[CellKey, CellSum], key: CellKey, sign: int, quantity: int, fact: Fact) -> None:
+    cell = cells.get(key)
+    if cell is None:
+        cell = cells[key] = CellSum()
+    cell.quantity += sign * quantity
+    cell.cost_nanos += sign * (fact.cost_nanos or 0)
+    cell.count += sign
+
+
+class LevelEnd(NamedTuple):
+    """A level after its facts: its value and the stamp of its last change (twice the instant, plus 1 for a set)."""
+
+    value: int
+    stamp: int
+
+
+NO_LEVEL: Final = LevelEnd(0, -1)
+
+
+def level_meters(fact: Fact) -> tuple[str, ...]:
+    """The meters whose level a set or add fact moves: those it counts in, and its event type's own, if it has one."""
+    own = (event_meter(fact.event_type),) if fact.event_type else ()
+    return (*dict.fromkeys(count.meter for count in fact.counts), *own)
+
+
+def fold_level(
+    cells: dict[CellKey, CellSum], meter: str, facts: Iterable[Fact], calendar: Calendar, start: LevelEnd = NO_LEVEL
+) -> LevelEnd:
+    """Folds one (meter, resource)'s set and add facts into its cells, in order of (occurred_us, id).
+
+    ``start`` is the level before the first of them. A level never falls below 0.
+    """
+    value, stamp = start
+    for fact in sorted(facts, key=lambda fact: (fact.occurred_us, fact.id)):
+        after = max(0, fact.quantity if fact.kind == "set" else value + fact.quantity)
+        day, since = calendar.day(fact.occurred_us), calendar.since(fact.occurred_us)
+        cell = cells.setdefault(CellKey(fact.tenant, day, since, meter, fact.resource, ""), CellSum())
+        cell.quantity += after - value
+        cell.weighted += (after - value) * calendar.seconds_left(fact.occurred_us)
+        cell.count += 1
+        value, stamp = after, max(stamp, 2 * fact.occurred_us + (fact.kind == "set"))
+    return LevelEnd(value, stamp)

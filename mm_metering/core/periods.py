@@ -1,0 +1,146 @@
+"""Windows and billing periods: half-open [start, end), computed from the tenant's zone, never reset by a job.
+
+Instants are aware UTC datetimes. A local day has 23 to 25 hours when clocks change, and carries the same quota.
+"""
+
+from __future__ import annotations
+
+import calendar
+import re
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, time, timedelta
+from enum import StrEnum
+from functools import lru_cache
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+from mm_metering.errors import InvalidInput
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_PERIOD = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])", re.ASCII)
+
+
+class Window(StrEnum):
+    """How long a limit counts before it starts anew; ``none`` is for levels, which never do."""
+
+    SECOND = "second"
+    MINUTE = "minute"
+    DAY = "day"
+    MONTH = "month"
+    NONE = "none"
+
+    @property
+    def seconds(self) -> int:
+        """The fixed length of a rate window; 0 for the calendar ones."""
+        return {Window.SECOND: 1, Window.MINUTE: 60}.get(self, 0)
+
+
+class Span(NamedTuple):
+    """A half-open stretch of time, both ends aware UTC."""
+
+    start: datetime
+    end: datetime
+
+    def contains(self, moment: datetime) -> bool:
+        return self.start <= moment < self.end
+
+    @property
+    def seconds(self) -> int:
+        return int((self.end - self.start).total_seconds())
+
+
+FOREVER = Span(EPOCH, datetime(9999, 1, 1, tzinfo=UTC))
+
+
+def micros(moment: datetime) -> int:
+    """Microseconds since 1970, exact."""
+    return (moment - EPOCH) // _MICROSECOND
+
+
+def from_micros(value: int) -> datetime:
+    return EPOCH + value * _MICROSECOND
+
+
+@lru_cache(maxsize=1024)
+def zone(name: str) -> ZoneInfo:
+    """The IANA zone of that name; InvalidInput for any other text."""
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:
+        raise InvalidInput("timezone", f"{name[:60]!r} is not an IANA time zone such as Europe/Berlin") from error
+
+
+def day_start(day: date, tz: ZoneInfo) -> datetime:
+    """The first instant of a local day. A midnight that clocks skip starts at the instant they jump to."""
+    return datetime.combine(day, time(), tz).astimezone(UTC)
+
+
+def local_day(moment: datetime, tz: ZoneInfo) -> date:
+    return moment.astimezone(tz).date()
+
+
+def day_span(day: date, tz: ZoneInfo) -> Span:
+    return Span(day_start(day, tz), day_start(day + timedelta(days=1), tz))
+
+
+def month_span(year: int, month: int, tz: ZoneInfo) -> Span:
+    following = (year + month // 12, month % 12 + 1)
+    return Span(day_start(date(year, month, 1), tz), day_start(date(*following, 1), tz))
+
+
+def window_span(window: Window, moment: datetime, tz: ZoneInfo) -> Span:
+    """The window of that kind that holds ``moment``."""
+    if window is Window.NONE:
+        return FOREVER
+    if window.seconds:
+        start = EPOCH + timedelta(seconds=int((moment - EPOCH).total_seconds()) // window.seconds * window.seconds)
+        return Span(start, start + timedelta(seconds=window.seconds))
+    day = local_day(moment, tz)
+    return day_span(day, tz) if window is Window.DAY else month_span(day.year, day.month, tz)
+
+
+def parse_period(period: str) -> tuple[int, int]:
+    """(2024, 1) for "2024-01"; InvalidInput otherwise."""
+    match = _PERIOD.fullmatch(period) if isinstance(period, str) else None
+    if match is None or int(match[1]) == 0:
+        raise InvalidInput("period", f'{str(period)[:40]!r} is not a calendar month such as "2024-01"')
+    return int(match[1]), int(match[2])
+
+
+def period_span(period: str, tz: ZoneInfo) -> Span:
+    return month_span(*parse_period(period), tz)
+
+
+def parse_day(day: date | str, field: str) -> date:
+    """A date, or "YYYY-MM-DD"; a datetime is refused, since its day depends on a zone."""
+    if isinstance(day, date) and not isinstance(day, datetime):
+        return day
+    try:
+        if isinstance(day, str) and len(day) == 10:
+            return date.fromisoformat(day)
+    except ValueError:
+        pass
+    raise InvalidInput(field, f'{str(day)[:40]!r} is not a day such as "2024-01-15"')
+
+
+def days_between(first: date, last: date) -> Iterator[date]:
+    """Every day from first to last, both included."""
+    for offset in range((last - first).days + 1):
+        yield first + timedelta(days=offset)
+
+
+def add_months(anchor: date, months: int) -> date:
+    """``anchor`` moved by whole months, always counted from the anchor itself: 31 Jan → 29 Feb → 31 Mar."""
+    index = anchor.year * 12 + anchor.month - 1 + months
+    year, month = divmod(index, 12)
+    return date(year, month + 1, min(anchor.day, calendar.monthrange(year, month + 1)[1]))
+
+
+def anchored_span(anchor: date, moment: datetime, tz: ZoneInfo) -> Span:
+    """The month-long period that holds ``moment``, of those that begin on the anchor's day of the month."""
+    day = local_day(moment, tz)
+    months = (day.year - anchor.year) * 12 + day.month - anchor.month
+    if add_months(anchor, months) > day:
+        months -= 1
+    return Span(day_start(add_months(anchor, months), tz), day_start(add_months(anchor, months + 1), tz))

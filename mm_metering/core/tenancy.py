@@ -1,0 +1,89 @@
+"""Tenants and their plans over time, as every ledger keeps them."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, replace
+
+from mm_metering.core.cells import Segment
+from mm_metering.errors import InvalidInput
+
+
+@dataclass(frozen=True, slots=True)
+class TenantRow:
+    """A tenant. ``segments`` are in order of their start; ``revision`` rises with every change that decisions
+    depend on."""
+
+    id: str
+    timezone: str
+    subscribed_us: int
+    status: str
+    revision: int
+    tax_rate: str | None
+    segments: tuple[Segment, ...]
+
+    def segment_at(self, moment_us: int) -> Segment:
+        """The plan in force; the instant of a change belongs to the new plan."""
+        return self.segments[self._index(moment_us)]
+
+    def next_change_us(self, moment_us: int) -> int | None:
+        """When a later segment begins, if one is planned."""
+        following = self._index(moment_us) + 1
+        return self.segments[following].starts_us if following < len(self.segments) else None
+
+    def _index(self, moment_us: int) -> int:
+        return max(0, bisect_right(self.segments, moment_us, key=lambda segment: segment.starts_us) - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class NewTenant:
+    """What ``put_tenant`` writes. None leaves a known tenant's value as it is, and gives a new one the default."""
+
+    id: str
+    plan: str | None = None
+    version: int | None = None
+    timezone: str | None = None
+    subscribed_us: int | None = None
+    tax_rate: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TenantDefaults:
+    """What a tenant gets that was never put: the catalogue's default plan ("" for none), its version and zone."""
+
+    plan: str
+    version: int
+    timezone: str
+
+
+def changed_tenant(before: TenantRow | None, new: NewTenant, defaults: TenantDefaults, now_us: int) -> TenantRow:
+    """The row after ``put_tenant``; the same object if nothing changes."""
+    if before is None:
+        return _new_tenant(new, defaults, now_us)
+    after = before if new.subscribed_us is None else _moved_start(before, new.subscribed_us)
+    if new.plan and (new.plan, new.version) != after.segment_at(now_us)[1:]:
+        after = with_plan(after, new.plan, new.version or 0, now_us)
+    after = replace(after, timezone=new.timezone or after.timezone, tax_rate=new.tax_rate or after.tax_rate)
+    return before if after == before else replace(after, revision=before.revision + 1)
+
+
+def _new_tenant(new: NewTenant, defaults: TenantDefaults, now_us: int) -> TenantRow:
+    plan, version = (new.plan, new.version or 0) if new.plan else (defaults.plan, defaults.version)
+    start = now_us if new.subscribed_us is None else new.subscribed_us
+    zone = new.timezone or defaults.timezone
+    return TenantRow(new.id, zone, start, "active", 1, new.tax_rate, (Segment(start, plan, version),))
+
+
+def _moved_start(row: TenantRow, subscribed_us: int) -> TenantRow:
+    first, *later = row.segments
+    if later and later[0].starts_us <= subscribed_us:
+        raise InvalidInput("subscribed_at", "lies past the tenant's first change of plan")
+    return replace(row, subscribed_us=subscribed_us, segments=(first._replace(starts_us=subscribed_us), *later))
+
+
+def with_plan(row: TenantRow, plan: str, version: int, at_us: int) -> TenantRow:
+    """The row with a plan segment from ``at_us`` on, in place of those that begin there or later."""
+    if at_us < row.subscribed_us:
+        raise InvalidInput("at", "lies before the tenant's sign-up")
+    kept = tuple(segment for segment in row.segments if segment.starts_us < at_us)
+    return replace(row, segments=(*kept, Segment(at_us, plan, version)), revision=row.revision + 1)
