@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 import uuid
@@ -42,6 +43,8 @@ from mm_metering.core.limits import Slot, State, decide, over_cost
 KEEP_S = {"d": 3 * 86_400, "m": 40 * 86_400}
 """How long a past window's counter outlives its start: the window, the grace and the drain's lag."""
 
+WINDOW = re.compile(r"@([dm])([0-9]+)~?\Z")
+
 
 class Session(NamedTuple):
     seq: int
@@ -50,13 +53,15 @@ class Session(NamedTuple):
 
 @dataclass(slots=True)
 class Tenant:
-    """One tenant's hash: its tag ("" when not loaded), its barrier, its counters and open holds."""
+    """One tenant's hash: its tag ("" when not loaded), its barrier, its counters and open holds, and the hour in which
+    past windows were dropped last."""
 
     tag: str = ""
     barrier: str = START
     values: dict[str, int] = field(default_factory=dict)
     rates: dict[str, tuple[int, int]] = field(default_factory=dict)
     holds: dict[str, OpenHold] = field(default_factory=dict)
+    swept_h: int = 0
 
 
 @dataclass(slots=True)
@@ -188,7 +193,7 @@ class _Step:
 
     def loaded(self, tenant: str, tag: str) -> Tenant | None:
         found = self.data.tenants.get(tenant)
-        return found if found and found.tag == tag else None
+        return found if found and tag and found.tag == tag else None
 
     def barrier(self, tenant: str) -> str:
         """G5: what the ledger must have folded before this tenant may be loaded."""
@@ -325,11 +330,15 @@ class _Step:
         return in_order
 
     def drop_past(self, tenant: Tenant) -> None:
-        """Field names end in "@d<start>" or "@m<start>" (seconds), their twins in "~"."""
+        """Once an hour at most, since it looks at every field. Names of windows end in "@d<start>" or "@m<start>"
+        (seconds), those of their twins in "~"."""
         now_s = self.now_us // 1_000_000
+        if now_s // 3600 <= tenant.swept_h:
+            return
+        tenant.swept_h = now_s // 3600
         for name in list(tenant.values):
-            window = name.rpartition("@")[2].rstrip("~")
-            if window[0] in KEEP_S and int(window[1:]) < now_s - KEEP_S[window[0]]:
+            window = WINDOW.search(name)
+            if window and int(window[2]) < now_s - KEEP_S[window[1]]:
                 del tenant.values[name]
 
 

@@ -32,7 +32,7 @@ UNLIMITED = "unlimited"
 COUNT_ON = ("2xx", "3xx", "4xx")
 ON_OUTAGE: Mapping[Unit, Outage] = MappingProxyType({"count": "allow", "money": "deny"})
 _MATCHES_KEPT = 4096
-_BY_UNIT = cast(Outage, "")
+_BY_UNIT = cast(Outage, "by unit")
 
 
 def _nothing() -> Mapping[str, Any]:
@@ -53,7 +53,7 @@ class Meter:
     on_outage: Outage = _BY_UNIT
 
     def __post_init__(self) -> None:
-        if not self.on_outage:
+        if self.on_outage == _BY_UNIT:
             object.__setattr__(self, "on_outage", ON_OUTAGE[self.unit])
 
     def matches(self, event_type: str, resource: str | None) -> bool:
@@ -102,9 +102,10 @@ class Limit:
 
     def price_for(self, resource: str | None) -> Decimal | None:
         """What one unit of overage costs the tenant; None where nothing is billed."""
-        if isinstance(self.unit_price, Mapping):
-            return None if resource is None else self.unit_price.get(resource)
-        return self.unit_price
+        price = self.unit_price
+        if price is None or isinstance(price, Decimal):
+            return price
+        return None if resource is None else price.get(resource)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,17 +202,17 @@ class Catalogue:
 
     def meter(self, name: str) -> Meter:
         """The meter of that name; InvalidEvent with a suggestion otherwise."""
-        found = self.meters.get(name) if isinstance(name, str) else None
-        if found is None:
-            raise InvalidEvent("meter", unknown("meter", name, self.meters))
-        return found
+        try:
+            return self.meters[name]
+        except (KeyError, TypeError):
+            raise InvalidEvent("meter", unknown("meter", name, self.meters)) from None
 
     def plan(self, name: str) -> Plan:
         """The plan of that name, "pro" or the provider's "pro_monthly"; CatalogueError with a suggestion otherwise."""
-        found = self.plans.get(name, self.plans.get(name.removesuffix("_monthly"))) if isinstance(name, str) else None
-        if found is None:
-            raise CatalogueError(unknown("plan", name, self.plans))
-        return found
+        try:
+            return self.plans[name if name in self.plans else name.removesuffix("_monthly")]
+        except (KeyError, TypeError, AttributeError):
+            raise CatalogueError(unknown("plan", name, self.plans)) from None
 
 
 # ---- back to plain data ----

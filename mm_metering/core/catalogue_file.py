@@ -158,7 +158,7 @@ class _Scanner:
         self._take()
         index = 0
         while (token := self._peek(over_newlines=True)) not in ("]", ""):
-            if token == ",":
+            if token in _ENDS:  # a comma; in broken text any other end, which must not stop us here for ever
                 self._take()
                 continue
             item = (*path[:_MAX_DEPTH], index)

@@ -16,6 +16,7 @@ from mm_metering.core.money import to_nanos
 from mm_metering.core.periods import Window, zone
 from mm_metering.core.schema import (
     NANO_PLACES,
+    ROOT,
     Field,
     Given,
     Keys,
@@ -45,6 +46,7 @@ _ROUTES = Keys(r"[A-Z]{3,16} /[^ ]{0,255}", 'a route; write "METHOD /path", such
 _METERS = Keys(".{1,256}", "a meter's name")
 _WRITE_LIMIT = 'write a whole number from 0, or "unlimited"; 0 that blocks means not in the plan'
 
+_TEXT = text()
 _COUNT = whole(', nor "unlimited"')
 _NANO_MONEY = money(NANO_PLACES)
 _UNIT_PRICE = either(table({}, keys=_MODELS, rest=money(), least='write resource = "price" pairs'), money())
@@ -66,7 +68,7 @@ def _read_then(value: object, at: Place) -> tuple[str, Decimal | None]:
 
 def _read_zone(value: object, at: Place) -> str:
     try:
-        zone(name := text().read(value, at))
+        zone(name := _TEXT.read(value, at))
     except InvalidInput as error:
         raise at.wrong(str(error).partition(": ")[2]) from None
     return name
@@ -86,12 +88,12 @@ def _read_limits(limit: Shape[Given]) -> Callable[[object, Place], list[tuple[Pl
 
 
 def _or_empty(value: object) -> str:
-    return "an empty list" if value == [] or value == () else shown(value)
+    return "an empty list" if value in ([], ()) else shown(value)
 
 
 _WORDS = choice("block", "charge")
 _CAPPED = table({"charge_up_to": _CHARGE_UP_TO})
-_TIMEZONE = Shape(_read_zone, text().schema)
+_TIMEZONE = Shape(_read_zone, _TEXT.schema)
 _LIMIT_VALUE = Shape(_as_given, {"anyOf": [_COUNT.schema, {"const": UNLIMITED}, *_NANO_MONEY.schema["anyOf"]]})
 _THEN = Shape(_read_then, {"anyOf": [_WORDS.schema, _CAPPED.schema]})
 
@@ -104,7 +106,7 @@ _LIMIT_FIELDS = {
 _STORED_LIMIT_FIELDS = _LIMIT_FIELDS | {"unit": Field(choice("count", "money"), "The meter's unit.")}
 _METER_FIELDS = {
     "event": Field(text(_NAME, _NAME_WORDS), "The event type it counts; a level may have none."),
-    "resource": Field(text(), 'Only events whose resource matches this glob, such as "report_*".'),
+    "resource": Field(_TEXT, 'Only events whose resource matches this glob, such as "report_*".'),
     "aggregation": Field(choice("sum", "level"), '"sum" (default) adds up in windows, "level" is a standing amount.'),
     "unit": Field(choice("count", "money"), '"count" (default), or "money": it sums the provider cost of the events.'),
     "cost": Field(money(), "Provider cost of one unit where an event states none."),
@@ -118,9 +120,9 @@ _AI_FIELDS = {
     "daily_budget": Field(_NANO_MONEY, "Provider cost of a day at most."),
     "monthly_budget": Field(_NANO_MONEY, "Provider cost of a month at most."),
     "model_allowlist": Field(
-        listing(text(), least="leave it out to allow every model"), "The models the plan may use; default all."
+        listing(_TEXT, least="leave it out to allow every model"), "The models the plan may use; default all."
     ),
-    "fallback_model": Field(text(), "The model to use when the budget does not reach for the one asked for."),
+    "fallback_model": Field(_TEXT, "The model to use when the budget does not reach for the one asked for."),
     "on_unpriced": Field(choice("block", "allow"), 'A model without a known price: "block" (default) or "allow".'),
 }
 
@@ -131,7 +133,7 @@ def _plan_fields(limit_fields: Mapping[str, Field]) -> dict[str, Field]:
     quota = Shape(_read_limits(limit), {"anyOf": [limit.schema, several]})
     return {
         "price": Field(money(), "Base price of a month.", 'write price = "0.00" for a plan that is free'),
-        "support": Field(text(), "The kind of support, in a word."),
+        "support": Field(_TEXT, "The kind of support, in a word."),
         "quotas": Field(table({}, keys=_METERS, rest=quota), "Limits by meter: one or a list of them."),
         "ai": Field(table(_AI_FIELDS), "Budgets and models of AI calls."),
     }
@@ -145,14 +147,16 @@ _CATALOGUE = table(
     {
         "currency": Field(text("[A-Z]{3}", 'a currency of 3 capital letters, such as "USD"'), "ISO 4217; default USD."),
         "timezone": Field(_TIMEZONE, "IANA zone of tenants that have none of their own; default UTC."),
-        "default_plan": Field(text(), "The plan of tenants nobody put on one; without it they are unknown."),
+        "default_plan": Field(_TEXT, "The plan of tenants nobody put on one; without it they are unknown."),
         "meters": Field(table({}, keys=_NAMES, rest=table(_METER_FIELDS)), "What is counted."),
         "plans": Field(_PLANS, "What tenants may buy.", _ONE_PLAN),
         "routes": Field(
             table(
                 {"exempt": Field(_EXEMPT, "Paths that are not metered.")},
                 keys=_ROUTES,
-                rest=table({}, keys=_METERS, rest=whole()),
+                rest=table(
+                    {}, keys=_METERS, rest=whole(), least="write { api_calls = 5 }, or { api_calls = 0 } to switch off"
+                ),
             ),
             "What a request costs by route, over the default of one api_calls; 0 switches off.",
         ),
@@ -164,7 +168,7 @@ _CATALOGUE = table(
 )
 
 
-def read_catalogue(tree: object, at: Place = Place()) -> Catalogue:  # noqa: B008, RUF009 - a frozen value
+def read_catalogue(tree: object, at: Place = ROOT) -> Catalogue:
     """The catalogue of a tree with the keys of the plans file; CatalogueError for the first thing wrong in it."""
     given = _CATALOGUE.read(tree, at)
     meters = {name: _meter(name, entry, at / "meters" / name) for name, entry in given.get("meters", {}).items()}
@@ -283,7 +287,7 @@ _LIMIT_RULES: tuple[tuple[str, Callable[[Meter, Given], bool], str], ...] = (
     (
         "unit_price",
         lambda meter, given: given["cap"] is not None and places_of(given["unit_price"]) > NANO_PLACES,
-        "charge_up_to needs a price of at most 9 decimal places (whole nano-units), got {unit_price}",
+        "charge_up_to needs a price of at most 9 decimal places (whole nano-units)",
     ),
 )
 
@@ -302,7 +306,7 @@ def _limit(meter: Meter, given: Given, at: Place) -> Limit:
     facts = given | {"charges": then == "charge", "cap": cap, "window": window}
     for key, broken, message in _LIMIT_RULES:
         if broken(meter, facts):
-            raise at.wrong(message.format(meter=meter.name, window=window, unit_price=given.get("unit_price")), key=key)
+            raise at.wrong(message.format(meter=meter.name, window=window), key=key)
     price = given.get("unit_price")
     return Limit(
         meter=meter.name,

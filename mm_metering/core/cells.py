@@ -91,7 +91,9 @@ def add(cells: dict[CellKey, CellSum], fact: Fact, calendar: Calendar, sign: int
     """Adds a counted fact (use or close) to its cells, or takes it out again with ``sign`` -1."""
     day, since = calendar.day(fact.occurred_us), calendar.since(fact.occurred_us)
     units = fact.quantity if fact.success else 0
-    _bump(cells, CellKey(fact.tenant, day, since, event_meter(fact.event_type), fact.resource, ""), sign, units, fact)
+    if fact.event_type:
+        key = CellKey(fact.tenant, day, since, event_meter(fact.event_type), fact.resource, "")
+        _bump(cells, key, sign, units, fact)
     for meter, scope, amount in fact.counts:
         _bump(cells, CellKey(fact.tenant, day, since, meter, fact.resource, scope), sign, amount, fact)
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import to_json
 
 from mm_metering.core import identity
@@ -21,6 +21,7 @@ MAX_AHEAD_S: Final = 300
 """An event may lie this far in the future, for clocks that differ; further is an error."""
 
 _TYPE = re.compile(r"[a-z][a-z0-9_]{0,62}", re.ASCII)
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # escaped in JSON; a backslash before it would be text
 
 
 class UsageEvent(BaseModel):
@@ -53,8 +54,6 @@ class UsageEvent(BaseModel):
             first = error.errors(include_url=False, include_input=False)[0]
             field = ".".join(str(part) for part in first["loc"]) or "event"
             raise InvalidEvent(field, str(first["msg"])) from None
-        if event.quantity < 1 and event.event_type != "storage":
-            raise InvalidEvent("quantity", f"{event.quantity} is not allowed; the least is 1")
         return event
 
     @field_validator("tenant", mode="plain")
@@ -76,8 +75,8 @@ class UsageEvent(BaseModel):
 
     @field_validator("quantity", mode="plain")
     @classmethod
-    def _quantity(cls, value: object) -> int:
-        return whole_quantity(value, least=0)
+    def _quantity(cls, value: object, info: ValidationInfo) -> int:
+        return whole_quantity(value, least=0 if info.data.get("event_type") == "storage" else 1)
 
     @field_validator("cost", mode="plain")
     @classmethod
@@ -107,7 +106,7 @@ def whole_quantity(value: object, *, least: int = 1, field: str = "quantity") ->
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidEvent(field, f"expected an int, got {type(value).__name__} {str(value)[:40]}")
     if value < least:
-        raise InvalidEvent(field, f"{value} is not allowed; the least is {least}")
+        raise InvalidEvent(field, f"{max(value, -MAX_QUANTITY)} is not allowed; the least is {least}")
     if value > MAX_QUANTITY:
         raise InvalidEvent(field, f"is too large; the most is 2**53 - 1 = {MAX_QUANTITY:,}")
     return value
@@ -123,7 +122,7 @@ def aware(value: object, field: str) -> datetime:
             raise InvalidEvent(field, f"{text[:40]!r} is not an ISO 8601 instant") from None
     if not isinstance(value, datetime):
         raise InvalidEvent(field, f"expected an aware datetime, got {type(value).__name__}")
-    if value.tzinfo is None:
+    if value.utcoffset() is None:
         raise InvalidEvent(field, f"{value.isoformat()} has no time zone; add one, such as tzinfo=UTC")
     if not 2000 <= value.year <= 9998:
         raise InvalidEvent(field, f"the year {value.year} is out of range; 2000 to 9998")
@@ -138,7 +137,7 @@ def metadata_json(value: object) -> str:
         text = to_json(dict(value), inf_nan_mode="strings").decode()
     except (ValueError, RecursionError) as error:  # pydantic's serialization errors are ValueErrors
         raise InvalidEvent("metadata", f"cannot be written as JSON: {str(error)[:80]}") from None
-    if "\\u0000" in text:
+    if _NUL.search(text):
         raise InvalidEvent("metadata", "holds a NUL character, which PostgreSQL cannot store")
     if len(text.encode()) > MAX_METADATA_BYTES:
         raise InvalidEvent("metadata", f"is {len(text.encode())} bytes as JSON; the most is {MAX_METADATA_BYTES}")

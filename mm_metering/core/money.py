@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from decimal import ROUND_HALF_UP, Decimal, localcontext
-from typing import TypeAlias
+from decimal import ROUND_HALF_UP, Context, Decimal, localcontext
+from typing import Annotated, TypeAlias
+
+from pydantic import PlainSerializer
 
 from mm_metering.errors import InvalidMoney
 
@@ -17,10 +19,26 @@ MAX_MONEY = 9_000_000
 """The largest amount of one limit, price or cost: its nano-units stay below 2**53, where Lua's numbers are exact."""
 
 _DECIMAL = re.compile(r"-?[0-9]{1,16}(\.[0-9]{1,24})?", re.ASCII)
-_MINOR_DIGITS = {"JPY": 0, "KRW": 0, "CLP": 0, "ISK": 0, "VND": 0, "BHD": 3, "KWD": 3, "OMR": 3, "TND": 3}
+_OTHER_MINOR_DIGITS = {
+    0: "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF",
+    3: "BHD IQD JOD KWD LYD OMR TND",
+    4: "CLF UYW",
+}
+_MINOR_DIGITS = {code: digits for digits, codes in _OTHER_MINOR_DIGITS.items() for code in codes.split()}
+EXACT = Context(prec=60, rounding=ROUND_HALF_UP)
+"""For ``localcontext``: the host's own precision, rounding and traps must not reach a bill."""
 
 Amount: TypeAlias = Decimal | int | str
 """What callers may pass for money."""
+
+
+def plain(amount: Decimal) -> str:
+    """The amount as text without an exponent: 0.0000003, not 3E-7."""
+    return format(amount, "f")
+
+
+Money: TypeAlias = Annotated[Decimal, PlainSerializer(plain, return_type=str, when_used="json")]
+"""A model's field of money: a Decimal, and a plain decimal string in JSON."""
 
 
 def exact(value: object, field: str) -> Decimal:
@@ -33,19 +51,21 @@ def exact(value: object, field: str) -> Decimal:
         raise InvalidMoney(field, f'{value!r} is a float and not exact; write it as a string, "{value}"')
     if isinstance(value, bool) or not isinstance(value, Decimal | int | str):
         raise InvalidMoney(field, f"expected a Decimal, an int or a decimal string, got {type(value).__name__}")
+    if isinstance(value, int) and abs(value) > MAX_MONEY:  # before any text: Python refuses to write very long ints
+        raise InvalidMoney(field, f"is out of range; the largest amount is {MAX_MONEY:,}")
     text = _plain(value)
     if not _DECIMAL.fullmatch(text):
         raise InvalidMoney(field, f'{text[:40]!r} is not a plain decimal number such as "0.01" (at most 24 places)')
     number = Decimal(text)
-    if abs(number) > MAX_MONEY:
+    if number.copy_abs() > MAX_MONEY:
         raise InvalidMoney(field, f"{text[:40]} is out of range; the largest amount is {MAX_MONEY:,}")
-    return number
+    return number or number.copy_abs()
 
 
 def _plain(value: Decimal | int | str) -> str:
     """A Decimal without its exponent, so that 1E-7 and 0.0000001 are one number; NaN and infinities stay words."""
     if isinstance(value, Decimal) and value.is_finite() and abs(value.adjusted()) < 40:
-        return format(value, "f")
+        return plain(value)
     return str(value)
 
 
@@ -59,38 +79,49 @@ def non_negative(value: object, field: str) -> Decimal:
 
 def to_nanos(amount: Decimal) -> int:
     """Integer nano-units, rounded half up: the one place where provider cost loses digits, once per call."""
-    with localcontext(prec=60):
+    with localcontext(EXACT):
         return int((amount * NANOS_PER_UNIT).quantize(Decimal(1), ROUND_HALF_UP))
 
 
 def from_nanos(nanos: int) -> Decimal:
     """Nano-units back as a Decimal, without trailing zeros past the second place."""
-    number = Decimal(nanos).scaleb(-9)
-    shortened = number.normalize()
-    exponent = shortened.as_tuple().exponent
-    return shortened.quantize(Decimal("0.01")) if isinstance(exponent, int) and exponent > -2 else shortened
+    with localcontext(EXACT):
+        shortened = Decimal(nanos).scaleb(-9).normalize()
+        exponent = shortened.as_tuple().exponent
+        return shortened.quantize(Decimal("0.01")) if isinstance(exponent, int) and exponent > -2 else shortened
 
 
 def minor_unit(currency: str) -> Decimal:
     """The currency's smallest coin: 0.01 for USD, 1 for JPY, 0.001 for KWD (ISO 4217)."""
-    return Decimal(1).scaleb(-_MINOR_DIGITS.get(currency, 2))
+    return Decimal((0, (1,), -_MINOR_DIGITS.get(currency, 2)))
 
 
 def round_minor(amount: Decimal, currency: str) -> Decimal:
     """Rounded half up to the currency's minor unit: once per invoice line, never before."""
-    with localcontext(prec=60):
+    with localcontext(EXACT):
         return amount.quantize(minor_unit(currency), ROUND_HALF_UP)
 
 
 def split(total: Decimal, weights: Sequence[int], currency: str) -> list[Decimal]:
-    """``total`` (whole minor units) shared out by weight with the largest remainder: the parts add up to it exactly."""
-    unit = minor_unit(currency)
-    coins = int(total / unit)
-    whole = sum(weights)
+    """``total`` (whole minor units) shared out by weight with the largest remainder: the parts add up to it exactly.
+
+    A negative total is shared out as its positive one, so that a credit mirrors its charge.
+    """
+    coins, whole = _coins(total, currency), sum(weights)
     if whole <= 0 or min(weights) < 0:
         raise ValueError("split: weights must be non-negative and not all zero")
-    shares = [divmod(coins * weight, whole) for weight in weights]
-    left = coins - sum(share for share, _ in shares)
+    shares = [divmod(abs(coins) * weight, whole) for weight in weights]
+    left = abs(coins) - sum(share for share, _ in shares)
     by_remainder = sorted(range(len(weights)), key=lambda i: (-shares[i][1], i))
     extra = set(by_remainder[:left])
-    return [(share + (i in extra)) * unit for i, (share, _) in enumerate(shares)]
+    with localcontext(EXACT):
+        unit = minor_unit(currency).copy_sign(total)
+        return [(share + (i in extra)) * unit for i, (share, _) in enumerate(shares)]
+
+
+def _coins(total: Decimal, currency: str) -> int:
+    with localcontext(EXACT):
+        coins = total / minor_unit(currency)
+        if coins != coins.to_integral_value():
+            raise ValueError(f"split: {total} is not a whole number of {currency} minor units; round it first")
+        return int(coins)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import calendar
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
@@ -18,6 +19,8 @@ from mm_metering.errors import InvalidInput
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_SECOND = timedelta(seconds=1)
+_YEARS = range(1970, 9999)
 _PERIOD = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])", re.ASCII)
 
 
@@ -47,7 +50,7 @@ class Span(NamedTuple):
 
     @property
     def seconds(self) -> int:
-        return int((self.end - self.start).total_seconds())
+        return (self.end - self.start) // _SECOND
 
 
 FOREVER = Span(EPOCH, datetime(9999, 1, 1, tzinfo=UTC))
@@ -62,22 +65,35 @@ def from_micros(value: int) -> datetime:
     return EPOCH + value * _MICROSECOND
 
 
-@lru_cache(maxsize=1024)
 def zone(name: str) -> ZoneInfo:
-    """The IANA zone of that name; InvalidInput for any other text."""
+    """The IANA zone of that name; InvalidInput for anything else."""
     try:
-        return ZoneInfo(name)
-    except (KeyError, ValueError, OSError) as error:
-        raise InvalidInput("timezone", f"{name[:60]!r} is not an IANA time zone such as Europe/Berlin") from error
+        return _zone(name)
+    except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
+        raise InvalidInput("timezone", f"{str(name)[:60]!r} is not an IANA time zone such as Europe/Berlin") from error
+
+
+_zone = lru_cache(maxsize=1024)(ZoneInfo)
 
 
 def day_start(day: date, tz: ZoneInfo) -> datetime:
-    """The first instant of a local day. A midnight that clocks skip starts at the instant they jump to."""
-    return datetime.combine(day, time(), tz).astimezone(UTC)
+    """The first instant of a local day. A midnight that clocks skip starts at the instant they jump."""
+    start = datetime.combine(day, time(), tz).astimezone(UTC)
+    return start if start.astimezone(tz).time() == time() else _jump_over_midnight(day, start, tz)
+
+
+def _jump_over_midnight(day: date, late: datetime, tz: ZoneInfo) -> datetime:
+    """The instant of the jump: Toronto's clocks went from 23:30 to 00:30 in 1919, and ``late`` reads 01:00 there."""
+    early = datetime.combine(day, time(fold=1), tz).astimezone(UTC)
+    seconds = range((late - early) // _SECOND)
+    return early + bisect_left(seconds, day, key=lambda s: (early + s * _SECOND).astimezone(tz).date()) * _SECOND
 
 
 def local_day(moment: datetime, tz: ZoneInfo) -> date:
-    return moment.astimezone(tz).date()
+    """The day whose span holds the moment. Clocks set back over midnight (00:01 to 23:01) do not bring a day back."""
+    day = moment.astimezone(tz).date()
+    following = day + timedelta(days=1)
+    return day if moment < day_start(following, tz) else following
 
 
 def day_span(day: date, tz: ZoneInfo) -> Span:
@@ -94,16 +110,16 @@ def window_span(window: Window, moment: datetime, tz: ZoneInfo) -> Span:
     if window is Window.NONE:
         return FOREVER
     if window.seconds:
-        start = EPOCH + timedelta(seconds=int((moment - EPOCH).total_seconds()) // window.seconds * window.seconds)
+        start = EPOCH + (moment - EPOCH) // _SECOND // window.seconds * window.seconds * _SECOND
         return Span(start, start + timedelta(seconds=window.seconds))
     day = local_day(moment, tz)
     return day_span(day, tz) if window is Window.DAY else month_span(day.year, day.month, tz)
 
 
-def parse_period(period: str) -> tuple[int, int]:
-    """(2024, 1) for "2024-01"; InvalidInput otherwise."""
+def parse_period(period: object) -> tuple[int, int]:
+    """(2024, 1) for "2024-01", of the years 1970 to 9998; InvalidInput otherwise."""
     match = _PERIOD.fullmatch(period) if isinstance(period, str) else None
-    if match is None or int(match[1]) == 0:
+    if match is None or not _YEARS.start <= int(match[1]) < _YEARS.stop:
         raise InvalidInput("period", f'{str(period)[:40]!r} is not a calendar month such as "2024-01"')
     return int(match[1]), int(match[2])
 
@@ -113,15 +129,19 @@ def period_span(period: str, tz: ZoneInfo) -> Span:
 
 
 def parse_day(day: date | str, field: str) -> date:
-    """A date, or "YYYY-MM-DD"; a datetime is refused, since its day depends on a zone."""
-    if isinstance(day, date) and not isinstance(day, datetime):
-        return day
-    try:
-        if isinstance(day, str) and len(day) == 10:
-            return date.fromisoformat(day)
-    except ValueError:
-        pass
+    """A date, or "YYYY-MM-DD", of 1970 to 9998; a datetime is refused, since its day depends on a zone."""
+    parsed = _date(day) if isinstance(day, str) else day
+    if isinstance(parsed, date) and not isinstance(parsed, datetime) and parsed.year in _YEARS:
+        return parsed
     raise InvalidInput(field, f'{str(day)[:40]!r} is not a day such as "2024-01-15"')
+
+
+def _date(text: str) -> date | None:
+    try:
+        parsed = date.fromisoformat(text)
+    except ValueError:
+        return None
+    return parsed if parsed.isoformat() == text else None  # other ISO forms, such as 2024-W03-1, are refused
 
 
 def days_between(first: date, last: date) -> Iterator[date]:

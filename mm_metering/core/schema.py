@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from mm_metering.core.money import MAX_MONEY, non_negative
@@ -25,6 +26,10 @@ MAX_COUNT = 2**53 - 1
 NANO_PLACES = 9
 _SHOWN_CHARS = 40
 _SHOWN_CHOICES = 12
+_COMPARED_NAMES = 1000
+_SHOWN_INT = 10**20
+_QUOTED_EXPONENT = 15
+_IN_WORDS = ((bool, "a boolean"), (type(None), "nothing"), (Mapping, "a table"), (Sequence, "a list"))
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 
@@ -51,6 +56,10 @@ class Place:
     def error(self, message: str, *, key: object = None) -> CatalogueError:
         path = (*self.path, key) if isinstance(key, str) else self.path
         return CatalogueError(message, file=self.file, line=self.line_of(path))
+
+
+ROOT = Place()
+"""The whole of a tree that comes from no file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,24 +90,18 @@ def shown(value: object) -> str:
     if isinstance(value, str):
         text = repr(value[: _SHOWN_CHARS + 1])[1:-1]
         return f'"{text}"' if len(value) <= _SHOWN_CHARS else f'"{text[:_SHOWN_CHARS]}…"'
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int):
-        return str(value) if abs(value) < 10**20 else "a number of more than 20 digits"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value) if abs(value) < _SHOWN_INT else "a number of more than 20 digits"
     if isinstance(value, float):
         return _float_text(value)
-    if isinstance(value, Mapping):
-        return "a table"
-    if isinstance(value, Sequence):
-        return "a list"
-    return "nothing" if value is None else f"a {type(value).__name__}"
+    return next((words for kind, words in _IN_WORDS if isinstance(value, kind)), f"a {type(value).__name__}")
 
 
 def suggestion(name: object, known: Iterable[str]) -> str:
     """'; did you mean "api_calls"?' if a known name is close, else an empty text."""
     from difflib import get_close_matches
 
-    close = get_close_matches(name[:64], known, n=1) if isinstance(name, str) else []
+    close = get_close_matches(name[:64], islice(known, _COMPARED_NAMES), n=1) if isinstance(name, str) else []
     return f'; did you mean "{close[0]}"?' if close else ""
 
 
@@ -152,15 +155,17 @@ def money(places: int = 24) -> Shape[Decimal]:
             raise at.wrong(f'expected money such as "0.01", got {shown(value)}')
         if isinstance(value, int) and value > MAX_MONEY:
             raise at.wrong(f"{shown(value)} is out of range; the largest amount is {MAX_MONEY:,}")
+        if isinstance(value, int) and value < 0:
+            raise at.wrong(f"{shown(value)} is negative; the least is 0")
         try:
-            amount = non_negative(max(value, -1) if isinstance(value, int) else value, str(at))
+            amount = non_negative(value, str(at))
         except InvalidMoney as error:
             raise at.error(str(error)) from None
         if places_of(amount) > places:
             raise at.wrong(f"{money_text(amount)} has {places_of(amount)} decimal places; this amount takes {places}")
         return amount
 
-    quoted = {"type": "string", "pattern": rf"^[0-9]{{1,16}}(\.[0-9]{{1,24}})?$"}
+    quoted = {"type": "string", "pattern": r"^[0-9]{1,16}(\.[0-9]{1,24})?$"}
     return Shape(read, {"anyOf": [quoted, {"type": "integer", "minimum": 0, "maximum": MAX_MONEY}]})
 
 
@@ -173,9 +178,11 @@ def listing(item: Shape[T], *, least: str = "") -> Shape[tuple[T, ...]]:
         if least and not value:
             raise at.wrong(f"the list is empty; {least}")
         items = [item.read(each, at / index) for index, each in enumerate(value)]
+        seen: set[T] = set()
         for index, each in enumerate(items):
-            if each in items[:index]:
+            if each in seen:
                 raise (at / index).wrong(f"{shown(each)} is listed twice; keep one")
+            seen.add(each)
         return tuple(items)
 
     return Shape(read, {"type": "array", "items": item.schema, "uniqueItems": True, "minItems": 1 if least else 0})
@@ -249,11 +256,11 @@ def _key_text(key: str) -> str:
 
 def _float_text(value: float) -> str:
     """As the file wrote it where the reader kept that, else as Python does."""
-    return str(getattr(value, "written", None) or repr(float(value)))[:_SHOWN_CHARS]
+    written = getattr(value, "written", None)
+    return written if isinstance(written, str) and len(written) <= _SHOWN_CHARS else repr(float(value))
 
 
 def _quotable(value: float) -> str:
     """The float as a plain decimal number; a stock example for NaN, infinities and the far ends."""
-    number = Decimal(_float_text(value)) if _float_text(value).strip("+-").lower() not in ("nan", "inf") else None
-    plain = number is not None and number.is_finite() and -24 <= number.adjusted() < 16
-    return format(number, "f") if number is not None and plain else "0.01"
+    number = Decimal(_float_text(value))
+    return format(number, "f") if number.is_finite() and abs(number.adjusted()) <= _QUOTED_EXPONENT else "0.01"

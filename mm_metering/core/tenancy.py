@@ -24,14 +24,15 @@ class TenantRow:
 
     def segment_at(self, moment_us: int) -> Segment:
         """The plan in force; the instant of a change belongs to the new plan."""
-        return self.segments[self._index(moment_us)]
+        return self.segments[self.segment_index(moment_us)]
 
     def next_change_us(self, moment_us: int) -> int | None:
         """When a later segment begins, if one is planned."""
-        following = self._index(moment_us) + 1
+        following = self.segment_index(moment_us) + 1
         return self.segments[following].starts_us if following < len(self.segments) else None
 
-    def _index(self, moment_us: int) -> int:
+    def segment_index(self, moment_us: int) -> int:
+        """Which segment is in force, counted from 0."""
         return max(0, bisect_right(self.segments, moment_us, key=lambda segment: segment.starts_us) - 1)
 
 

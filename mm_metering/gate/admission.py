@@ -19,12 +19,13 @@ class Wish(NamedTuple):
     meter: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Admission:
     """The answer to a set of wishes, all or nothing.
 
     ``decisions`` holds one per limit that was asked, refused ones first, then the most constrained; empty where
-    nothing is limited. ``facts`` is what was counted, for a reversal. ``degraded``: allowed without the counters.
+    nothing is limited. ``facts`` is what was counted, for a reversal; ``taken_back`` once that happened.
+    ``degraded``: allowed without the counters.
     """
 
     tenant: str
@@ -33,6 +34,7 @@ class Admission:
     decisions: tuple[Decision, ...]
     facts: tuple[Fact, ...] = ()
     degraded: bool = False
+    taken_back: bool = False
 
     @property
     def binding(self) -> Decision | None:

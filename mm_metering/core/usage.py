@@ -1,0 +1,195 @@
+"""Usage as hosts read it: one tenant's day, and a range of days, folded from the ledger's cells.
+
+Counts of event types come from the cells of the types themselves, so that an export that is also a report counts
+once; so does its cost. Levels are their last value. Days are the tenant's local ones.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal, localcontext
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict
+
+from mm_metering.core.catalogue import Catalogue, Meter
+from mm_metering.core.cells import event_meter
+from mm_metering.core.money import EXACT, Money, from_nanos, to_nanos
+from mm_metering.core.periods import day_span, days_between, zone
+from mm_metering.core.rating import StoredCell
+from mm_metering.errors import InvalidInput
+
+MAX_DAYS: Final = 3_660
+"""The most days of one range: ten years."""
+STORAGE: Final = event_meter("storage")
+_COUNTS: Final = {
+    "api_calls": event_meter("api_call"),
+    "ai_requests": event_meter("ai_call"),
+    "ai_tokens": event_meter("ai_token"),
+    "webhook_deliveries": event_meter("webhook_delivery"),
+    "exports": event_meter("export"),
+}
+
+
+class UsageSnapshot(BaseModel):
+    """What a tenant used on one local day. ``total_cost`` is what that cost the host, never what the tenant pays.
+
+    ``meters`` has every meter of the catalogue: units, money for a money meter, the last value of a level.
+    ``revision`` rises with each change of the day's usage.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    id: str
+    tenant: str
+    date: dt.date
+    api_calls: int
+    ai_requests: int
+    ai_tokens: int
+    webhook_deliveries: int
+    exports: int
+    storage_mb: int
+    total_cost: Money
+    created_at: dt.datetime
+    revision: int
+    meters: Mapping[str, int | Money]
+
+
+class UsageRange(UsageSnapshot):
+    """The days from ``start`` to ``end``, both included, and their sum; ``date`` is ``start``, levels the last's."""
+
+    start: dt.date
+    end: dt.date
+    days: tuple[UsageSnapshot, ...]
+
+
+def usage(
+    tenant: str,
+    first: dt.date,
+    last: dt.date,
+    cells: Iterable[StoredCell],
+    *,
+    carried: Mapping[tuple[str, str], int],
+    catalogue: Catalogue,
+    timezone: str,
+    now: dt.datetime,
+) -> UsageRange:
+    """The usage of all local days from first to last. ``carried`` has each level's value, by (meter, resource), at
+    the start of the first day; ``cells`` of other days are ignored."""
+    if not 0 <= (last - first).days < MAX_DAYS:
+        raise InvalidInput("end", f"{last} must be from {first}, the first day, to {MAX_DAYS - 1:,} days after it")
+    days = _days(first, last, cells)
+    levels = _Levels(catalogue, timezone, Counter({level: value for level, value in carried.items() if value}))
+    snapshots = [_snapshot(tenant, day, folded, levels, now) for day, folded in days.items()]
+    return _summed(tenant, snapshots, catalogue)
+
+
+@dataclass(slots=True)
+class _Day:
+    """The sums of a day's cells: quantity and weighted seconds by (meter, resource), cost, and their revisions."""
+
+    quantity: Counter[tuple[str, str]] = field(default_factory=Counter)
+    weighted: Counter[str] = field(default_factory=Counter)
+    cost_nanos: int = 0
+    revision: int = 0
+
+    def units(self, meter: str) -> int:
+        return sum(quantity for (name, _), quantity in self.quantity.items() if name == meter)
+
+
+def _days(first: dt.date, last: dt.date, cells: Iterable[StoredCell]) -> dict[dt.date, _Day]:
+    days = {day: _Day() for day in days_between(first, last)}
+    for key, total, revision in cells:
+        day = days.get(key.day)
+        if day is None or key.scope:
+            continue
+        day.quantity[key.meter, key.resource] += total.quantity
+        day.weighted[key.meter] += total.weighted
+        day.cost_nanos += total.cost_nanos if key.meter.startswith("*") else 0
+        day.revision += revision
+    return days
+
+
+@dataclass(slots=True)
+class _Levels:
+    """Levels as the days pass: ``value`` by (meter, resource) is as of the last day that was added."""
+
+    catalogue: Catalogue
+    timezone: str
+    value: Counter[tuple[str, str]]
+
+    def names(self) -> Iterator[str]:
+        yield from (meter.name for meter in self.catalogue.meters.values() if meter.aggregation == "level")
+        yield STORAGE
+
+    def total(self, meter: str) -> int:
+        return sum(value for (name, _), value in self.value.items() if name == meter)
+
+    def add(self, folded: _Day) -> None:
+        names = set(self.names())
+        for level, change in folded.quantity.items():
+            if level[0] in names:
+                self.value[level] += change
+
+    def cost_nanos(self, day: dt.date, folded: _Day) -> int:
+        """The time-weighted mean of each level with a cost, before the day is added, times that cost."""
+        seconds = day_span(day, zone(self.timezone)).seconds
+        costly = (meter for meter in self.catalogue.meters.values() if meter.aggregation == "level" and meter.cost)
+        return sum(self._mean_cost(meter, folded, seconds) for meter in costly) if seconds else 0
+
+    def _mean_cost(self, meter: Meter, folded: _Day, seconds: int) -> int:
+        weighted = self.total(meter.name) * seconds + folded.weighted[meter.name]
+        with localcontext(EXACT):
+            return to_nanos((meter.cost or Decimal(0)) * weighted / seconds)
+
+
+def _snapshot(tenant: str, day: dt.date, folded: _Day, levels: _Levels, now: dt.datetime) -> UsageSnapshot:
+    cost_nanos = folded.cost_nanos + levels.cost_nanos(day, folded)
+    levels.add(folded)
+    return UsageSnapshot(
+        id=f"{tenant}/{day}",
+        tenant=tenant,
+        date=day,
+        storage_mb=levels.total(STORAGE),
+        total_cost=from_nanos(cost_nanos),
+        created_at=now,
+        revision=folded.revision,
+        meters={meter.name: _quantity(meter, folded, levels) for meter in levels.catalogue.meters.values()},
+        **{name: folded.units(meter) for name, meter in _COUNTS.items()},
+    )
+
+
+def _quantity(meter: Meter, folded: _Day, levels: _Levels) -> int | Decimal:
+    if meter.aggregation == "level":
+        return levels.total(meter.name)
+    units = folded.units(meter.name)
+    return from_nanos(units) if meter.unit == "money" else units
+
+
+def _summed(tenant: str, days: Sequence[UsageSnapshot], catalogue: Catalogue) -> UsageRange:
+    first, last = days[0], days[-1]
+    with localcontext(EXACT):
+        return UsageRange(
+            id=f"{tenant}/{first.date}/{last.date}",
+            tenant=tenant,
+            date=first.date,
+            start=first.date,
+            end=last.date,
+            days=tuple(days),
+            storage_mb=last.storage_mb,
+            total_cost=sum((day.total_cost for day in days), Decimal("0.00")),
+            created_at=last.created_at,
+            revision=sum(day.revision for day in days),
+            meters={meter.name: _over_days(meter, days) for meter in catalogue.meters.values()},
+            **{name: sum(getattr(day, name) for day in days) for name in _COUNTS},
+        )
+
+
+def _over_days(meter: Meter, days: Sequence[UsageSnapshot]) -> int | Decimal:
+    if meter.aggregation == "level":
+        return days[-1].meters[meter.name]
+    zero = Decimal("0.00") if meter.unit == "money" else 0
+    return sum((day.meters[meter.name] for day in days), zero)

@@ -1,0 +1,375 @@
+"""One lane per event loop and shard: all that wait share one script call, and one batch is in flight at a time.
+
+A lane owns its session with the shard. It numbers its batches, asks for a lost answer again with the same number, has
+the shard certified when the server behind it changed, and replays its journal before it takes anything in a new
+generation. The steps G1 to G9 are those of ``backends.counters``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final, TypeAlias
+
+from mm_metering.backends.counters import (
+    MAX_BATCH,
+    Answer,
+    Append,
+    Batch,
+    Counters,
+    Fenced,
+    Level,
+    Miss,
+    NotLoaded,
+    Op,
+    OtherGeneration,
+    Post,
+    Reply,
+    Result,
+    Stale,
+    Take,
+    Taken,
+)
+from mm_metering.backends.ledger import Ledger
+from mm_metering.core.facts import decode, encode, void
+from mm_metering.errors import StoreUnavailable
+from mm_metering.gate.journal import Item, Journal
+
+log = logging.getLogger("mm_metering.gate")
+
+POLL_S: Final = 0.1
+"""How often an unconfirmed journal asks how far the ledger is."""
+GRACE_MS: Final = 300
+"""How long a new generation stays shut, so that every process can replay its journal first."""
+BACKOFF_S: Final = 0.05
+PROBE_S: Final = 0.2
+"""How long a call waits while the server is down: shorter than the grace, so that nobody comes back too late."""
+PATIENT_S: Final = 2.0
+"""The same after QUICK_PROBES in vain, for a server that is only slow; and for the very first call."""
+QUICK_PROBES: Final = 10
+
+
+class Fate(Enum):
+    """What a waiter is told when its op did not run as asked."""
+
+    AGAIN = "ask again under a new id"
+    ALLOWED = "allowed without the counters; the facts are in the journal"
+    UNAVAILABLE = "the counters do not answer, and the policy is to refuse"
+
+
+Outcome: TypeAlias = Result | Fate
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Deadlines in seconds. decision: one call; load: a fenced shard, or a tenant not loaded yet."""
+
+    decision_s: float = 0.05
+    load_s: float = 2.0
+
+
+@dataclass(slots=True, eq=False)
+class Waiter:
+    """An op and the caller that waits for it. ``told`` is what it was told before the answer came, if anything."""
+
+    op: Op
+    allow: bool
+    future: asyncio.Future[Outcome]
+    told: Fate | None = None
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """The facts this op appends."""
+        match self.op:
+            case Take(payloads=payloads):
+                return ((self.op.tenant, payloads[0]),) if payloads else ()
+            case Post() | Level():
+                return ((self.op.tenant, self.op.payload),)
+            case Append():
+                return self.op.payloads
+            case _:
+                return ()
+
+    def tell(self, outcome: Outcome) -> None:
+        if not self.future.done():
+            self.future.set_result(outcome)
+
+
+@dataclass(slots=True)
+class Flight:
+    """The batch in flight: replays alone, or waiters. ``lost`` counts calls whose fate is unknown."""
+
+    seq: int
+    generation: int
+    replay: tuple[Item, ...] = ()
+    waiters: list[Waiter] = field(default_factory=list)
+    lost: int = 0
+
+    @property
+    def ops(self) -> tuple[Op, ...]:
+        return (Append(self.replay),) if self.replay else tuple(waiter.op for waiter in self.waiters)
+
+
+class Lane:
+    """Touched by its event loop alone. ``start`` once, ``submit`` from then on, ``aclose`` at the end."""
+
+    def __init__(
+        self,
+        shard: int,
+        counters: Counters,
+        ledger: Ledger,
+        *,
+        now_us: Callable[[], int],
+        process: str,
+        timing: Timing,
+    ) -> None:
+        self.shard = shard
+        self.generation = 0
+        self.down = False
+        self._known = 0
+        self.journal = Journal()
+        self._counters = counters
+        self._ledger = ledger
+        self._now_us = now_us
+        self._process = process
+        self._timing = timing
+        self._seq = 0
+        self._answered = False
+        self._probes = 0
+        self._queue: deque[Waiter] = deque()
+        self._flight: Flight | None = None
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._watch: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """The flusher runs in an empty context: nothing of the first caller's may leak into it."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), context=contextvars.Context())
+
+    async def submit(self, op: Op, *, allow: bool = False) -> Outcome:
+        """The op's result, or its fate. ``allow``: in an outage it counts as done, and its facts are journalled.
+
+        A caller that is cancelled leaves nothing behind: what was taken for it is taken back.
+        """
+        waiter = Waiter(op, allow, asyncio.get_running_loop().create_future())
+        if self.journal.full and waiter.items:
+            return Fate.UNAVAILABLE
+        if self.down:
+            self._tell_outage(waiter, sent=False)
+        else:
+            self._queue.append(waiter)
+            self._wake.set()
+        return await waiter.future
+
+    def append_later(self, items: Sequence[Item]) -> None:
+        """Journals facts that were allowed without the counters."""
+        self.journal.later(items)
+        self._wake.set()
+
+    def distrust(self, generation: int) -> None:
+        """The ledger knows a newer generation than this lane's: ask the shard, and certify it if it is behind."""
+        if generation > self.generation:
+            self._known = generation
+            self._wake.set()
+
+    async def settled(self, *, within_s: float) -> bool:
+        """Waits until nothing is queued, in flight or to be replayed; False if that took too long."""
+        try:
+            async with asyncio.timeout(within_s):
+                while self._queue or self._flight or self.journal.waiting or self.generation == 0:
+                    self._wake.set()
+                    await asyncio.sleep(BACKOFF_S if self.down else 0.001)
+        except TimeoutError:
+            return False
+        return True
+
+    async def aclose(self) -> None:
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        for waiter in (*self._queue, *(self._flight.waiters if self._flight else ())):
+            waiter.tell(Fate.UNAVAILABLE)
+        self._disarm()
+
+    # -- the flusher --------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                if self._flight is None:
+                    await self._work()
+                    self._flight = self._next_flight()
+                await self._send(self._flight)
+            except (StoreUnavailable, TimeoutError) as error:
+                self._go_down(error)
+                await asyncio.sleep(BACKOFF_S)
+            except Exception:
+                log.exception("shard %d: the flusher met a bug and goes on", self.shard)
+                await asyncio.sleep(BACKOFF_S)
+
+    async def _work(self) -> None:
+        """Returns when there is something to send: a waiter, a replay, or a journal to ask after."""
+        while not (self._queue or self.journal.waiting or self.generation < max(1, self._known)):
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(POLL_S if self.journal.facts else None):
+                    await self._wake.wait()
+            except TimeoutError:
+                return
+
+    def _next_flight(self) -> Flight:
+        self._seq += 1
+        flight = Flight(self._seq, self.generation, self.journal.next_replay())
+        while not flight.replay and self._queue and len(flight.waiters) < MAX_BATCH:
+            waiter = self._queue.popleft()
+            if not waiter.future.cancelled():
+                flight.waiters.append(waiter)
+        return flight
+
+    async def _send(self, flight: Flight) -> None:
+        answer = await self._call(flight)
+        match answer:
+            case Reply():
+                self._come_up()
+                self._flight = None
+                self._finish(flight, answer)
+                if self._known > self.generation:
+                    await self._certify(self.generation)
+            case OtherGeneration(generation) if generation > flight.generation and generation >= self._known:
+                self._enter(generation, flight)
+            case OtherGeneration(generation) | Fenced(generation):
+                self._arm()
+                await self._certify(generation)
+            case Stale():
+                self._unknown(flight)
+
+    async def _call(self, flight: Flight) -> Answer:
+        """One round trip. StoreUnavailable, with the flight's fate unknown, if there is no answer in time."""
+        batch = Batch(self._process, flight.generation, flight.seq, self._now_us(), flight.ops)
+        deadline_s = self._deadline_s()
+        try:
+            async with asyncio.timeout(deadline_s):
+                return await self._counters.apply(self.shard, batch)
+        except (TimeoutError, StoreUnavailable) as error:
+            flight.lost += 1
+            if isinstance(error, TimeoutError):
+                raise StoreUnavailable(f"counters: no answer within {deadline_s * 1000:.0f} ms") from None
+            raise
+
+    def _deadline_s(self) -> float:
+        if not self._answered:
+            return PATIENT_S
+        if not self.down:
+            return self._timing.decision_s
+        self._probes += 1
+        return PROBE_S if self._probes <= QUICK_PROBES else PATIENT_S
+
+    async def _certify(self, seen: int) -> None:
+        """G2: the shard's data belongs to another life of the server. Give it a new generation."""
+        generation, first = await self._ledger.certify(self.shard, seen=seen)
+        grace_ms = 0 if first else GRACE_MS
+        async with asyncio.timeout(PATIENT_S):
+            opened = await self._counters.open(self.shard, seen=seen, generation=generation, grace_ms=grace_ms)
+        if opened:
+            log.info("shard %d: generation %d is open", self.shard, generation)
+
+    # -- answers ------------------------------------------------------------------------------------------------------
+
+    def _finish(self, flight: Flight, reply: Reply) -> None:
+        """Journals what was appended, tells the waiters, and puts right what some were told before."""
+        appended = list(flight.replay)
+        for waiter, result in zip(flight.waiters, reply.results if not flight.replay else (), strict=True):
+            ran = not isinstance(result, Miss | NotLoaded) and bool(waiter.items)
+            if isinstance(result, Taken) and ran:
+                appended.append(self._granted(waiter, result))
+                if waiter.told is Fate.UNAVAILABLE or waiter.future.cancelled():
+                    self.journal.later(_voids(waiter.items))
+            elif ran and not isinstance(waiter.op, Take):
+                appended.extend(waiter.items)
+            elif waiter.told is Fate.ALLOWED:
+                self.journal.later(waiter.items)
+            waiter.tell(result)
+        self.journal.acked(flight.generation, reply.entry, appended)
+        self.journal.confirm(flight.generation, reply.drained)
+
+    @staticmethod
+    def _granted(waiter: Waiter, result: Taken) -> Item:
+        """The line as it stands in the stream: a hold's begins with what was granted."""
+        assert isinstance(waiter.op, Take)
+        payload = waiter.op.payloads[result.chosen]
+        grants = b",".join(b"%d" % grant for grant in result.grants)
+        return waiter.op.tenant, b"%s;%s" % (grants, payload) if waiter.op.hold else payload
+
+    def _enter(self, generation: int, flight: Flight) -> None:
+        """G3, G7: a new generation. What was acknowledged is replayed; an unknown fate is settled."""
+        self.journal.restart()
+        self.generation = generation
+        if flight.lost:
+            self._unknown(flight)
+            return
+        self._flight = None
+        self.journal.later(flight.replay)
+        self.journal.later(item for waiter in flight.waiters if waiter.told is Fate.ALLOWED for item in waiter.items)
+        self._queue.extendleft(waiter for waiter in reversed(flight.waiters) if waiter.told is None)
+
+    def _unknown(self, flight: Flight) -> None:
+        """G7: nobody knows whether this batch ran. Said yes: use it. Said no, or nothing yet: take it back."""
+        self._flight = None
+        self.journal.later(flight.replay)
+        for waiter in flight.waiters:
+            stands = waiter.told is Fate.ALLOWED or not isinstance(waiter.op, Take)
+            if stands and waiter.told is not Fate.UNAVAILABLE:
+                self.journal.later(waiter.items)
+                waiter.tell(Fate.ALLOWED if waiter.items else Fate.AGAIN)
+            else:
+                self.journal.later(_voids(waiter.items))
+                waiter.tell(Fate.AGAIN)
+
+    # -- outage -------------------------------------------------------------------------------------------------------
+
+    def _go_down(self, error: Exception) -> None:
+        """O1 to O3: answers all that wait by their policy, now; the flight is asked for again until it is known."""
+        if not self.down:
+            log.warning("shard %d: %s; deciding by the outage policy", self.shard, error)
+        self.down = True
+        self._disarm()
+        for waiter in self._flight.waiters if self._flight else ():
+            self._tell_outage(waiter, sent=True)
+        while self._queue:
+            self._tell_outage(self._queue.popleft(), sent=False)
+
+    def _tell_outage(self, waiter: Waiter, *, sent: bool) -> None:
+        if waiter.future.done():
+            return
+        waiter.told = Fate.ALLOWED if waiter.allow else Fate.UNAVAILABLE
+        if waiter.allow and not sent:
+            self.journal.later(waiter.items)
+        waiter.tell(waiter.told)
+
+    def _come_up(self) -> None:
+        if self.down:
+            log.warning("shard %d: the counters answer again", self.shard)
+        self.down, self._answered, self._probes = False, True, 0
+        self._disarm()
+
+    def _arm(self) -> None:
+        """Waiters do not wait for a shut shard longer than the load deadline."""
+        if self._watch is None and not self.down:
+            error = StoreUnavailable("counters: the shard is not open yet")
+            self._watch = asyncio.get_running_loop().call_later(self._timing.load_s, self._go_down, error)
+
+    def _disarm(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+
+def _voids(items: Sequence[Item]) -> list[Item]:
+    """The facts that take these back."""
+    return [(tenant, b"\n".join(encode(void(decode(line))) for line in lines.split(b"\n"))) for tenant, lines in items]

@@ -1,0 +1,99 @@
+"""From a slot's numbers to a Decision: what a person is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+from mm_metering.core.decision import Decision, Quantity
+from mm_metering.core.limits import UNBOUNDED, Line, State, over_cost
+from mm_metering.core.money import from_nanos
+from mm_metering.core.periods import Window, from_micros
+from mm_metering.gate.tenants import Gauge, Prepared
+
+_ENDLESS_US: Final = 2**61
+
+
+def decisions(
+    asked: Prepared, states: Sequence[State], plan: str, now_us: int, *, allowed: bool
+) -> tuple[Decision, ...]:
+    """One per limit that was asked, refused ones first, then those with the least left."""
+    found = [
+        _decision(gauge, line, state, plan, now_us, allowed=allowed)
+        for gauge, line, state in zip(asked.gauges, asked.lines, states, strict=True)
+        if gauge is not None
+    ]
+    return tuple(sorted(found, key=_closeness)) if len(found) > 1 else tuple(found)
+
+
+def _closeness(decision: Decision) -> tuple[bool, bool, float]:
+    if decision.limit is None or decision.remaining is None:
+        return decision.allowed, True, 0.0
+    share = float(decision.remaining) / float(decision.limit) if decision.limit else 0.0
+    return decision.allowed, False, share if decision.allowed else -float(decision.retry_after_s or 0)
+
+
+def _decision(gauge: Gauge, line: Line, state: State, plan: str, now_us: int, *, allowed: bool) -> Decision:
+    reason = None if allowed else refusal(gauge, line, state)
+    ends_us = (state.extra + gauge.slot.rate_s) * 1_000_000 if gauge.slot.rate_s else gauge.ends_us
+    resets = from_micros(ends_us) if ends_us < _ENDLESS_US and gauge.limit.window is not Window.NONE else None
+    if reason == "budget-exceeded" and gauge.slot.price:
+        return _over_cap(gauge, line, state, plan)
+    used, limit = state.used + (state.held if reason == "budget-busy" else 0), gauge.limit.maximum
+    return Decision(
+        allowed=reason is None,
+        meter=gauge.limit.meter,
+        requested=_shown(gauge, line.want),
+        limit=None if limit is None else _shown(gauge, limit),
+        used=_shown(gauge, used),
+        remaining=None if limit is None else _shown(gauge, max(0, limit - state.used - state.held)),
+        resets_at=resets,
+        reason=reason,
+        retry_after_s=_retry_after(resets, now_us) if reason in ("quota-exceeded", "rate-limited") else None,
+        plan=plan,
+        overage=_shown(gauge, max(0, used - limit) if limit is not None and not gauge.limit.blocks else 0),
+        window=gauge.limit.window.value,
+    )
+
+
+def refusal(gauge: Gauge, line: Line, state: State) -> str | None:
+    """Why this line does not fit; None if it does."""
+    slot = gauge.slot
+    if slot.maximum != UNBOUNDED and state.used + state.held + line.need > slot.maximum:
+        if gauge.limit.not_in_plan:
+            return "feature-not-in-plan"
+        if slot.rate_s:
+            return "rate-limited"
+        if gauge.limit.unit != "money":
+            return "quota-exceeded"
+        return "budget-busy" if state.used + line.need <= slot.maximum else "budget-exceeded"
+    over = over_cost(slot, state.used + state.held, line.need) if slot.price else 0
+    return "budget-exceeded" if over and state.extra + over > slot.cap else None
+
+
+def _over_cap(gauge: Gauge, line: Line, state: State, plan: str) -> Decision:
+    """A spend cap speaks in money: what this would cost, what the month has cost so far, and the cap."""
+    cap, spent = gauge.slot.cap, state.extra
+    return Decision(
+        allowed=False,
+        meter=gauge.limit.meter,
+        requested=from_nanos(over_cost(gauge.slot, state.used + state.held, line.need)),
+        limit=from_nanos(cap),
+        used=from_nanos(spent),
+        remaining=from_nanos(max(0, cap - spent)),
+        reason="budget-exceeded",
+        plan=plan,
+        window=Window.MONTH.value,
+    )
+
+
+def _shown(gauge: Gauge, amount: int) -> Quantity:
+    return from_nanos(amount) if gauge.limit.unit == "money" else amount
+
+
+def _retry_after(resets: datetime | None, now_us: int) -> int | None:
+    if resets is None:
+        return None
+    left_us = int((resets - from_micros(now_us)).total_seconds() * 1_000_000)
+    return max(1, -(-left_us // 1_000_000))

@@ -1,0 +1,341 @@
+"""The gate: takes and posts for every tenant of this process.
+
+Each event loop has its own lanes. A take prepares its lines from the tenant's view, submits them to the shard's lane
+and turns the answer into an Admission; a miss loads the tenant from the ledger first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import weakref
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+from zlib import crc32
+
+from mm_metering.backends.counters import (
+    Append,
+    Counters,
+    Denied,
+    Done,
+    Load,
+    Miss,
+    NotLoaded,
+    Post,
+    Retag,
+    Taken,
+    position_key,
+)
+from mm_metering.backends.ledger import Ledger, Snapshot
+from mm_metering.clock import Clock
+from mm_metering.core.catalogue import Catalogue
+from mm_metering.core.facts import Fact, encode, void
+from mm_metering.core.identity import tenant_id
+from mm_metering.core.periods import micros
+from mm_metering.core.tenancy import TenantDefaults, TenantRow
+from mm_metering.errors import StoreUnavailable, UnknownTenant
+from mm_metering.gate import loading
+from mm_metering.gate.admission import Admission, Wish
+from mm_metering.gate.coalesce import Fate, Lane, Outcome, Timing
+from mm_metering.gate.decisions import decisions
+from mm_metering.gate.plans import PlanBook
+from mm_metering.gate.tenants import Prepared, View, Views
+
+log = logging.getLogger("mm_metering.gate")
+
+LOAD_RETRY_S = 0.02
+RETAG_TRIES = 50
+
+
+class Drain(Protocol):
+    """Folds what the stream holds of a shard into the ledger, now; the worker does it continuously."""
+
+    def __call__(self, shard: int) -> Awaitable[object]: ...
+
+
+@dataclass(slots=True, eq=False)
+class LoopState:
+    """What belongs to one event loop."""
+
+    lanes: dict[int, Lane] = field(default_factory=dict)
+    loads: dict[tuple[str, str], asyncio.Task[bool]] = field(default_factory=dict)
+
+
+class Gate:
+    """One per Metering; used from any number of event loops."""
+
+    def __init__(
+        self,
+        counters: Counters,
+        ledger: Ledger,
+        *,
+        catalogue: Catalogue,
+        plans: PlanBook,
+        clock: Clock,
+        drain: Drain,
+        new_id: Callable[[], str],
+        defaults: Callable[[], TenantDefaults],
+        timing: Timing | None = None,
+    ) -> None:
+        self._counters = counters
+        self._ledger = ledger
+        self._catalogue = catalogue
+        self._plans = plans
+        self._clock = clock
+        self._drain = drain
+        self._new_id = new_id
+        self._defaults = defaults
+        self._timing = timing or Timing()
+        self._views = Views()
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopState] = weakref.WeakKeyDictionary()
+
+    # -- takes --------------------------------------------------------------------------------------------------------
+
+    async def take(self, tenant: str, wishes: Sequence[Wish], *, look: bool = False) -> Admission:
+        """Counts all wishes or none; with ``look`` it counts nothing and only answers.
+
+        Raises StoreUnavailable where the counters do not answer and a meter's policy is to deny; UnknownTenant.
+        """
+        tenant, wanted = tenant_id(tenant), tuple(wishes)
+        lane = self._lane(tenant)
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + self._timing.load_s
+        view = self._views.get(tenant, self._now_us()) or await self._view(tenant)
+        while True:
+            now_us, fact_id = max(self._now_us(), view.starts_us), self._new_id()
+            asked = view.prepare(wanted, now_us)
+            payload = b"" if look else asked.payload(fact_id, now_us)
+            op = asked.take(tenant, view.tag(lane.generation), payload, now_us)
+            outcome = await lane.submit(op, allow=asked.allowed_in_outage and not look)
+            if isinstance(outcome, Miss) and loop.time() < give_up:
+                if await self._load(lane, tenant, outcome.barrier):
+                    view = self._views.get(tenant, now_us) or view
+                    continue
+                outcome = self._instead_of_load(lane, tenant, asked, payload)
+            if outcome is not Fate.AGAIN or loop.time() >= give_up:
+                return self._admission(view, asked, outcome, fact_id, now_us)
+
+    def _instead_of_load(self, lane: Lane, tenant: str, asked: Prepared, payload: bytes) -> Fate:
+        """The outage policy for a tenant that cannot be loaded in time."""
+        if not asked.allowed_in_outage or not payload:
+            return Fate.UNAVAILABLE
+        lane.append_later([(tenant, payload)])
+        return Fate.ALLOWED
+
+    def _admission(self, view: View, asked: Prepared, outcome: Outcome, fact_id: str, now_us: int) -> Admission:
+        plan = view.plan.name if view.plan else ""
+        match outcome:
+            case Taken(states=states):
+                answers = decisions(asked, states, plan, now_us, allowed=True)
+                return Admission(view.tenant, plan, True, answers, asked.named(fact_id, now_us))
+            case Denied(states=states):
+                return Admission(view.tenant, plan, False, decisions(asked, states, plan, now_us, allowed=False))
+            case Fate.ALLOWED:
+                return Admission(view.tenant, plan, True, (), asked.named(fact_id, now_us), degraded=True)
+            case _:
+                raise StoreUnavailable(
+                    "counters: no answer in time, so this was not allowed and nothing was counted; "
+                    'try again, or set on_outage = "allow" on the meter'
+                )
+
+    async def reverse(self, admission: Admission) -> bool:
+        """Takes back what an admission counted, in the windows it was counted in. A second time changes nothing.
+
+        Answers like ``post``.
+        """
+        if not admission.facts or admission.taken_back:
+            return True
+        admission.taken_back = True
+        return await self._post(admission.tenant, admission.facts, [void(fact) for fact in admission.facts], sign=-1)
+
+    # -- posts --------------------------------------------------------------------------------------------------------
+
+    async def post(self, tenant: str, facts: Sequence[Fact]) -> bool:
+        """States what happened: never refused for a limit.
+
+        Acknowledged when it returns: True, the facts stand in the stream; False, in this process's journal.
+        """
+        return await self._post(tenant_id(tenant), facts, facts, sign=1)
+
+    async def _post(self, tenant: str, moved: Sequence[Fact], written: Sequence[Fact], *, sign: int) -> bool:
+        lane, view = self._lane(tenant), await self._known_view(tenant)
+        payload, tag = b"\n".join(encode(fact) for fact in written), view.tag(lane.generation)
+        levels = any(fact.kind in ("set", "add") for fact in moved)
+        op: Post | Append = Post(tenant, tag, view.deltas(moved, self._now_us(), sign=sign), payload)
+        if levels:  # a level taken back: the ledger orders what is left
+            op = Append(((tenant, payload),))
+        return self._in_stream(await lane.submit(op, allow=True))
+
+    async def append(self, tenant: str, facts: Sequence[Fact]) -> bool:
+        """Writes facts that may be known already: nothing is counted here, the ledger takes each once.
+
+        Answers like ``post``.
+        """
+        payload = b"\n".join(encode(fact) for fact in facts)
+        return self._in_stream(await self._lane(tenant).submit(Append(((tenant, payload),)), allow=True))
+
+    async def level(self, tenant: str, fact: Fact) -> bool:
+        """Sets or changes a level; never refused. Answers like ``post``."""
+        lane, view = self._lane(tenant_id(tenant)), await self._known_view(tenant)
+        payload, tag = encode(fact), view.tag(lane.generation)
+        op = view.level_op(fact, tag, payload) or Post(tenant, tag, (), payload)
+        return self._in_stream(await lane.submit(op, allow=True))
+
+    @staticmethod
+    def _in_stream(outcome: Outcome) -> bool:
+        if not isinstance(outcome, Done) and outcome is not Fate.ALLOWED:
+            raise StoreUnavailable("counters: the journal is full; run a worker, then record this again")
+        return outcome is not Fate.ALLOWED
+
+    # -- tenants ------------------------------------------------------------------------------------------------------
+
+    async def changed(self, row: TenantRow, *, keep: bool) -> None:
+        """A tenant changed in the ledger: in force at the next request, in every process."""
+        lane = self._lane(row.id)
+        view = await self._make_view(row)
+        self._views.put(view)
+        for _ in range(RETAG_TRIES):
+            outcome = await lane.submit(Retag(row.id, view.tag(lane.generation), keep))
+            if isinstance(outcome, Done):
+                return
+            await asyncio.sleep(LOAD_RETRY_S)
+        log.warning("a changed tenant is in force at its next load: the counters did not answer")
+
+    async def _known_view(self, tenant: str) -> View:
+        return self._views.get(tenant, self._now_us()) or await self._view(tenant)
+
+    async def _view(self, tenant: str) -> View:
+        """The tenant's view, from the ledger. Without a ledger: one that limits nothing, for the outage policy."""
+        try:
+            async with asyncio.timeout(self._timing.load_s):
+                return await self._read_view(await self._snapshot(tenant))
+        except (StoreUnavailable, TimeoutError) as error:
+            log.warning("tenant not loaded: %s", error)
+            return View(tenant, None, None, self._catalogue, self._now_us())
+
+    async def _read_view(self, snapshot: Snapshot) -> View:
+        if snapshot.tenant is None:
+            raise UnknownTenant("unknown tenant, and the catalogue has no default_plan; put_tenant makes it")
+        view = await self._make_view(snapshot.tenant)
+        self._views.put(view)
+        return view
+
+    async def _make_view(self, row: TenantRow) -> View:
+        now_us = self._now_us()
+        segment = row.segment_at(now_us)
+        plan = await self._plans.get(segment.plan, segment.version)
+        return View(row.id, row, plan, self._catalogue, now_us)
+
+    async def _snapshot(self, tenant: str) -> Snapshot:
+        now_us = self._now_us()
+        since = loading.first_day(now_us)
+        shard = self.shard_of(tenant)
+        return await self._ledger.snapshot(shard, tenant, since=since, defaults=self._defaults(), now_us=now_us)
+
+    async def _load(self, lane: Lane, tenant: str, barrier: str) -> bool:
+        """Brings the tenant's counters from the ledger; one load per tenant and loop at a time."""
+        loads = self._state().loads
+        key = (tenant, barrier)
+        task = loads.get(key)
+        if task is None:
+            task = loads[key] = asyncio.create_task(self._load_once(lane, tenant, barrier))
+            task.add_done_callback(lambda _: loads.pop(key, None))
+        return await asyncio.shield(task)
+
+    async def _load_once(self, lane: Lane, tenant: str, barrier: str) -> bool:
+        try:
+            async with asyncio.timeout(self._timing.load_s):
+                while True:
+                    loaded = await self._try_load(lane, tenant, barrier)
+                    if loaded is True:
+                        return True
+                    barrier = loaded or barrier
+                    await asyncio.sleep(LOAD_RETRY_S)
+        except (TimeoutError, StoreUnavailable) as error:
+            log.warning("tenant not loaded in time: %s", str(error) or "deadline")
+            return False
+
+    async def _try_load(self, lane: Lane, tenant: str, barrier: str) -> bool | str:
+        """True once loaded; else the barrier to wait for, "" where it is as it was."""
+        snapshot = await self._snapshot(tenant)
+        generation, position, _ = snapshot.shard
+        if generation > lane.generation:
+            lane.distrust(generation)
+            return ""
+        if generation != lane.generation or position_key(position) < position_key(barrier):
+            await self._drain(lane.shard)
+            return ""
+        view = await self._read_view(snapshot)
+        assert view.row is not None
+        terms, now_us = await self._plans.of(view.row), self._now_us()
+        values = loading.counters(view, snapshot, terms, now_us)
+        held = loading.holds(view, snapshot, now_us)
+        outcome = await lane.submit(Load(tenant, view.tag(lane.generation), position, values, held))
+        match outcome:
+            case Done() | NotLoaded(why="warm"):
+                return True
+            case NotLoaded(why="behind", barrier=later):
+                return later
+            case _:
+                return ""
+
+    # -- lanes --------------------------------------------------------------------------------------------------------
+
+    def shard_of(self, tenant: str) -> int:
+        """crc32 of the id, so that every process agrees."""
+        return crc32(tenant.encode()) % self._counters.shards
+
+    def _now_us(self) -> int:
+        return micros(self._clock.now())
+
+    def _state(self) -> LoopState:
+        loop = asyncio.get_running_loop()
+        state = self._loops.get(loop)
+        if state is None:
+            state = self._loops[loop] = LoopState()
+        return state
+
+    def _lane(self, tenant: str) -> Lane:
+        return self._lane_of(self.shard_of(tenant))
+
+    def _lane_of(self, shard: int) -> Lane:
+        lanes = self._state().lanes
+        lane = lanes.get(shard)
+        if lane is None:
+            lane = lanes[shard] = Lane(
+                shard,
+                self._counters,
+                self._ledger,
+                now_us=self._now_us,
+                process=self._new_id(),
+                timing=self._timing,
+            )
+            lane.start()
+        return lane
+
+    async def open(self, *, within_s: float = 10.0) -> None:
+        """Waits until every shard is open; StoreUnavailable otherwise."""
+        lanes = [self._lane_of(shard) for shard in range(self._counters.shards)]
+        opened = await asyncio.gather(*(lane.settled(within_s=within_s) for lane in lanes))
+        if not all(opened):
+            raise StoreUnavailable(
+                f"counters: {opened.count(False)} of {len(lanes)} shards did not open within {within_s:.0f} s; "
+                "check the counters' URL and that its server runs"
+            )
+
+    async def settle(self, *, within_s: float = 10.0) -> None:
+        """Waits until everything acknowledged on this loop stands in the stream; StoreUnavailable otherwise."""
+        done = await asyncio.gather(*(lane.settled(within_s=within_s) for lane in self._state().lanes.values()))
+        if not all(done):
+            raise StoreUnavailable(f"counters: not everything was written within {within_s:.0f} s; it stays journalled")
+
+    @property
+    def journal_facts(self) -> int:
+        """Acknowledged ops that the ledger has not confirmed yet, over all loops of this process."""
+        return sum(lane.journal.facts for state in self._loops.values() for lane in state.lanes.values())
+
+    async def aclose(self) -> None:
+        """Stops this loop's lanes."""
+        state = self._loops.pop(asyncio.get_running_loop(), LoopState())
+        await asyncio.gather(*(lane.aclose() for lane in state.lanes.values()))

@@ -1,0 +1,101 @@
+"""A tenant's counters as they follow from the ledger: pure, and the same that live counting comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import date, timedelta
+from typing import Final
+
+from mm_metering.backends.counters import OpenHold
+from mm_metering.backends.ledger import Snapshot, UsageRow
+from mm_metering.core.cells import NO_LEVEL
+from mm_metering.core.events import MAX_AHEAD_S
+from mm_metering.core.facts import Fact
+from mm_metering.core.limits import Slot, over_cost
+from mm_metering.core.periods import from_micros, local_day
+from mm_metering.core.rating import Terms, Use, cap_used
+from mm_metering.gate.tenants import Gauge, View, level_field, stamp_field
+
+HOLD_US: Final = 600_000_000
+"""A hold is overdue ten minutes after it was taken, unless it is renewed."""
+
+
+def first_day(now_us: int) -> date:
+    """The earliest local day, in any zone, that a window open now can hold."""
+    return (from_micros(now_us) - timedelta(days=33)).date()
+
+
+def counters(view: View, snapshot: Snapshot, terms: Terms, now_us: int) -> dict[str, int]:
+    """Every field of the tenant's hash: sums, holds' twins, caps and levels, for the windows that are open now."""
+    values: dict[str, int] = {}
+    for meter in view.limited_meters:
+        rows = [row for row in snapshot.usage if row.meter == meter and not row.scope]
+        for gauge in _open_gauges(view, meter, now_us):
+            if view.catalogue.meters[meter].aggregation == "level":
+                values |= _levels(meter, gauge, snapshot)
+            else:
+                used = _used(view, gauge, rows)
+                if used or gauge.starts_us <= now_us:
+                    values[gauge.slot.field] = used
+                if gauge.slot.price:
+                    values[gauge.slot.cap_field] = _capped(view, gauge, rows, terms)
+    _add_held(values, view, snapshot, now_us)
+    return values
+
+
+def holds(view: View, snapshot: Snapshot, now_us: int) -> Mapping[str, OpenHold]:
+    """The open holds with what each holds in the windows that are open now. They last ten minutes from their start."""
+    return {
+        hold.id: OpenHold(
+            hold.occurred_us + HOLD_US, tuple((slot.field, amount) for slot, amount in _held(view, hold, now_us))
+        )
+        for hold in snapshot.holds
+    }
+
+
+def _open_gauges(view: View, meter: str, now_us: int) -> Iterable[Gauge]:
+    """The windows that hold now, and those that begin within the time an event may lie ahead."""
+    now = [gauge for gauge in view.gauges(meter, now_us) if not gauge.slot.rate_s]
+    soon = [gauge for gauge in view.gauges(meter, now_us + MAX_AHEAD_S * 1_000_000) if not gauge.slot.rate_s]
+    return dict.fromkeys((*now, *soon))
+
+
+def _used(view: View, gauge: Gauge, rows: Iterable[UsageRow]) -> int:
+    first = local_day(from_micros(gauge.starts_us), view.zone)
+    last = local_day(from_micros(gauge.ends_us - 1), view.zone)
+    return sum(row.quantity for row in rows if first <= row.day <= last)
+
+
+def _capped(view: View, gauge: Gauge, rows: Iterable[UsageRow], terms: Terms) -> int:
+    uses = [Use(row.day, row.since_us, "", row.quantity, 1) for row in rows]
+    month = local_day(from_micros(gauge.starts_us), view.zone)
+    return cap_used(gauge.limit.meter, uses, terms, month=month)
+
+
+def _levels(meter: str, gauge: Gauge, snapshot: Snapshot) -> Mapping[str, int]:
+    own = {resource: end for (name, resource), end in snapshot.levels.items() if name == meter}
+    fields = {gauge.slot.field: sum(end.value for end in own.values())}
+    for resource, end in own.items():
+        fields[level_field(meter, resource)] = end.value
+        if end.stamp > NO_LEVEL.stamp:
+            fields[stamp_field(meter, resource)] = end.stamp
+    return fields
+
+
+def _held(view: View, hold: Fact, now_us: int) -> Iterable[tuple[Slot, int]]:
+    """What an open hold holds in the windows that are open now."""
+    for count in hold.counts:
+        for gauge in view.gauges(count.meter, hold.occurred_us) if not count.scope else ():
+            if gauge.ends_us > now_us and not gauge.slot.rate_s:
+                yield gauge.slot, count.amount
+
+
+def _add_held(values: dict[str, int], view: View, snapshot: Snapshot, now_us: int) -> None:
+    """Puts the holds' amounts into the twins; what they cost past the free amount is counted in the caps."""
+    for hold in snapshot.holds:
+        for slot, amount in _held(view, hold, now_us):
+            twin = slot.field + "~"
+            base = values.get(slot.field, 0) + values.get(twin, 0)
+            if slot.price:
+                values[slot.cap_field] = values.get(slot.cap_field, 0) + over_cost(slot, base, amount)
+            values[twin] = values.get(twin, 0) + amount

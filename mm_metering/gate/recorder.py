@@ -1,0 +1,179 @@
+"""Facts that callers state: recorded events, corrections of levels. Never refused for a quota (C4).
+
+A caller's event id is claimed in the ledger for ever before its fact is posted, so that a retry after a week, or after
+a crash between the two steps, is still one fact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Literal, NamedTuple
+
+from pydantic_core import to_json
+
+from mm_metering.backends.ledger import Claim, ClaimRequest, Ledger
+from mm_metering.clock import Clock
+from mm_metering.core.catalogue import Catalogue, Meter
+from mm_metering.core.cells import MAX_LEVEL
+from mm_metering.core.events import MAX_AHEAD_S, UsageEvent, aware, metadata_json, whole_quantity
+from mm_metering.core.facts import Count, Fact
+from mm_metering.core.identity import resource_name, tenant_id
+from mm_metering.core.money import to_nanos
+from mm_metering.core.periods import micros
+from mm_metering.errors import EventConflict, InvalidEvent
+from mm_metering.gate.gate import Gate
+from mm_metering.gate.tenants import default_cost
+
+Outcome = Literal["recorded", "duplicate"]
+
+
+class Tally(NamedTuple):
+    """What became of many events."""
+
+    recorded: int
+    duplicates: int
+    conflicts: int
+
+
+class Recorder:
+    """Turns events into facts and posts them through the gate."""
+
+    def __init__(
+        self, gate: Gate, ledger: Ledger, *, catalogue: Catalogue, clock: Clock, new_id: Callable[[], str]
+    ) -> None:
+        self._gate = gate
+        self._ledger = ledger
+        self._catalogue = catalogue
+        self._clock = clock
+        self._new_id = new_id
+
+    async def record(self, event: UsageEvent) -> Outcome:
+        """Records one event; EventConflict if its id was used for another payload. The first one stays."""
+        tally = await self.record_many([event])
+        if tally.conflicts:
+            raise EventConflict(f"event id {event.id!r} was recorded before with another payload; the first one stays")
+        return "duplicate" if tally.duplicates else "recorded"
+
+    async def record_many(self, events: Iterable[UsageEvent]) -> Tally:
+        """Records events in order. All are checked before any is recorded; conflicts are counted, not raised."""
+        now_us = micros(self._clock.now())
+        facts = [self._fact(event, now_us) for event in events]
+        claims = await self._claims([(event, fact) for event, fact in facts if event.id is not None])
+        tally = {"new": 0, "known": 0, "conflict": 0}
+        for event, fact in facts:
+            claim = claims.pop(0) if event.id is not None else Claim("new", fact.occurred_us, in_ledger=False)
+            tally[claim.outcome] += 1
+            await self._settle(fact._replace(occurred_us=claim.occurred_us), claim)
+        return Tally(tally["new"], tally["known"], tally["conflict"])
+
+    async def _settle(self, fact: Fact, claim: Claim) -> None:
+        match claim.outcome:
+            case "new" if fact.kind == "set":
+                await self._gate.level(fact.tenant, fact)
+            case "new":
+                await self._gate.post(fact.tenant, [fact])
+            case "known" if not claim.in_ledger:  # perhaps it was never posted: the ledger takes it once
+                await self._gate.append(fact.tenant, [fact])
+
+    async def _claims(self, named: Sequence[tuple[UsageEvent, Fact]]) -> list[Claim]:
+        requests = [
+            ClaimRequest(fact.tenant, event.id or "", _digest(event), fact.occurred_us, fact.id)
+            for event, fact in named
+        ]
+        return await self._ledger.claim(requests) if requests else []
+
+    def _fact(self, event: UsageEvent, now_us: int) -> tuple[UsageEvent, Fact]:
+        meters = self._meters(event)
+        level = any(meter.aggregation == "level" for meter in meters)
+        if level and event.quantity > MAX_LEVEL:
+            raise InvalidEvent("quantity", f"is too large for a level; the most is 2**40 = {MAX_LEVEL:,}")
+        if not event.quantity and not level:
+            raise InvalidEvent("quantity", "0 is not allowed; the least is 1")
+        cost = to_nanos(event.cost) if event.cost is not None else default_cost(meters, event.quantity)
+        fact = Fact(
+            id=_derived_id(event.id) if event.id is not None else self._new_id(),
+            occurred_us=now_us if event.occurred_at is None else self._not_ahead(event.occurred_at, now_us),
+            kind="set" if level else "use",
+            tenant=event.tenant,
+            event_type=event.event_type,
+            resource=event.resource,
+            quantity=event.quantity,
+            cost_nanos=cost,
+            counts=_counts(meters, event.quantity, cost or 0) if event.success else (),
+            success=event.success,
+            metadata=None if event.metadata is None else metadata_json(event.metadata),
+        )
+        return event, fact
+
+    def _meters(self, event: UsageEvent) -> tuple[Meter, ...]:
+        known = {meter.event for meter in self._catalogue.meters.values() if meter.event}
+        if event.event_type not in known:
+            choices = ", ".join(sorted(known))
+            raise InvalidEvent("event_type", f"no meter counts {event.event_type!r}; the catalogue counts {choices}")
+        return self._catalogue.meters_of(event.event_type, event.resource)
+
+    @staticmethod
+    def _not_ahead(moment: datetime, now_us: int) -> int:
+        occurred_us = micros(moment)
+        if occurred_us > now_us + MAX_AHEAD_S * 1_000_000:
+            ahead_s = (occurred_us - now_us) // 1_000_000
+            raise InvalidEvent("occurred_at", f"lies {ahead_s} s in the future; the most is {MAX_AHEAD_S} s")
+        return occurred_us
+
+    # -- levels -------------------------------------------------------------------------------------------------------
+
+    async def set_level(
+        self, tenant: str, meter: str, value: int, *, resource: str | None = None, occurred_at: datetime | None = None
+    ) -> None:
+        """States a level as it is; a statement older than the last one is kept, but changes nothing now."""
+        level = whole_quantity(value, least=0, field="value")
+        if level > MAX_LEVEL:
+            raise InvalidEvent("value", f"is too large for a level; the most is 2**40 = {MAX_LEVEL:,}")
+        await self._change(tenant, meter, level, "set", resource, occurred_at)
+
+    async def release(self, tenant: str, meter: str, quantity: int = 1) -> None:
+        """Takes off a level; it never falls below 0."""
+        await self._change(tenant, meter, -whole_quantity(quantity), "add", None, None)
+
+    async def _change(
+        self, tenant: str, meter: str, quantity: int, kind: str, resource: str | None, at: datetime | None
+    ) -> None:
+        named = self._catalogue.meter(meter)
+        if named.aggregation != "level":
+            raise InvalidEvent("meter", f"{meter} is a sum, not a level; record what was used instead")
+        now_us = micros(self._clock.now())
+        fact = Fact(
+            id=self._new_id(),
+            occurred_us=now_us if at is None else self._not_ahead(aware(at, "occurred_at"), now_us),
+            kind=kind,
+            tenant=tenant_id(tenant),
+            event_type=named.event or "",
+            resource=resource_name(resource) if resource is not None else named.resource or named.name,
+            quantity=quantity,
+            cost_nanos=None,
+            counts=(Count(named.name, "", quantity),),
+        )
+        await self._gate.level(tenant, fact)
+
+
+def _counts(meters: Sequence[Meter], quantity: int, cost_nanos: int) -> tuple[Count, ...]:
+    return tuple(Count(meter.name, "", cost_nanos if meter.unit == "money" else quantity) for meter in meters)
+
+
+def _derived_id(event_id: str) -> str:
+    """The fact's id of a caller's event id. Ours are hex; the prefix keeps the two apart."""
+    return "x" + hashlib.blake2b(event_id.encode(), digest_size=16).hexdigest()
+
+
+def _digest(event: UsageEvent) -> bytes:
+    """Equal for equal payloads. An instant that was not given is not part of it: a retry may come later."""
+    payload = event.model_dump(exclude={"tenant", "id"}, exclude_none=True)
+    return hashlib.sha256(to_json(_in_order(payload))).digest()
+
+
+def _in_order(value: object) -> object:
+    if isinstance(value, dict):
+        return [[key, _in_order(value[key])] for key in sorted(value)]
+    return [_in_order(each) for each in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,90 @@
+"""From the stream into the ledger: facts, cells and position in one transaction, then the stream is trimmed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from mm_metering.backends.counters import START, Backlog, Counters, Entry, position_key
+from mm_metering.backends.ledger import Ledger, ShardRow
+from mm_metering.core.facts import Fact, decode
+from mm_metering.core.tenancy import TenantDefaults
+
+log = logging.getLogger("mm_metering.worker")
+
+ENTRIES: Final = 256
+"""Stream entries per transaction: about a thousand facts under load."""
+STEPS: Final = 100_000
+"""Most transactions of one ``fully``."""
+
+
+class Drain:
+    """Safe in any number of processes at once."""
+
+    def __init__(self, counters: Counters, ledger: Ledger, defaults: Callable[[], TenantDefaults]) -> None:
+        self._counters = counters
+        self._ledger = ledger
+        self._defaults = defaults
+        self._trimmed: dict[int, tuple[int, str]] = {}
+        self.folded = 0
+        self.unreadable = 0
+
+    async def __call__(self, shard: int) -> bool:
+        """Folds one batch; True if there may be more."""
+        row = await self._ledger.shard(shard)
+        backlog = await self._counters.read(shard, after=row.position, limit=ENTRIES)
+        if backlog.generation > row.generation:
+            row = ShardRow(backlog.generation, START, row.next_generation)
+            backlog = await self._counters.read(shard, after=START, limit=ENTRIES)
+            fresh = True
+        else:
+            fresh = False
+        if backlog.generation != row.generation or backlog.generation == 0:
+            return False  # the shard changed hands just now, or holds an older life than the ledger has seen
+        return await self._fold(shard, row, backlog, fresh=fresh)
+
+    async def _fold(self, shard: int, row: ShardRow, backlog: Backlog, *, fresh: bool) -> bool:
+        whole = len(backlog.entries) < ENTRIES
+        after = backlog.tail if whole else backlog.entries[-1].position
+        ahead = position_key(after) > position_key(row.position)
+        if not ahead and not fresh:
+            after = row.position  # nothing new, or a server that fell behind and is not certified yet
+        else:
+            facts = self._facts(backlog.entries)
+            won = await self._ledger.fold(
+                shard,
+                generation=row.generation,
+                before=row.position,
+                after=after,
+                facts=facts,
+                defaults=self._defaults(),
+            )
+            if not won:
+                return True
+            self.folded += len(facts)
+        await self._trim(shard, row.generation, after)
+        return not whole
+
+    async def _trim(self, shard: int, generation: int, position: str) -> None:
+        if self._trimmed.get(shard) != (generation, position):
+            await self._counters.trim(shard, generation=generation, position=position)
+            self._trimmed[shard] = (generation, position)
+
+    def _facts(self, entries: Iterable[Entry]) -> list[Fact]:
+        facts = []
+        for entry in entries:
+            for line in entry.lines:
+                try:
+                    facts.append(decode(line))
+                except (ValueError, TypeError, IndexError) as error:
+                    self.unreadable += 1
+                    log.error("entry %s holds a line that is no fact and is left out: %s", entry.position, error)
+        return facts
+
+    async def fully(self) -> None:
+        """Folds everything that stood in the streams when this was called."""
+        for shard in range(self._counters.shards):
+            for _ in range(STEPS):
+                if not await self(shard):
+                    break
