@@ -80,6 +80,10 @@ class Ledger(Protocol):
         """Makes the schema ready. With ``apply`` False an unready one raises NotApplied with the command."""
         ...
 
+    async def may_apply(self) -> bool:
+        """Whether schema and plans are applied here without being asked: memory, SQLite, and an empty database."""
+        ...
+
     # -- shards and facts
 
     async def certify(self, shard: int, *, seen: int) -> tuple[int, bool]:
@@ -141,7 +145,7 @@ class Ledger(Protocol):
     # -- reading
 
     async def cells(self, tenant: str, *, first: date, last: date) -> list[Cell]:
-        """All cells of the local days from first to last, both included, in key order."""
+        """The cells with facts of the local days from first to last, both included, in key order."""
         ...
 
     async def level_values(self, tenant: str, *, before: date) -> Mapping[tuple[str, str], int]:

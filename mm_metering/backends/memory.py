@@ -192,8 +192,9 @@ class _Step:
     # -- tenants ------------------------------------------------------------------------------------------------------
 
     def loaded(self, tenant: str, tag: str) -> Tenant | None:
+        """The data may hold tags of an older generation: only one of this generation counts as loaded."""
         found = self.data.tenants.get(tenant)
-        return found if found and tag and found.tag == tag else None
+        return found if found and found.tag == tag and _revision(tag, self.generation) >= 0 else None
 
     def barrier(self, tenant: str) -> str:
         """G5: what the ledger must have folded before this tenant may be loaded."""
@@ -345,4 +346,4 @@ class _Step:
 def _revision(tag: str, generation: int) -> int:
     """The revision in a tag of this generation, -1 for no tag or another generation's."""
     owner, _, revision = tag.partition(".")
-    return int(revision) if owner == str(generation) else -1
+    return int(revision) if revision and owner == str(generation) else -1

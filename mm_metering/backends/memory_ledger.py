@@ -19,7 +19,7 @@ from mm_metering.backends.ledger import (
     UsageRow,
 )
 from mm_metering.core import cells as folding
-from mm_metering.core.cells import Calendar, CellKey, CellSum, LevelEnd
+from mm_metering.core.cells import NO_LEVEL, Calendar, CellKey, CellSum, LevelEnd
 from mm_metering.core.facts import Fact
 from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow, changed_tenant, with_plan
 from mm_metering.errors import UnknownTenant
@@ -35,7 +35,6 @@ class Books:
     timezone: str = "UTC"
     facts: dict[str, Fact] = field(default_factory=dict)
     voided: set[str] = field(default_factory=set)
-    closed: set[str] = field(default_factory=set)
     cells: dict[CellKey, CellSum] = field(default_factory=dict)
     revisions: dict[CellKey, int] = field(default_factory=dict)
     levels: dict[tuple[str, str], LevelEnd] = field(default_factory=dict)
@@ -46,6 +45,23 @@ class Books:
 
     def counted(self) -> Iterable[Fact]:
         return (fact for fact in self.facts.values() if fact.id not in self.voided)
+
+    def open_holds(self) -> tuple[Fact, ...]:
+        """Holds without a counted close: one that was voided leaves its hold open."""
+        closed = {fact.target for fact in self.counted() if fact.kind == "close"}
+        return tuple(fact for fact in self.counted() if fact.kind == "hold" and fact.id not in closed)
+
+    def shown(self) -> Iterable[tuple[CellKey, CellSum]]:
+        """The cells with facts. One that lost them all is kept for its revision alone."""
+        return ((key, cell) for key, cell in self.cells.items() if cell.count)
+
+    def put_cells(self, fresh: dict[CellKey, CellSum], instead_of: Iterable[CellKey]) -> None:
+        for key in instead_of:
+            fresh.setdefault(key, CellSum())
+        for key, cell in fresh.items():
+            if self.cells.get(key, CellSum()) != cell:
+                self.cells[key] = cell
+                self.revisions[key] = self.revisions.get(key, 0) + 1
 
 
 class MemoryLedger:
@@ -60,6 +76,9 @@ class MemoryLedger:
 
     async def setup(self, *, apply: bool) -> None:
         pass
+
+    async def may_apply(self) -> bool:
+        return True
 
     # -- shards and facts ---------------------------------------------------------------------------------------------
 
@@ -101,8 +120,6 @@ class MemoryLedger:
                 self._void(books, fact, calendar, changes, levels)
             elif fact.id not in books.facts and fact.id not in books.voided:
                 books.facts[fact.id] = fact
-                if fact.kind == "close" and fact.target:
-                    books.closed.add(fact.target)
                 self._count(fact, calendar, changes, levels)
         self._merge(books, changes)
         for key in levels:
@@ -139,6 +156,8 @@ class MemoryLedger:
     @staticmethod
     def _merge(books: Books, changes: Mapping[CellKey, CellSum]) -> None:
         for key, change in changes.items():
+            if change == CellSum():
+                continue
             cell = books.cells.setdefault(key, CellSum())
             cell.quantity += change.quantity
             cell.cost_nanos += change.cost_nanos
@@ -154,13 +173,12 @@ class MemoryLedger:
             if fact.kind in LEVEL_KINDS and fact.resource == resource and meter in folding.level_meters(fact)
         ]
         fresh: dict[CellKey, CellSum] = {}
-        books.levels[level] = folding.fold_level(fresh, meter, theirs, calendar)
-        for key in [key for key in books.cells if (key.meter, key.resource) == level]:
-            fresh.setdefault(key, CellSum())
-        for key, cell in fresh.items():
-            if books.cells.get(key) != cell:
-                books.cells[key] = cell
-                books.revisions[key] = books.revisions.get(key, 0) + 1
+        end = folding.fold_level(fresh, meter, theirs, calendar)
+        if end == NO_LEVEL:
+            books.levels.pop(level, None)
+        else:
+            books.levels[level] = end
+        books.put_cells(fresh, [key for key in books.cells if (key.meter, key.resource) == level])
 
     def _refold(self, books: Books) -> None:
         """Folds all of a tenant's facts anew, after a change of its zone or timeline."""
@@ -168,9 +186,7 @@ class MemoryLedger:
         fresh: dict[CellKey, CellSum] = {}
         for fact in books.counted():
             self._count(fact, calendar, fresh, levels)
-        books.cells = fresh
-        for key in fresh:
-            books.revisions[key] = books.revisions.get(key, 0) + 1
+        books.put_cells(fresh, [key for key in books.cells if (key.meter, key.resource) not in levels])
         for level in levels:
             self._fold_level(books, level, calendar)
 
@@ -186,13 +202,12 @@ class MemoryLedger:
             if books is None or books.row is None:
                 return Snapshot(self._row(shard), None, (), {}, ())
             usage: dict[tuple[date, int, str, str], int] = {}
-            for key, cell in books.cells.items():
+            for key, cell in books.shown():
                 if key.day >= since:
                     group = (key.day, key.since_us, key.meter, key.scope)
                     usage[group] = usage.get(group, 0) + cell.quantity
             rows = tuple(UsageRow(*group, quantity) for group, quantity in sorted(usage.items()))
-            holds = tuple(f for f in books.counted() if f.kind == "hold" and f.id not in books.closed)
-            return Snapshot(self._row(shard), books.row, rows, dict(books.levels), holds)
+            return Snapshot(self._row(shard), books.row, rows, dict(books.levels), books.open_holds())
 
     # -- events with a caller's id ------------------------------------------------------------------------------------
 
@@ -263,8 +278,8 @@ class MemoryLedger:
     async def cells(self, tenant: str, *, first: date, last: date) -> list[Cell]:
         with self._lock:
             books = self._books.get(tenant, Books())
-            keys = sorted(key for key in books.cells if first <= key.day <= last)
-            return [Cell(key, replace(books.cells[key]), books.revisions[key]) for key in keys]
+            shown = sorted((item for item in books.shown() if first <= item[0].day <= last), key=lambda item: item[0])
+            return [Cell(key, replace(cell), books.revisions[key]) for key, cell in shown]
 
     async def level_values(self, tenant: str, *, before: date) -> Mapping[tuple[str, str], int]:
         with self._lock:

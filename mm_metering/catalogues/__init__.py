@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.catalogue_file import parse
+from mm_metering.core.schema import shown
 from mm_metering.errors import CatalogueError
 
 __all__ = ["Source", "load", "seed"]
@@ -27,10 +28,15 @@ def load(source: Source) -> Catalogue:
         return source
     if isinstance(source, Mapping):
         return Catalogue.from_dict(source)
+    path = _toml_path(source)
+    return parse(_text_of(path), path)
+
+
+def _toml_path(source: object) -> str:
     path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
     if not isinstance(path, str) or not path.endswith(".toml"):
-        raise CatalogueError(f"expected a Catalogue, a dict or the path of a .toml file, got {source!r:.80}")
-    return parse(_text_of(path), path)
+        raise CatalogueError(f"expected a Catalogue, a dict or the path of a .toml file, got {shown(source)}")
+    return path
 
 
 def _text_of(path: str) -> str:
@@ -38,7 +44,7 @@ def _text_of(path: str) -> str:
         return Path(path).read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise CatalogueError(
-            f"no such file in {os.getcwd()}; start from mm_metering/catalogues/seed.toml", file=path
+            f"no such file in {Path.cwd()}; start from mm_metering/catalogues/seed.toml", file=path
         ) from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1

@@ -21,12 +21,13 @@ _MAX_DEPTH = 12
 _TOKEN = re.compile(
     r"""
       (?P<skip> [ \t\r]+ | \#[^\n]* )
-    | (?P<text> "{3}(?:\\.|(?!"{3})[^\\])*"{3,5} | '{3}.*?'{3,5} | "(?:\\.|[^"\\\n])*" | '[^'\n]*' )
+    | (?P<text> "{3}(?:\\.|(?!"{3})[^\\])*+"{0,5} | '{3}(?:(?!'{3}).)*+'{0,5} | "(?:\\.|[^"\\\n])*+"? | '[^'\n]*+'? )
     | (?P<mark> [\[\]{}=,.\n] )
     | (?P<word> [^\s\[\]{}=,.\#"']+ )
     """,
     re.VERBOSE | re.DOTALL,
 )
+_DEEP_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*"|'[^'\n]*')[ \t]*+\.[ \t]*+){32}""", re.ASCII)
 _TOML_ERROR = re.compile(r"(.*) \(at (?:line ([0-9]+), column ([0-9]+)|end of document)\)", re.DOTALL)
 _ENDS = frozenset((",", "]", "}", "\n", ""))
 
@@ -58,6 +59,9 @@ def lines_of(text: str) -> dict[KeyPath, int]:
 def _toml(text: str, file: str) -> dict[str, object]:
     if len(text) > MAX_FILE_CHARS:
         raise CatalogueError(f"{len(text):,} characters; a plans file has at most {MAX_FILE_CHARS:,}", file=file)
+    if deep := _DEEP_KEY.search(text):  # tomllib's time and memory grow with the square of a key's parts
+        line = text.count("\n", 0, deep.start()) + 1
+        raise CatalogueError("a key of more than 32 parts; a plans file needs six", file=file, line=line)
     try:
         return tomllib.loads(text, parse_float=WrittenFloat)
     except RecursionError:

@@ -76,6 +76,7 @@ def zone(name: str) -> ZoneInfo:
 _zone = lru_cache(maxsize=1024)(ZoneInfo)
 
 
+@lru_cache(maxsize=8192)
 def day_start(day: date, tz: ZoneInfo) -> datetime:
     """The first instant of a local day. A midnight that clocks skip starts at the instant they jump."""
     start = datetime.combine(day, time(), tz).astimezone(UTC)

@@ -40,3 +40,13 @@ class Admission:
     def binding(self) -> Decision | None:
         """The decision that speaks for all: the first refused one, else the one closest to its limit."""
         return self.decisions[0] if self.decisions else None
+
+    def on(self, meter: str, requested: int) -> Decision:
+        """What was decided for one meter: the refused limit, else the closest; unlimited where no limit was asked."""
+        own = [decision for decision in self.decisions if decision.meter == meter]
+        refused = [decision for decision in self.decisions if not decision]
+        if refused or own:
+            return (refused or own)[0]
+        return Decision(
+            allowed=self.allowed, meter=meter, requested=requested, plan=self.plan or None, degraded=self.degraded
+        )

@@ -11,7 +11,8 @@ import asyncio
 import contextvars
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, TypeAlias
@@ -37,7 +38,7 @@ from mm_metering.backends.counters import (
 )
 from mm_metering.backends.ledger import Ledger
 from mm_metering.core.facts import decode, encode, void
-from mm_metering.errors import StoreUnavailable
+from mm_metering.errors import InvalidInput, StoreUnavailable
 from mm_metering.gate.journal import Item, Journal
 
 log = logging.getLogger("mm_metering.gate")
@@ -52,6 +53,8 @@ PROBE_S: Final = 0.2
 PATIENT_S: Final = 2.0
 """The same after QUICK_PROBES in vain, for a server that is only slow; and for the very first call."""
 QUICK_PROBES: Final = 10
+LAST_TURNS: Final = 3
+"""Turns of the event loop that an answer gets after its deadline."""
 
 
 class Fate(Enum):
@@ -71,6 +74,13 @@ class Timing:
 
     decision_s: float = 0.05
     load_s: float = 2.0
+
+    @classmethod
+    def of_ms(cls, decision_ms: str) -> Timing:
+        """From whole milliseconds as text; InvalidInput unless 1 to 60,000."""
+        if not (decision_ms.isascii() and decision_ms.isdigit() and 1 <= int(decision_ms[:6]) <= 60_000):
+            raise InvalidInput("deadline", f"{decision_ms[:20]!r} is not a number of milliseconds from 1 to 60000")
+        return cls(decision_s=int(decision_ms) / 1000)
 
 
 @dataclass(slots=True, eq=False)
@@ -254,7 +264,7 @@ class Lane:
         batch = Batch(self._process, flight.generation, flight.seq, self._now_us(), flight.ops)
         deadline_s = self._deadline_s()
         try:
-            async with asyncio.timeout(deadline_s):
+            async with _deadline(deadline_s):
                 return await self._counters.apply(self.shard, batch)
         except (TimeoutError, StoreUnavailable) as error:
             flight.lost += 1
@@ -310,6 +320,7 @@ class Lane:
         """G3, G7: a new generation. What was acknowledged is replayed; an unknown fate is settled."""
         self.journal.restart()
         self.generation = generation
+        self._disarm()  # the shard is open; with nothing to send there may be no reply that would tell
         if flight.lost:
             self._unknown(flight)
             return
@@ -368,6 +379,28 @@ class Lane:
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
+
+
+@asynccontextmanager
+async def _deadline(seconds: float) -> AsyncIterator[None]:
+    """TimeoutError after that time, but not for an answer that is here and only waits for a busy event loop: when the
+    time is over, what is ready runs first."""
+    loop = asyncio.get_running_loop()
+
+    def over(turns: int) -> None:
+        if turns:
+            loop.call_soon(over, turns - 1)
+        elif not done:
+            limit.reschedule(loop.time())
+
+    done = False
+    async with asyncio.timeout(None) as limit:
+        timer = loop.call_later(seconds, over, LAST_TURNS)
+        try:
+            yield
+        finally:
+            done = True
+            timer.cancel()
 
 
 def _voids(items: Sequence[Item]) -> list[Item]:

@@ -126,13 +126,14 @@ class Gate:
     def _admission(self, view: View, asked: Prepared, outcome: Outcome, fact_id: str, now_us: int) -> Admission:
         plan = view.plan.name if view.plan else ""
         match outcome:
-            case Taken(states=states):
-                answers = decisions(asked, states, plan, now_us, allowed=True)
-                return Admission(view.tenant, plan, True, answers, asked.named(fact_id, now_us))
-            case Denied(states=states):
-                return Admission(view.tenant, plan, False, decisions(asked, states, plan, now_us, allowed=False))
+            case Taken(states=states) | Denied(states=states):
+                allowed = isinstance(outcome, Taken)
+                answers = decisions(asked, states, plan, now_us, allowed=allowed)
+                facts = asked.named(fact_id, now_us) if allowed else ()
+                return Admission(view.tenant, plan, allowed=allowed, decisions=answers, facts=facts)
             case Fate.ALLOWED:
-                return Admission(view.tenant, plan, True, (), asked.named(fact_id, now_us), degraded=True)
+                facts = asked.named(fact_id, now_us)
+                return Admission(view.tenant, plan, allowed=True, decisions=(), facts=facts, degraded=True)
             case _:
                 raise StoreUnavailable(
                     "counters: no answer in time, so this was not allowed and nothing was counted; "

@@ -57,7 +57,7 @@ def _open_gauges(view: View, meter: str, now_us: int) -> Iterable[Gauge]:
     """The windows that hold now, and those that begin within the time an event may lie ahead."""
     now = [gauge for gauge in view.gauges(meter, now_us) if not gauge.slot.rate_s]
     soon = [gauge for gauge in view.gauges(meter, now_us + MAX_AHEAD_S * 1_000_000) if not gauge.slot.rate_s]
-    return dict.fromkeys((*now, *soon))
+    return {gauge.slot.field: gauge for gauge in (*now, *soon)}.values()
 
 
 def _used(view: View, gauge: Gauge, rows: Iterable[UsageRow]) -> int:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from mm_metering.backends.ledger import Ledger
 from mm_metering.core.catalogue import Plan
 from mm_metering.core.rating import Terms
 from mm_metering.core.tenancy import TenantRow
+from mm_metering.errors import NotApplied
 
 
 class PlanBook:
@@ -21,6 +25,27 @@ class PlanBook:
             stored = await self._ledger.plan_versions()
             self._plans = {key: Plan.from_definition(key[0], definition) for key, definition in stored.items()}
         return self._plans.get((plan, version))
+
+    async def apply(self, plans: Mapping[str, Plan], *, now_us: int, apply: bool) -> Mapping[str, int]:
+        """The newest version of each plan. What differs from the ledger's becomes a new version, or is NotApplied."""
+        definitions = {name: plan.definition() for name, plan in plans.items()}
+        if not apply:
+            self._refuse_changes(plans, await self._ledger.plan_versions())
+        return await self._ledger.put_plans(definitions, now_us=now_us)
+
+    @staticmethod
+    def _refuse_changes(plans: Mapping[str, Plan], stored: Mapping[tuple[str, int], Mapping[str, Any]]) -> None:
+        newest = {name: definition for (name, _), definition in sorted(stored.items(), key=lambda item: item[0])}
+        changed = [
+            name
+            for name, plan in plans.items()
+            if name not in newest or Plan.from_definition(name, newest[name]).digest() != plan.digest()
+        ]
+        if changed:
+            raise NotApplied(
+                f"the plans {', '.join(changed)} differ from what the ledger has; apply them on purpose: "
+                'MM_METERING_APPLY=always, or Metering(..., apply="always"), in one process'
+            )
 
     async def of(self, row: TenantRow) -> Terms:
         """The tenant with every plan of its timeline: what rating needs."""

@@ -51,10 +51,15 @@ class Recorder:
 
     async def record(self, event: UsageEvent) -> Outcome:
         """Records one event; EventConflict if its id was used for another payload. The first one stays."""
-        tally = await self.record_many([event])
+        return await self.record_together([event])
+
+    async def record_together(self, events: Sequence[UsageEvent]) -> Outcome:
+        """Records events that are one thing to the caller, such as an AI call and its tokens."""
+        tally = await self.record_many(events)
         if tally.conflicts:
-            raise EventConflict(f"event id {event.id!r} was recorded before with another payload; the first one stays")
-        return "duplicate" if tally.duplicates else "recorded"
+            name = events[0].id
+            raise EventConflict(f"event id {name!r} was recorded before with another payload; the first one stays")
+        return "duplicate" if tally.duplicates == len(events) else "recorded"
 
     async def record_many(self, events: Iterable[UsageEvent]) -> Tally:
         """Records events in order. All are checked before any is recorded; conflicts are counted, not raised."""
@@ -131,31 +136,32 @@ class Recorder:
         level = whole_quantity(value, least=0, field="value")
         if level > MAX_LEVEL:
             raise InvalidEvent("value", f"is too large for a level; the most is 2**40 = {MAX_LEVEL:,}")
-        await self._change(tenant, meter, level, "set", resource, occurred_at)
+        fact = self._level_fact(tenant, self._level(meter), resource=resource, occurred_at=occurred_at)
+        await self._write(fact, "set", level)
 
     async def release(self, tenant: str, meter: str, quantity: int = 1) -> None:
         """Takes off a level; it never falls below 0."""
-        await self._change(tenant, meter, -whole_quantity(quantity), "add", None, None)
+        taken = whole_quantity(quantity)
+        await self._write(self._level_fact(tenant, self._level(meter)), "add", -taken)
 
-    async def _change(
-        self, tenant: str, meter: str, quantity: int, kind: str, resource: str | None, at: datetime | None
-    ) -> None:
+    def _level(self, meter: str) -> Meter:
         named = self._catalogue.meter(meter)
         if named.aggregation != "level":
             raise InvalidEvent("meter", f"{meter} is a sum, not a level; record what was used instead")
+        return named
+
+    def _level_fact(
+        self, tenant: str, meter: Meter, *, resource: str | None = None, occurred_at: datetime | None = None
+    ) -> Fact:
         now_us = micros(self._clock.now())
-        fact = Fact(
-            id=self._new_id(),
-            occurred_us=now_us if at is None else self._not_ahead(aware(at, "occurred_at"), now_us),
-            kind=kind,
-            tenant=tenant_id(tenant),
-            event_type=named.event or "",
-            resource=resource_name(resource) if resource is not None else named.resource or named.name,
-            quantity=quantity,
-            cost_nanos=None,
-            counts=(Count(named.name, "", quantity),),
-        )
-        await self._gate.level(tenant, fact)
+        at_us = now_us if occurred_at is None else self._not_ahead(aware(occurred_at, "occurred_at"), now_us)
+        name = resource_name(resource) if resource is not None else meter.resource or meter.name
+        counts = (Count(meter.name, "", 0),)
+        return Fact(self._new_id(), at_us, "set", tenant_id(tenant), meter.event or "", name, 0, None, counts)
+
+    async def _write(self, fact: Fact, kind: str, quantity: int) -> None:
+        counts = tuple(count._replace(amount=quantity) for count in fact.counts)
+        await self._gate.level(fact.tenant, fact._replace(kind=kind, quantity=quantity, counts=counts))
 
 
 def _counts(meters: Sequence[Meter], quantity: int, cost_nanos: int) -> tuple[Count, ...]:

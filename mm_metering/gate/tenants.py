@@ -112,7 +112,7 @@ class View:
     def _gauge(self, limit: Limit, at_us: int) -> Gauge:
         moment = from_micros(at_us)
         span = window_span(limit.window, moment, self.zone)
-        cap = self._cap(limit, window_span(Window.MONTH, moment, self.zone)) if limit.cap is not None else ("", 0, 0)
+        cap = self._cap(limit, window_span(Window.MONTH, moment, self.zone))
         maximum = UNBOUNDED if limit.maximum is None or not limit.blocks else limit.maximum
         free = limit.maximum or 0
         slot = Slot(field(limit.meter, limit.window, span), limit.meter, maximum, free, cap[2], cap[0], cap[1])
@@ -121,7 +121,8 @@ class View:
     @staticmethod
     def _cap(limit: Limit, month: Span) -> tuple[str, int, int]:
         price = limit.price_for(None)
-        assert limit.cap is not None and price is not None  # the catalogue refuses a cap without one price
+        if limit.cap is None or price is None:  # the catalogue refuses a cap without one price
+            return "", 0, 0
         return field(f"{limit.meter}$", Window.MONTH, month), to_nanos(limit.cap), to_nanos(price)
 
     # -- from wishes to lines -----------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Complete host apps. Each runs offline, and the tests run each of them."""

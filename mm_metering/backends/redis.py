@@ -1,0 +1,233 @@
+"""Counters on Redis or Valkey, 7 or newer: ``redis://``, ``rediss://`` and ``unix://``.
+
+Every method is one round trip to one function of the library in ``lua/``. The driver never sends anything twice: a
+call whose reply was lost raises, and the caller asks again with the same sequence number (G4).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Mapping
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from weakref import WeakKeyDictionary
+
+from mm_metering.backends import redis_wire as wire
+from mm_metering.backends.counters import Answer, Backlog, Batch
+from mm_metering.core.facts import WIRE
+from mm_metering.errors import InvalidInput, StoreUnavailable
+
+if TYPE_CHECKING:
+    from redis.asyncio.connection import AbstractConnection
+
+MAX_CONNECTIONS: Final = 2
+"""Per event loop: one for the batches in flight, one for the drain. Calls are shared, so more would wait as well."""
+
+MIN_VERSION: Final = 7
+"""The first Redis with functions."""
+
+logger = logging.getLogger(__name__)
+
+
+class Library(NamedTuple):
+    """The script library: its name has the wire format and its content's hash, so no server runs another content."""
+
+    name: str
+    source: str
+
+
+@cache
+def library() -> Library:
+    """The parts in ``lua/`` in order, as one library."""
+    parts = sorted((files(__package__) / "lua").iterdir(), key=lambda part: part.name)
+    body = "\n".join(part.read_text("utf-8") for part in parts if part.name.endswith(".lua"))
+    name = f"mm_metering_{WIRE}_{sha256(body.encode()).hexdigest()[:8]}"
+    return Library(name, f"#!lua name={name}\n{body.replace('@LIBRARY@', name)}")
+
+
+class RedisCounters:
+    """Counters of one server. May be used from several event loops; each gets its own connections when it first calls.
+
+    timeout_s   the longest one call may take, connecting included; its outcome is unknown then
+    frozen      keys get no TTL: the server's time is not the time of a test clock
+    """
+
+    def __init__(self, url: str, *, frozen: bool = False, shards: int = 1, timeout_s: float = 1.0) -> None:
+        self._shards = shards
+        self._keep_ms = 0 if frozen else wire.KEEP_MS
+        self._timeout_s = timeout_s
+        self._server = _Server(url, timeout_s)
+        self._library = library()
+        self._by_loop: WeakKeyDictionary[AbstractEventLoop, _Connections] = WeakKeyDictionary()
+        self._lock = threading.Lock()
+
+    @property
+    def shards(self) -> int:
+        return self._shards
+
+    async def apply(self, shard: int, batch: Batch) -> Answer:
+        call = wire.encode(shard, batch, keep_ms=self._keep_ms)
+        return wire.decode(await self._function("apply", call.keys, *call.arguments))
+
+    async def open(self, shard: int, *, seen: int, generation: int, grace_ms: int) -> bool:
+        return bool(await self._function("open", wire.shard_keys(shard), seen, generation, grace_ms))
+
+    async def read(self, shard: int, *, after: str, limit: int) -> Backlog:
+        return wire.decode_backlog(await self._function("read", wire.shard_keys(shard), after, limit))
+
+    async def trim(self, shard: int, *, generation: int, position: str) -> None:
+        await self._function("trim", wire.shard_keys(shard), generation, position)
+
+    async def counters(self, shard: int, tenant: str) -> Mapping[str, int]:
+        return wire.decode_counters(await self._function("counters", [wire.tenant_key(shard, tenant)]))
+
+    async def aclose(self) -> None:
+        with self._lock:
+            closing = list(self._by_loop.items())
+            self._by_loop.clear()
+        here = asyncio.get_running_loop()
+        for loop, connections in closing:
+            if loop is here:
+                await connections.close()
+            elif loop.is_running():
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(connections.close(), loop))
+
+    async def _function(self, name: str, keys: list[str], *arguments: wire.Argument) -> Any:
+        """Calls a function; where the server does not have the library it is loaded, and the same call sent again."""
+        from redis.exceptions import RedisError, ResponseError
+
+        connections = self._connections()
+        command = ("FCALL", f"{self._library.name}_{name}", len(keys), *keys, *arguments)
+        try:
+            try:
+                return await connections.call(*command)
+            except ResponseError as problem:
+                if "Function not found" not in str(problem):
+                    raise
+            await self._load_library(connections)
+            return await connections.call(*command)
+        except (RedisError, OSError) as problem:  # OSError: asyncio's TimeoutError is one
+            raise self._server.unavailable(problem) from problem
+
+    async def _load_library(self, connections: _Connections) -> None:
+        """Never REPLACE: that would load it anew under another process, and so be another identity (G1)."""
+        from redis.exceptions import ResponseError
+
+        try:
+            await connections.call("FUNCTION", "LOAD", self._library.source)
+        except ResponseError as problem:
+            if "already exists" not in str(problem):
+                raise
+
+    def _connections(self) -> _Connections:
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            found = self._by_loop.get(loop)
+            if found is None:
+                found = self._by_loop[loop] = _Connections(self._server, self._timeout_s)
+            return found
+
+
+class _Server:
+    """Where the server is, how to connect to it, and what to say if that fails. Its messages hold no credentials."""
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        from redis.asyncio.connection import Connection, parse_url
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
+
+        try:
+            options: dict[str, Any] = dict(parse_url(url))
+        except ValueError:  # its text may quote the password
+            raise InvalidInput("counters", "not a URL such as redis://user:password@host:6379/0") from None
+        self._kind: Callable[..., AbstractConnection] = options.pop("connection_class", Connection)
+        self.where = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
+        # RESP2: every reply of ours is plain, and its raw form is the same in all versions of the driver.
+        # The deadline is around the whole exchange (_Connections.call); the driver's own would start a task per call.
+        self._options = {
+            **options,
+            "protocol": 2,
+            "retry": Retry(NoBackoff(), 0),
+            "socket_timeout": None,
+            "socket_connect_timeout": timeout_s,
+        }
+
+    def connection(self) -> AbstractConnection:
+        """A connection that is not open yet."""
+        try:
+            return self._kind(**self._options)
+        except TypeError as problem:
+            raise InvalidInput("counters", f"the URL has an unknown option: {problem}") from problem
+
+    def inspect(self, info: str) -> None:
+        """Refuses a server that is too old, and warns of one that may evict counters."""
+        facts = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+        version = facts.get("redis_version", "0")
+        if int(version.partition(".")[0]) < MIN_VERSION:
+            raise StoreUnavailable(f"counters: {self.where} is Redis {version}; it must be {MIN_VERSION} or newer")
+        policy = facts.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            logger.warning(
+                "counters: %s has maxmemory-policy %s and may drop usage that is not billed yet; set it to noeviction",
+                self.where,
+                policy,
+            )
+
+    def unavailable(self, problem: Exception) -> StoreUnavailable:
+        what = str(problem) or "no answer in time"
+        return StoreUnavailable(
+            f"counters: Redis at {self.where} did not complete the call ({type(problem).__name__}: {what}); "
+            "see that it runs and that the counters URL is right"
+        )
+
+
+class _Connections:
+    """The connections of one event loop. One that was interrupted between a command and its reply is closed, so that
+    no call ever reads the reply of another."""
+
+    def __init__(self, server: _Server, timeout_s: float) -> None:
+        self._server = server
+        self._timeout_s = timeout_s
+        self._idle: list[AbstractConnection] = []
+        self._free = asyncio.Semaphore(MAX_CONNECTIONS)
+        self._inspected = False
+        self._closed = False
+
+    async def call(self, *command: wire.Argument) -> Any:
+        """Sends one command and gives its raw reply; TimeoutError if that takes too long."""
+        async with asyncio.timeout(self._timeout_s), self._free:
+            connection = self._idle.pop() if self._idle else self._server.connection()
+            try:
+                if not self._inspected:
+                    self._server.inspect((await _exchange(connection, "INFO")).decode(errors="replace"))
+                    self._inspected = True
+                reply = await _exchange(connection, *command)
+            except BaseException as problem:
+                await connection.disconnect(nowait=True)
+                if isinstance(problem, Exception):  # the idle one's server is most likely gone or demoted as well
+                    await self._close_idle()
+                raise
+            if self._closed:
+                await connection.disconnect(nowait=True)
+            else:
+                self._idle.append(connection)
+            return reply
+
+    async def close(self) -> None:
+        """For good: calls that are still under way close their own connection."""
+        self._closed = True
+        await self._close_idle()
+
+    async def _close_idle(self) -> None:
+        while self._idle:
+            await self._idle.pop().disconnect(nowait=True)
+
+
+async def _exchange(connection: AbstractConnection, *command: wire.Argument) -> Any:
+    await connection.send_command(*command)  # connects first, if need be
+    return await connection.read_response(disable_decoding=True)

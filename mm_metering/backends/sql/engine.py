@@ -1,0 +1,196 @@
+"""Connections and transactions: one engine per event loop, bounded retries, errors that say where."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from asyncio import AbstractEventLoop
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import ColumnElement, Executable, Table, Update, and_, make_url, select, tuple_
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from mm_metering.backends.sql.dialects import Columns, Dialect, dialect_of, is_trouble
+from mm_metering.backends.sql.rows import AnyRow
+from mm_metering.errors import InvalidInput, MissingExtra, StoreUnavailable
+
+T = TypeVar("T")
+
+RETRY_PAUSES_S: Final = (0.01, 0.05, 0.2, 0.5)
+"""Waits before a transaction that lost a race, or its connection, is run again; after the last it is an error."""
+
+Rows: TypeAlias = Sequence[AnyRow]
+
+
+class Transaction:
+    """A connection inside a transaction, and the few words that the ledger's statements are made of."""
+
+    def __init__(self, connection: AsyncConnection, dialect: Dialect) -> None:
+        self.connection = connection
+        self.dialect = dialect
+
+    async def all(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> Rows:
+        return (await self.connection.execute(statement, parameters)).all()
+
+    async def first(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> AnyRow | None:
+        return (await self.connection.execute(statement, parameters)).first()
+
+    async def run(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> int:
+        """How many rows it touched."""
+        return (await self.connection.execute(statement, parameters)).rowcount
+
+    async def run_each(self, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The statement once per row, sent together; nothing without rows."""
+        if rows:
+            await self.connection.execute(statement, rows)
+
+    async def load(self, text: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """``Dialect.load``; nothing without rows."""
+        if rows:
+            await self.dialect.load(self.connection, text, rows)
+
+    async def matching(
+        self,
+        fields: Sequence[ColumnElement[Any]],
+        columns: Columns,
+        keys: Iterable[tuple[Any, ...]],
+        *,
+        lock: bool = False,
+    ) -> Rows:
+        """The fields of the rows under any of the keys (all of one table), in key order. ``lock`` keeps the rows from
+        a change until the transaction ends."""
+        given = sorted(keys)
+        if not given:
+            return []
+        source, table = self.dialect.keys(columns), fields[0].table
+        on = [table.c[name] == source.c[name] for name in columns]
+        statement = select(*fields).select_from(source.join(table, and_(*on)))
+        if lock:
+            statement = statement.order_by(*(table.c[name] for name in columns))
+            statement = statement.with_for_update(read=True, key_share=True, of=table)
+        return await self.all(statement, self.dialect.key_values(columns, given))
+
+    async def update_matching(self, change: Update, columns: Columns, keys: Iterable[tuple[Any, ...]]) -> None:
+        """Carries the change out on the rows under any of the keys."""
+        given, source = sorted(keys), self.dialect.keys(columns)
+        if given:
+            found = tuple_(*(change.table.c[name] for name in columns)).in_(select(source))
+            await self.run(change.where(found), self.dialect.key_values(columns, given))
+
+    def insert(self, table: Table) -> Any:
+        return self.dialect.insert(table)
+
+    async def lock(self, name: int, *, shared: bool = False) -> None:
+        await self.dialect.lock(self.connection, name, shared=shared)
+
+
+Work: TypeAlias = Callable[[Transaction], Awaitable[T]]
+
+
+class Store:
+    """Runs transactions on the database of a URL, from any event loop."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._url = make_url(url.replace("postgres://", "postgresql://", 1))
+        except ArgumentError as error:
+            raise InvalidInput("ledger", "the URL cannot be read") from error
+        self._dialect = dialect_of(self._url)
+        if self._dialect.one_writer and self._url.database in {None, "", ":memory:"}:
+            raise InvalidInput("ledger", "SQLite needs a file, as in sqlite:///usage.db; memory:// keeps none")
+        self._engines: WeakKeyDictionary[AbstractEventLoop, AsyncEngine] = WeakKeyDictionary()
+        self._turns: WeakKeyDictionary[AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+
+    @property
+    def where(self) -> str:
+        return self._dialect.where(self._url)
+
+    @property
+    def is_file(self) -> bool:
+        """SQLite: nobody else runs this database."""
+        return self._dialect.one_writer
+
+    async def prepare(self) -> None:
+        """What is set once per database."""
+
+        async def outside_a_transaction() -> None:
+            async with self._engine().connect() as connection:
+                await self._dialect.prepare(await connection.execution_options(isolation_level="AUTOCOMMIT"))
+
+        await self._retried(outside_a_transaction)
+
+    async def read(self, work: Work[T]) -> T:
+        """Runs ``work`` as of one instant."""
+
+        async def attempt() -> T:
+            async with self._engine().connect() as connection:
+                await connection.execution_options(**self._dialect.reading())
+                async with connection.begin():
+                    return await work(Transaction(connection, self._dialect))
+
+        return await self._retried(attempt)
+
+    async def write(self, work: Work[T]) -> T:
+        """Runs ``work`` and commits it; again from the start if it lost a race or its connection."""
+
+        async def attempt() -> T:
+            async with self._turn(), self._engine().begin() as connection:
+                return await work(Transaction(connection, self._dialect))
+
+        return await self._retried(attempt)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """SQLite's writers wait here in order: its own waiting is a poll."""
+        if not self._dialect.one_writer:
+            yield
+            return
+        async with self._turns.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+            yield
+
+    async def _retried(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        for pause_s in RETRY_PAUSES_S:
+            try:
+                return await attempt()
+            except DBAPIError as error:
+                if not (error.connection_invalidated or self._dialect.lost_a_race(error)):
+                    raise self._unavailable(error) from error
+            except (PoolTimeout, OSError) as error:
+                raise self._unavailable(error) from error
+            await asyncio.sleep(pause_s)
+        try:
+            return await attempt()
+        except (DBAPIError, PoolTimeout, OSError) as error:
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: Exception) -> StoreUnavailable:
+        cause = (error.orig if isinstance(error, DBAPIError) else None) or error
+        detail = str(cause).strip().partition("\n")[0][:200]
+        trouble = not isinstance(error, DBAPIError) or is_trouble(error)
+        way_out = "check that it runs and can be reached" if trouble else "run `mm-metering migrate` if it was not yet"
+        return StoreUnavailable(f"the ledger at {self.where} failed ({type(cause).__name__}: {detail}); {way_out}")
+
+    def _engine(self) -> AsyncEngine:
+        loop = asyncio.get_running_loop()
+        if loop not in self._engines:
+            try:
+                self._engines[loop] = self._dialect.engine(self._url)
+            except ImportError as error:
+                raise MissingExtra(self._dialect.extra, f"a ledger at {self.where}") from error
+        return self._engines[loop]
+
+    async def aclose(self) -> None:
+        """Closes every loop's connections; a later call opens new ones."""
+        here = asyncio.get_running_loop()
+        while self._engines:
+            loop, engine = self._engines.popitem()
+            if loop is here:
+                await engine.dispose()
+            elif loop.is_running():
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(engine.dispose(), loop))
+            else:
+                engine.sync_engine.dispose(close=False)  # its loop is gone, and with it whatever could close them

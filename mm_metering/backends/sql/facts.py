@@ -1,0 +1,105 @@
+"""Reading and writing facts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterable
+from functools import cache
+from typing import Final
+
+from sqlalchemy import BigInteger, exists, literal_column, not_, select, tuple_, update
+from sqlalchemy.types import Text
+
+from mm_metering.backends.sql.batch import Batch, FactKey, Known, row_keys
+from mm_metering.backends.sql.dialects import Columns, Dialect
+from mm_metering.backends.sql.engine import Transaction
+from mm_metering.backends.sql.rows import FACT, fact_of, fact_row
+from mm_metering.backends.sql.tables import IS_LEVEL, IS_OPEN, usage_fact
+from mm_metering.core.facts import Fact
+
+ROW_KEY: Final[Columns] = {"tenant": Text(), "id": Text(), "occurred_us": BigInteger()}
+_FACT_KEY: Final[Columns] = {"tenant": Text(), "id": Text()}
+PAGE: Final = 5_000
+"""Facts read at a time where all of them are folded anew."""
+FIRST_US: Final = -(2**62)
+"""An instant before every fact."""
+
+_IN_ORDER: Final = (usage_fact.c.occurred_us, usage_fact.c.id)
+
+
+async def known(tx: Transaction, facts: Iterable[Fact]) -> dict[FactKey, Known]:
+    """What the ledger has of these facts and of their voids' targets."""
+    rows = await tx.matching((*FACT, usage_fact.c.voided), ROW_KEY, row_keys(facts))
+    return {FactKey(row.tenant, row.id): Known(fact_of(row), row.voided) for row in rows}
+
+
+async def write(tx: Transaction, batch: Batch) -> None:
+    """Inserts the new facts, marks the voided ones, and opens or closes holds."""
+    stored_us, opened = time.time_ns() // 1000, batch.open_holds()
+    rows = [
+        fact_row(fact, is_voided=key in batch.voided, is_open=key in opened, stored_us=stored_us)
+        for key, fact in batch.new.items()
+    ]
+    await tx.load(_insert(tx.dialect), rows)
+    await tx.update_matching(_MARK, ROW_KEY, ((fact.tenant, fact.id, fact.occurred_us) for fact in batch.marked))
+    await tx.update_matching(_TURN_HOLD, _FACT_KEY, batch.unsettled_holds())
+
+
+@cache
+def _insert(dialect: Dialect) -> str:
+    columns = usage_fact.columns.keys()
+    return dialect.sql_text(dialect.insert_many(usage_fact, columns), columns)
+
+
+_MARK: Final = update(usage_fact).values(voided=True, open=False)
+
+_close: Final = usage_fact.alias("mm_close")
+_is_closed: Final = exists(
+    select(1).where(
+        _close.c.tenant == usage_fact.c.tenant,
+        _close.c.target == usage_fact.c.id,
+        _close.c.kind == literal_column("'close'"),  # as the index has it
+        not_(_close.c.voided),
+    )
+)
+# Whichever came first, hold or close, and whatever was voided since: open means no counted close. Only a change writes.
+_TURN_HOLD: Final = (
+    update(usage_fact)
+    .where(usage_fact.c.kind == "hold", not_(usage_fact.c.voided), usage_fact.c.open == _is_closed)
+    .values(open=not_(usage_fact.c.open))
+)
+
+
+async def page(tx: Transaction, tenant: str, after: tuple[int, str], limit: int) -> list[Fact]:
+    """Counted facts past (occurred_us, id), in that order."""
+    statement = (
+        select(*FACT)
+        .where(usage_fact.c.tenant == tenant, tuple_(*_IN_ORDER) > after, not_(usage_fact.c.voided))
+        .order_by(*_IN_ORDER)
+        .limit(limit)
+    )
+    return [fact_of(row) for row in await tx.all(statement)]
+
+
+async def pages(tx: Transaction, tenant: str, from_us: int) -> AsyncIterator[list[Fact]]:
+    """All counted facts from an instant on, in order."""
+    after = (from_us, "")
+    while facts := await page(tx, tenant, after, PAGE):
+        yield facts
+        after = (facts[-1].occurred_us, facts[-1].id)
+
+
+async def of_level(tx: Transaction, tenant: str, resource: str, from_us: int) -> list[Fact]:
+    """The counted facts from an instant on that move levels of a resource."""
+    statement = (
+        select(*FACT)
+        .where(usage_fact.c.tenant == tenant, usage_fact.c.resource == resource, IS_LEVEL)
+        .where(usage_fact.c.occurred_us >= from_us, not_(usage_fact.c.voided))
+        .order_by(*_IN_ORDER)
+    )
+    return [fact_of(row) for row in await tx.all(statement)]
+
+
+async def open_holds(tx: Transaction, tenant: str) -> tuple[Fact, ...]:
+    statement = select(*FACT).where(usage_fact.c.tenant == tenant, IS_OPEN).order_by(*_IN_ORDER)
+    return tuple([fact_of(row) for row in await tx.all(statement)])

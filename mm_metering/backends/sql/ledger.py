@@ -1,0 +1,137 @@
+"""``SqlLedger``: each of the Protocol's methods as one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import Any
+
+from sqlalchemy import select
+
+from mm_metering.backends.ledger import Cell, Claim, ClaimRequest, ShardRow, Snapshot
+from mm_metering.backends.sql import cells, claims, facts, levels, plans, schema, shards, tenants
+from mm_metering.backends.sql.batch import Batch
+from mm_metering.backends.sql.engine import Store, Transaction
+from mm_metering.backends.sql.rows import CELL, cell_of
+from mm_metering.backends.sql.tables import usage_cell
+from mm_metering.core.cells import Segment
+from mm_metering.core.facts import Fact
+from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow
+
+
+class SqlLedger:
+    """``sqlite:///file`` or ``postgresql://…``. May be used from several event loops, each with its connections."""
+
+    def __init__(self, url: str) -> None:
+        self._store = Store(url)
+
+    async def setup(self, *, apply: bool) -> None:
+        await self._store.prepare()
+        if apply:
+            await self._store.write(schema.migrate)
+        else:
+            await self._store.read(lambda tx: schema.check(tx, self._store.where))
+
+    async def may_apply(self) -> bool:
+        return self._store.is_file or await self._store.read(schema.is_empty)
+
+    # -- shards and facts ---------------------------------------------------------------------------------------------
+
+    async def certify(self, shard: int, *, seen: int) -> tuple[int, bool]:
+        return await self._store.write(lambda tx: shards.certify(tx, shard, seen))
+
+    async def shard(self, shard: int) -> ShardRow:
+        return await self._store.read(lambda tx: shards.find(tx, shard))
+
+    async def fold(
+        self, shard: int, *, generation: int, before: str, after: str, facts: Sequence[Fact], defaults: TenantDefaults
+    ) -> bool:
+        async def work(tx: Transaction) -> bool:
+            if not await shards.advance(tx, shard, generation=generation, before=before, after=after):
+                return False
+            if facts:
+                await _fold(tx, facts, defaults.timezone)
+            return True
+
+        return await self._store.write(work)
+
+    async def snapshot(
+        self, shard: int, tenant: str, *, since: date, defaults: TenantDefaults, now_us: int
+    ) -> Snapshot:
+        seen = await self._store.read(lambda tx: _snapshot(tx, shard, tenant, since))
+        if seen.tenant is None and defaults.plan:
+            await self._store.write(lambda tx: tenants.put(tx, NewTenant(tenant), defaults, now_us))
+            seen = await self._store.read(lambda tx: _snapshot(tx, shard, tenant, since))
+        return seen
+
+    # -- events with a caller's id ------------------------------------------------------------------------------------
+
+    async def claim(self, requests: Sequence[ClaimRequest]) -> list[Claim]:
+        return await self._store.write(lambda tx: claims.claim(tx, requests))
+
+    # -- plans and tenants --------------------------------------------------------------------------------------------
+
+    async def put_plans(self, definitions: Mapping[str, Mapping[str, Any]], *, now_us: int) -> Mapping[str, int]:
+        return await self._store.write(lambda tx: plans.put(tx, definitions, now_us))
+
+    async def plan_versions(self) -> Mapping[tuple[str, int], Mapping[str, Any]]:
+        return await self._store.read(plans.every)
+
+    async def tenant(self, tenant: str) -> TenantRow | None:
+        return await self._store.read(lambda tx: tenants.find(tx, tenant))
+
+    async def tenants(self, *, after: str = "", limit: int = 1000) -> list[TenantRow]:
+        return await self._store.read(lambda tx: tenants.page(tx, after, limit))
+
+    async def put_tenant(self, new: NewTenant, *, defaults: TenantDefaults, now_us: int) -> TenantRow:
+        return await self._store.write(lambda tx: tenants.put(tx, new, defaults, now_us))
+
+    async def change_plan(self, tenant: str, *, plan: str, version: int, at_us: int) -> TenantRow:
+        return await self._store.write(lambda tx: tenants.change_plan(tx, tenant, Segment(at_us, plan, version)))
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    async def cells(self, tenant: str, *, first: date, last: date) -> list[Cell]:
+        statement = (
+            select(*CELL, usage_cell.c.revision)
+            .where(usage_cell.c.tenant == tenant, usage_cell.c.day.between(first, last), usage_cell.c.count != 0)
+            .order_by(*usage_cell.primary_key)
+        )
+        rows = await self._store.read(lambda tx: tx.all(statement))
+        return [Cell(*cell_of(row), row.revision) for row in rows]
+
+    async def level_values(self, tenant: str, *, before: date) -> Mapping[tuple[str, str], int]:
+        async def work(tx: Transaction) -> dict[tuple[str, str], int]:
+            moved = await cells.moved_levels(tx, tenant, before)
+            ends = await levels.of_tenant(tx, tenant)
+            return {level: end.value - moved.get(level, 0) for level, end in ends.items()}
+
+        return await self._store.read(work)
+
+    async def facts(self, tenant: str, *, after: tuple[int, str], limit: int) -> list[Fact]:
+        return await self._store.read(lambda tx: facts.page(tx, tenant, after, limit))
+
+    async def aclose(self) -> None:
+        await self._store.aclose()
+
+
+async def _fold(tx: Transaction, new: Sequence[Fact], default_timezone: str) -> None:
+    calendars = await tenants.calendars(tx, (fact.tenant for fact in new), default_timezone)
+    batch = Batch(await facts.known(tx, new), calendars)
+    batch.fold(new)
+    await facts.write(tx, batch)
+    await levels.fold(tx, batch.cells, batch.levels, calendars)
+    await cells.apply(tx, batch.cells)
+
+
+async def _snapshot(tx: Transaction, shard: int, tenant: str, since: date) -> Snapshot:
+    row, owner = await shards.find(tx, shard), await tenants.find(tx, tenant)
+    if owner is None:
+        return Snapshot(row, None, (), {}, ())
+    return Snapshot(
+        row,
+        owner,
+        await cells.usage(tx, tenant, since),
+        await levels.of_tenant(tx, tenant),
+        await facts.open_holds(tx, tenant),
+    )

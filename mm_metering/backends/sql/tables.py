@@ -1,0 +1,146 @@
+"""The tables, as the newest migration leaves them (a test compares the two)."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Date,
+    Index,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects import postgresql
+
+metadata = MetaData()
+
+WORD = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+"""Text in the order of its code points on both databases, which is Python's order too."""
+
+tenant = Table(
+    "mm_tenant",
+    metadata,
+    Column("id", WORD, nullable=False),
+    Column("timezone", WORD, nullable=False),
+    Column("subscribed_us", BigInteger, nullable=False),
+    Column("status", WORD, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("tax_rate", WORD),
+    PrimaryKeyConstraint("id", name="mm_tenant_pkey"),
+)
+
+subscription = Table(  # a tenant's timeline: one row per segment
+    "mm_subscription",
+    metadata,
+    Column("tenant", WORD, nullable=False),
+    Column("starts_us", BigInteger, nullable=False),
+    Column("plan", WORD, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    PrimaryKeyConstraint("tenant", "starts_us", name="mm_subscription_pkey"),
+)
+
+plan_version = Table(
+    "mm_plan_version",
+    metadata,
+    Column("plan", WORD, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("definition", Text, nullable=False),  # JSON, keys sorted
+    Column("created_us", BigInteger, nullable=False),
+    PrimaryKeyConstraint("plan", "version", name="mm_plan_version_pkey"),
+)
+
+shard = Table(
+    "mm_shard",
+    metadata,
+    Column("shard", BigInteger, autoincrement=False, nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("position", WORD, nullable=False),
+    Column("next_generation", BigInteger, nullable=False),
+    PrimaryKeyConstraint("shard", name="mm_shard_pkey"),
+)
+
+# One row per fact, for ever. A void marks its target's row; where there is none yet it leaves a tombstone in its
+# place (kind "void"), which keeps the target out. ``open`` is a hold without a counted close.
+usage_fact = Table(
+    "mm_usage_fact",
+    metadata,
+    Column("tenant", WORD, nullable=False),
+    Column("id", WORD, nullable=False),
+    Column("occurred_us", BigInteger, nullable=False),
+    Column("kind", WORD, nullable=False),
+    Column("event_type", WORD, nullable=False),
+    Column("resource", WORD, nullable=False),
+    Column("quantity", BigInteger, nullable=False),
+    Column("cost_nanos", BigInteger),
+    Column("counts", Text, nullable=False),  # JSON: [[meter, scope, amount], …]
+    Column("success", Boolean, nullable=False),
+    Column("target", WORD),
+    Column("metadata", Text),
+    Column("voided", Boolean, nullable=False),
+    Column("open", Boolean, nullable=False),
+    Column("stored_us", BigInteger, nullable=False),  # the folding process's clock; provenance only
+    # unique keys of a partitioned table hold the partition's column; an id's occurred_us never changes
+    PrimaryKeyConstraint("tenant", "id", "occurred_us", name="mm_usage_fact_pkey"),
+    Index("mm_usage_fact_in_order", "tenant", "occurred_us", "id"),
+    sqlite_with_rowid=False,
+    postgresql_partition_by="RANGE (occurred_us)",
+)
+
+IS_LEVEL = text("kind IN ('set', 'add')")
+IS_OPEN = text("open")
+IS_CLOSE = text("kind = 'close'")
+
+for _name, _columns, _where in (
+    ("mm_usage_fact_levels", ("tenant", "resource", "occurred_us", "id"), IS_LEVEL),
+    ("mm_usage_fact_open", ("tenant",), IS_OPEN),
+    ("mm_usage_fact_closes", ("tenant", "target"), IS_CLOSE),
+):
+    Index(_name, *(usage_fact.c[name] for name in _columns), sqlite_where=_where, postgresql_where=_where)
+
+event_key = Table(
+    "mm_event_key",
+    metadata,
+    Column("tenant", WORD, nullable=False),
+    Column("event_id", WORD, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("occurred_us", BigInteger, nullable=False),
+    Column("fact_id", WORD, nullable=False),
+    PrimaryKeyConstraint("tenant", "event_id", name="mm_event_key_pkey"),
+    sqlite_with_rowid=False,
+)
+
+usage_cell = Table(
+    "mm_usage_cell",
+    metadata,
+    Column("tenant", WORD, nullable=False),
+    Column("day", Date, nullable=False),
+    Column("since_us", BigInteger, nullable=False),
+    Column("meter", WORD, nullable=False),
+    Column("resource", WORD, nullable=False),
+    Column("scope", WORD, nullable=False),
+    Column("quantity", BigInteger, nullable=False),
+    Column("cost_nanos", BigInteger, nullable=False),
+    Column("weighted", BigInteger, nullable=False),
+    Column("count", BigInteger, nullable=False),
+    Column("refused", BigInteger, nullable=False, server_default=text("0")),
+    Column("revision", BigInteger, nullable=False),
+    PrimaryKeyConstraint("tenant", "day", "since_us", "meter", "resource", "scope", name="mm_usage_cell_pkey"),
+    sqlite_with_rowid=False,
+)
+
+usage_level = Table(
+    "mm_usage_level",
+    metadata,
+    Column("tenant", WORD, nullable=False),
+    Column("meter", WORD, nullable=False),
+    Column("resource", WORD, nullable=False),
+    Column("value", BigInteger, nullable=False),
+    Column("stamp", BigInteger, nullable=False),
+    PrimaryKeyConstraint("tenant", "meter", "resource", name="mm_usage_level_pkey"),
+    sqlite_with_rowid=False,
+)

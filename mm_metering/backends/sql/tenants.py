@@ -1,0 +1,158 @@
+"""Tenants, their timelines, and the folding anew that a change of these asks for.
+
+A fold reads its tenants' calendars under a key-share lock; who changes a calendar locks the row against that. So no
+fold in flight still counts by the old calendar when the new one folds the facts again. A tenant without a row has no
+row to lock: folds that meet one, and whoever makes one, lock MAKING_TENANTS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import date
+from itertools import groupby
+from operator import attrgetter
+from typing import Final
+
+from sqlalchemy import Text, delete, select
+
+from mm_metering.backends.sql import cells, facts, levels
+from mm_metering.backends.sql.batch import LEVEL_KINDS
+from mm_metering.backends.sql.dialects import Columns
+from mm_metering.backends.sql.engine import Transaction
+from mm_metering.backends.sql.rows import AnyRow
+from mm_metering.backends.sql.tables import subscription, tenant
+from mm_metering.core import cells as folding
+from mm_metering.core.cells import NO_LEVEL, Calendar, CellKey, CellSum, LevelEnd, Segment, fold_level
+from mm_metering.core.facts import Fact
+from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow, changed_tenant, with_plan
+from mm_metering.errors import UnknownTenant
+
+MAKING_TENANTS: Final = 0x6D6D_7465_6E61_6E74
+"""The advisory lock's number: "mmtenant"."""
+
+_ID: Final[Columns] = {"id": Text()}
+_TENANT: Final[Columns] = {"tenant": Text()}
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+async def find(tx: Transaction, tenant_id: str) -> TenantRow | None:
+    return _one(await _with_segments(tx, await tx.all(select(tenant).where(tenant.c.id == tenant_id))))
+
+
+async def page(tx: Transaction, after: str, limit: int) -> list[TenantRow]:
+    statement = select(tenant).where(tenant.c.id > after).order_by(tenant.c.id).limit(limit)
+    return await _with_segments(tx, await tx.all(statement))
+
+
+async def _with_segments(tx: Transaction, rows: Sequence[AnyRow]) -> list[TenantRow]:
+    """The timelines are read by a statement of their own: after waiting for a lock only that sees the newest."""
+    segments = await tx.matching(tuple(subscription.c), _TENANT, [(row.id,) for row in rows])
+    in_order = sorted(segments, key=lambda row: (row.tenant, row.starts_us))
+    timelines = {
+        owner: tuple(Segment(row.starts_us, row.plan, row.version) for row in theirs)
+        for owner, theirs in groupby(in_order, key=attrgetter("tenant"))
+    }
+    return [TenantRow(**row._mapping, segments=timelines[row.id]) for row in rows]
+
+
+def _one(rows: Sequence[TenantRow]) -> TenantRow | None:
+    return rows[0] if rows else None
+
+
+async def calendars(tx: Transaction, ids: Iterable[str], default_timezone: str) -> dict[str, Calendar]:
+    """Where each tenant's facts belong, fixed until the transaction ends."""
+    wanted = sorted(set(ids))
+    rows = await _held(tx, wanted)
+    if unknown := sorted(set(wanted) - {row.id for row in rows}):
+        await tx.lock(MAKING_TENANTS, shared=True)
+        rows += await _held(tx, unknown)
+    known = {row.id: Calendar(row.timezone, row.segments) for row in rows}
+    return {each: known.get(each) or Calendar(default_timezone, ()) for each in wanted}
+
+
+async def _held(tx: Transaction, ids: Sequence[str]) -> list[TenantRow]:
+    return await _with_segments(tx, await tx.matching(tuple(tenant.c), _ID, [(each,) for each in ids], lock=True))
+
+
+async def _locked(tx: Transaction, tenant_id: str) -> TenantRow | None:
+    statement = select(tenant).where(tenant.c.id == tenant_id).with_for_update()
+    return _one(await _with_segments(tx, await tx.all(statement)))
+
+
+# -- changing ---------------------------------------------------------------------------------------------------------
+
+
+async def put(tx: Transaction, new: NewTenant, defaults: TenantDefaults, now_us: int) -> TenantRow:
+    before = await _locked(tx, new.id)
+    if before is None:
+        await tx.lock(MAKING_TENANTS)
+        before = await _locked(tx, new.id)
+    after = changed_tenant(before, new, defaults, now_us)
+    if after != before:
+        await _replace(tx, before, after)
+    return after
+
+
+async def change_plan(tx: Transaction, tenant_id: str, segment: Segment) -> TenantRow:
+    before = await _locked(tx, tenant_id)
+    if before is None:
+        raise UnknownTenant(f"tenant {tenant_id!r} is not known; put_tenant makes it")
+    after = with_plan(before, segment.plan, segment.version, segment.starts_us)
+    await _replace(tx, before, after)
+    return after
+
+
+async def _replace(tx: Transaction, before: TenantRow | None, after: TenantRow) -> None:
+    row = {name: getattr(after, name) for name in tenant.c.keys()}  # noqa: SIM118 - of its columns, not of a mapping
+    if before is None:
+        await tx.run(tenant.insert(), row)
+    else:
+        await tx.run(tenant.update().where(tenant.c.id == after.id).values(row))
+    if before is None or before.segments != after.segments:
+        await tx.run(delete(subscription).where(subscription.c.tenant == after.id))
+        await tx.run_each(subscription.insert(), [{"tenant": after.id, **each._asdict()} for each in after.segments])
+    day = _first_moved_day(before, after)
+    if day is not None:
+        await _fold_anew(tx, after, day)
+
+
+def _first_moved_day(before: TenantRow | None, after: TenantRow) -> date | None:
+    """The first local day with facts that may belong to other cells now; None if there is none."""
+    if before is None or before.timezone != after.timezone:
+        return levels.FIRST_DAY
+    then, now = ([segment.starts_us for segment in row.segments] for row in (before, after))
+    if then[0] != now[0]:  # the first segment also covers what lies before it
+        return levels.FIRST_DAY
+    moved = set(then) ^ set(now)
+    return Calendar(after.timezone, after.segments).day(min(moved)) if moved else None
+
+
+async def _fold_anew(tx: Transaction, row: TenantRow, day: date) -> None:
+    """Folds the tenant's facts again from ``day`` on, and changes the cells that differ."""
+    calendar = Calendar(row.timezone, row.segments)
+    stored = await cells.from_day(tx, row.id, day)
+    ends = _standing(await levels.of_tenant(tx, row.id), stored)
+    fresh: dict[CellKey, CellSum] = {}
+    async for theirs in facts.pages(tx, row.id, levels.start_us(calendar, day)):
+        for fact in theirs:
+            _add(fresh, fact, calendar, ends)
+    await cells.apply(tx, cells.difference(fresh, stored))
+
+
+def _standing(ends: dict[tuple[str, str], LevelEnd], stored: dict[CellKey, CellSum]) -> dict[tuple[str, str], LevelEnd]:
+    """The levels as they were before the stored cells changed them."""
+    for key, cell in stored.items():
+        if (end := ends.get((key.meter, key.resource))) is not None:
+            ends[key.meter, key.resource] = end._replace(value=end.value - cell.quantity)
+    return ends
+
+
+def _add(fresh: dict[CellKey, CellSum], fact: Fact, calendar: Calendar, ends: dict[tuple[str, str], LevelEnd]) -> None:
+    if fact.kind in LEVEL_KINDS:
+        for meter in folding.level_meters(fact):
+            level = (meter, fact.resource)
+            ends[level] = fold_level(fresh, meter, [fact], calendar, ends.get(level, NO_LEVEL))
+    elif fact.kind != "hold":
+        folding.add(fresh, fact, calendar)

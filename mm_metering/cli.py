@@ -1,0 +1,172 @@
+"""``mm-metering``: what runs beside the app, from the command line.
+
+Exit codes: 0 done, 1 any other error of ours, 2 what was asked for is wrong (an option, a plans file, a missing extra),
+3 a store cannot be reached, 130 interrupted. What goes wrong is one line on stderr, never a traceback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import signal
+import sys
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from mm_metering.core.schema import suggestion
+from mm_metering.errors import CatalogueError, InvalidInput, MeteringError, MissingExtra, StoreUnavailable
+from mm_metering.metering import Metering
+
+if TYPE_CHECKING:
+    import typer
+
+PROGRAM: Final = "mm-metering"
+USAGE, UNREACHABLE, INTERRUPTED = 2, 3, 130
+
+
+def main() -> NoReturn:
+    """The entry point of ``mm-metering``."""
+    try:
+        commands()(prog_name=PROGRAM)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except MeteringError as error:
+        print(f"{PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        sys.exit(exit_code(error))
+    sys.exit(0)
+
+
+def exit_code(error: MeteringError) -> int:
+    match error:
+        case StoreUnavailable():
+            return UNREACHABLE
+        case InvalidInput() | CatalogueError() | MissingExtra():
+            return USAGE
+        case _:
+            return 1
+
+
+def commands() -> typer.Typer:
+    """The command line. MissingExtra where typer is not installed."""
+    try:
+        import typer
+    except ImportError as error:
+        raise MissingExtra("server", "the command line") from error
+    program = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    def show_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with the option's value
+        if wanted:
+            typer.echo(f"{PROGRAM} {_version()}")
+            raise typer.Exit
+
+    @program.callback()
+    def root(
+        *,
+        _version: bool = typer.Option(
+            False,  # noqa: FBT003
+            "--version",
+            callback=show_version,
+            is_eager=True,
+            help="Show it and exit.",
+        ),
+    ) -> None:
+        """Meter usage, enforce quotas, bill for it: what runs beside your app."""
+
+    @program.command()
+    def worker(
+        *,
+        app: str = typer.Option(
+            "", envvar="MM_METERING_APP", metavar="MODULE:NAME", help="Your Metering; else one from MM_METERING_*."
+        ),
+        once: bool = typer.Option(False, "--once", help="Fold what is there, then end."),  # noqa: FBT003
+    ) -> None:
+        """Fold usage from the counters' stream into the ledger. Run any number of them; Ctrl-C or SIGTERM stops one."""
+        run_worker(load(app) if app else Metering.from_env(), once=once)
+
+    return program
+
+
+def _version() -> str:
+    try:
+        return version(PROGRAM)
+    except PackageNotFoundError:
+        return "from its sources, not installed"
+
+
+# -- the worker ------------------------------------------------------------------------------------------------------
+
+
+def run_worker(metering: Metering, *, once: bool) -> None:
+    """Drains until SIGTERM or SIGINT, or once what is there."""
+    counters, ledger = metering.places
+    _refuse_memory(counters, "counters")
+    _refuse_memory(ledger, "ledger")
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    print(f"{PROGRAM} worker: {counters} into {ledger}", flush=True)  # noqa: T201
+    asyncio.run(_until_stopped(metering, once=once))
+    print(f"{PROGRAM} worker: {metering.folded:,} facts folded", flush=True)  # noqa: T201
+
+
+def _refuse_memory(place: str, store: str) -> None:
+    if place.startswith("memory:"):
+        raise InvalidInput(
+            store,
+            f"{place} lives inside one process, and a worker is another; name the app's {store} in "
+            f"MM_METERING_{store.upper()}, or the app's Metering with --app module:name",
+        )
+
+
+async def _until_stopped(metering: Metering, *, once: bool) -> None:
+    working = asyncio.create_task(metering.work(once=once))
+    loop = asyncio.get_running_loop()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, working.cancel)
+    with suppress(asyncio.CancelledError):
+        await working
+
+
+# -- the app's own Metering ------------------------------------------------------------------------------------------
+
+
+def load(target: str) -> Metering:
+    """The Metering that ``module:name`` names; modules are looked for in the current directory first."""
+    module_name, _, path = target.partition(":")
+    if not module_name or not path:
+        raise InvalidInput("app", f"{target!r} is not of the form module:name, such as main:metering")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    found = _import(module_name)
+    for name in path.split("."):
+        if not hasattr(found, name):
+            hint = suggestion(name, [each for each in dir(found) if not each.startswith("_")])
+            raise InvalidInput("app", f"{module_name} has no {name!r}{hint}")
+        found = getattr(found, name)
+    if not isinstance(found, Metering):
+        raise InvalidInput("app", f"{target} is of {type(found)}; name the Metering itself, such as main:metering")
+    return found
+
+
+def _import(name: str) -> object:
+    try:
+        return importlib.import_module(name)
+    except MeteringError:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            raise InvalidInput("app", f"no module {error.name!r} in {Path.cwd()} or among the packages") from None
+        raise InvalidInput("app", f"{name} needs a module that is not installed: {error.name}") from error
+    except Exception as error:
+        raise InvalidInput("app", f"{name} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,10 @@
+"""What developers write on their functions.
+
+Owns: the decorators, which mark or wrap and never change a signature.
+Does not own: what a mark leads to. The middleware takes for marked endpoints; the gate decides.
+Invariants: a decorated function can be called as before, above or below the framework's own decorators.
+"""
+
+from mm_metering.decorators.metered import metered
+
+__all__ = ["metered"]

@@ -1,0 +1,359 @@
+"""The composition root: builds the parts, owns them, and forwards. It holds no logic of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from datetime import date, datetime, timedelta
+from typing import Any, Literal, Self, TypedDict, Unpack
+
+import uuid_utils
+
+from mm_metering import catalogues
+from mm_metering.analytics import Analytics
+from mm_metering.backends.counters import Counters
+from mm_metering.backends.ledger import Ledger
+from mm_metering.backends.sql import open_ledger
+from mm_metering.backends.urls import open_counters
+from mm_metering.billing.invoices import Invoices
+from mm_metering.billing.subscriptions import Subscriptions, Tenant
+from mm_metering.clock import Clock, SystemClock
+from mm_metering.core.catalogue import Catalogue
+from mm_metering.core.decision import Decision
+from mm_metering.core.events import UsageEvent, whole_quantity
+from mm_metering.core.invoicing import Invoice
+from mm_metering.core.money import Amount
+from mm_metering.core.periods import micros
+from mm_metering.core.tenancy import TenantDefaults
+from mm_metering.core.usage import UsageRange, UsageSnapshot
+from mm_metering.gate.admission import Admission, Wish
+from mm_metering.gate.coalesce import Timing
+from mm_metering.gate.context import Bound, bind
+from mm_metering.gate.gate import Gate
+from mm_metering.gate.plans import PlanBook
+from mm_metering.gate.recorder import Outcome, Recorder, Tally
+from mm_metering.gate.refusals import raise_if_refused
+from mm_metering.middleware.asgi import HeaderStyle, install
+from mm_metering.middleware.tenants import Resolver
+from mm_metering.worker.drain import Drain
+from mm_metering.worker.runner import Worker
+
+ENVIRONMENT = ("CATALOGUE", "COUNTERS", "LEDGER", "APPLY")
+
+
+class Details(TypedDict, total=False):
+    """What every record_* method takes beside what was used."""
+
+    success: bool
+    cost: Amount | None
+    id: str | None
+    occurred_at: datetime | None
+    metadata: Mapping[str, Any] | None
+
+
+class Metering:
+    """Meters a host's API and AI usage, enforces quotas inline and bills for it.
+
+    catalogue    a plans file, a dict or a Catalogue; the seed's three plans if absent
+    counters     "memory://", "local://DIR", "redis://...", or an object that keeps the ``Counters`` law
+    ledger       "memory://", "sqlite:///file", "postgresql://...", or an object that keeps the ``Ledger`` law
+    clock        where time comes from; a FrozenClock in tests
+    worker       "auto": this process folds usage into the ledger with memory:// and local:// counters, and leaves it to
+                 ``mm-metering worker`` with redis://; "inline" and "off" decide it
+    apply        "auto": plans and schema are applied on memory and SQLite and to an empty database; elsewhere an
+                 unapplied file or schema is refused with the command. "always" and "never" decide it
+    grace        how long after a period's end late usage still joins it
+    timing       how long a decision waits for the counters (0.05 s), and for a tenant that must be loaded first (2 s)
+
+    Opens at the host's start (``install``), with ``async with``, or at first use. Raises CatalogueError for a wrong
+    catalogue at once, StoreUnavailable where a store cannot be reached.
+    """
+
+    def __init__(
+        self,
+        catalogue: catalogues.Source = catalogues.seed,
+        *,
+        counters: str | Counters = "memory://",
+        ledger: str | Ledger = "memory://",
+        clock: Clock | None = None,
+        worker: Literal["auto", "inline", "off"] = "auto",
+        apply: Literal["auto", "always", "never"] = "auto",
+        grace: timedelta = timedelta(hours=24),
+        timing: Timing | None = None,
+    ) -> None:
+        self.catalogue: Catalogue = catalogues.load(catalogue)
+        self.clock: Clock = clock or SystemClock()
+        self.grace = grace
+        self.places = (_place(counters), _place(ledger))
+        self.counters = open_counters(counters, frozen=self.clock.frozen) if isinstance(counters, str) else counters
+        self.ledger = open_ledger(ledger) if isinstance(ledger, str) else ledger
+        self._apply = apply
+        self._versions: dict[str, int] = {}
+        self._opening: asyncio.Task[None] | None = None
+        self._open = False
+        plans = self._plans = PlanBook(self.ledger)
+        self._drain = Drain(self.counters, self.ledger, self._defaults)
+        self.gate = Gate(
+            self.counters,
+            self.ledger,
+            catalogue=self.catalogue,
+            plans=plans,
+            clock=self.clock,
+            drain=self._drain,
+            new_id=_new_id,
+            defaults=self._defaults,
+            timing=timing,
+        )
+        self._recorder = Recorder(self.gate, self.ledger, catalogue=self.catalogue, clock=self.clock, new_id=_new_id)
+        self._analytics = Analytics(self.ledger, catalogue=self.catalogue, clock=self.clock)
+        self._invoices = Invoices(self.ledger, catalogue=self.catalogue, plans=plans, clock=self.clock)
+        self._subscriptions = Subscriptions(
+            self.gate,
+            self.ledger,
+            catalogue=self.catalogue,
+            plans=plans,
+            clock=self.clock,
+            defaults=self._defaults,
+            versions=lambda: self._versions,
+        )
+        inline = worker == "inline" or (worker == "auto" and _is_embedded(counters))
+        self._worker = Worker(self._drain, shards=self.counters.shards) if inline else None
+
+    @classmethod
+    def from_env(cls, **options: Any) -> Self:
+        """Built from MM_METERING_CATALOGUE, _COUNTERS, _LEDGER and _APPLY, and MM_METERING_DEADLINE_MS for one decision;
+        ``options`` win over them."""
+        found: dict[str, Any] = {name.lower(): os.environ.get(f"MM_METERING_{name}") for name in ENVIRONMENT}
+        deadline_ms = os.environ.get("MM_METERING_DEADLINE_MS", "")
+        if deadline_ms:
+            found["timing"] = Timing.of_ms(deadline_ms)
+        return cls(**{name: value for name, value in found.items() if value} | options)
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        await self.startup()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.shutdown()
+
+    async def startup(self) -> None:
+        """Opens the ledger and every shard, applies plans, starts the inline worker. A second call does nothing."""
+        if self._open:
+            return
+        if self._opening is None or self._opening.get_loop() is not asyncio.get_running_loop():
+            self._opening = asyncio.create_task(self._start())
+        await asyncio.shield(self._opening)
+
+    async def _start(self) -> None:
+        try:
+            await self._apply_plans()
+            await self.gate.open()
+            if self._worker:
+                self._worker.start()
+            self._open = True
+        finally:
+            self._opening = None
+
+    async def work(self, *, once: bool = False) -> None:
+        """What ``mm-metering worker`` runs: folds usage into the ledger until cancelled, or ``once`` what is there.
+
+        It applies the schema like ``startup`` but no plans: those are the app's to propose. Closes at the end. Raises
+        StoreUnavailable where a store cannot be reached at the start; later it asks again.
+        """
+        try:
+            await self.ledger.setup(apply=await self._may_apply())
+            for shard in range(self.counters.shards):
+                await self._drain(shard)
+            await (self._drain.fully() if once else Worker(self._drain, shards=self.counters.shards).run())
+        finally:
+            await self.counters.aclose()
+            await self.ledger.aclose()
+
+    @property
+    def folded(self) -> int:
+        """How many facts this process has folded into the ledger."""
+        return self._drain.folded
+
+    async def _may_apply(self) -> bool:
+        return self._apply == "always" or (self._apply == "auto" and await self.ledger.may_apply())
+
+    async def _apply_plans(self) -> None:
+        apply = await self._may_apply()
+        await self.ledger.setup(apply=apply)
+        now_us = micros(self.clock.now())
+        self._versions |= await self._plans.apply(self.catalogue.plans, now_us=now_us, apply=apply)
+
+    async def shutdown(self) -> None:
+        """Writes everything acknowledged to the stream, folds it if this process is a worker, and closes."""
+        if not self._open:
+            return
+        self._open = False
+        await self.gate.settle()
+        if self._worker:
+            await self._worker.aclose()
+            await self._drain.fully()
+        await self.gate.aclose()
+        await self.counters.aclose()
+        await self.ledger.aclose()
+
+    def _defaults(self) -> TenantDefaults:
+        plan = self.catalogue.default_plan or ""
+        return TenantDefaults(plan, self._versions.get(plan, 0), self.catalogue.timezone)
+
+    # -- the host's app -----------------------------------------------------------------------------------------------
+
+    def install(
+        self, app: Any, *, tenant: Resolver, exempt: Iterable[str] = (), headers: HeaderStyle = "standard"
+    ) -> None:
+        """Adds the middleware to a Starlette or FastAPI app, innermost whatever the order of calls, and the lifespan.
+
+        ``tenant`` finds the tenant's id in a request: ``from_header("x-org-id")``, or any callable on the scope.
+        """
+        install(app, metering=self, tenant=tenant, exempt=exempt, headers=headers)
+
+    def bind(self, tenant: str) -> AbstractContextManager[Bound]:
+        """Runs a block for a tenant, outside of a request: jobs, scripts."""
+        return bind(tenant)
+
+    async def take(self, tenant: str, wishes: Iterable[Wish]) -> Admission:
+        """Counts all wishes or none: what the middleware calls."""
+        await self.startup()
+        return await self.gate.take(tenant, tuple(wishes))
+
+    async def reverse(self, admission: Admission) -> None:
+        """Takes back what an admission counted."""
+        await self.gate.reverse(admission)
+
+    # -- limits -------------------------------------------------------------------------------------------------------
+
+    async def check_limit(self, tenant: str, meter: str, quantity: int = 1, *, resource: str | None = None) -> Decision:
+        """Whether ``quantity`` more of a meter would be allowed now. Truthy if so; consumes nothing."""
+        return await self._decide(tenant, meter, quantity, resource, look=True)
+
+    async def enforce_quota(
+        self, tenant: str, meter: str, quantity: int = 1, *, resource: str | None = None
+    ) -> Decision:
+        """Consumes ``quantity`` of a meter, or raises the Refused that fits (QuotaExceeded, BudgetExceeded,
+        FeatureNotInPlan) and consumes nothing. A level goes up; ``release`` takes off again."""
+        decision = await self._decide(tenant, meter, quantity, resource, look=False)
+        raise_if_refused(decision, self.clock.now())
+        return decision
+
+    async def _decide(self, tenant: str, meter: str, quantity: int, resource: str | None, *, look: bool) -> Decision:
+        await self.startup()
+        wish = Wish("", resource or "", whole_quantity(quantity), meter=self.catalogue.meter(meter).name)
+        admission = await self.gate.take(tenant, (wish,), look=look)
+        return admission.on(meter, quantity)
+
+    async def release(self, tenant: str, meter: str, quantity: int = 1) -> None:
+        """Takes ``quantity`` off a level such as users; it never falls below 0."""
+        await self.startup()
+        await self._recorder.release(tenant, meter, quantity)
+
+    async def set_level(
+        self, tenant: str, meter: str, value: int, *, resource: str | None = None, occurred_at: datetime | None = None
+    ) -> None:
+        """States a level as it is, 0 to 2**40. Never refused; a statement older than the last changes nothing now."""
+        await self.startup()
+        await self._recorder.set_level(tenant, meter, value, resource=resource, occurred_at=occurred_at)
+
+    # -- usage --------------------------------------------------------------------------------------------------------
+
+    async def record(self, event: UsageEvent) -> Outcome:
+        """Records a fact: never refused for a quota. "duplicate" if its id was recorded before with the same payload;
+        EventConflict for another."""
+        await self.startup()
+        return await self._recorder.record(event)
+
+    async def record_many(self, events: Iterable[UsageEvent]) -> Tally:
+        """Records many; all are checked first. Answers (recorded, duplicates, conflicts)."""
+        await self.startup()
+        return await self._recorder.record_many(events)
+
+    async def record_api_call(self, tenant: str, resource: str, **details: Unpack[Details]) -> Outcome:
+        """Records one API call on a route; details are success, cost, id, occurred_at and metadata."""
+        return await self.record(UsageEvent(tenant=tenant, event_type="api_call", resource=resource, **details))
+
+    async def record_ai_usage(self, tenant: str, model: str, *, tokens: int, **details: Unpack[Details]) -> Outcome:
+        """Records one AI call and its tokens, under the ids ``id`` and ``id:ai_token``; the cost is the call's."""
+        tokens = whole_quantity(tokens, least=0, field="tokens")
+        events = [UsageEvent(tenant=tenant, event_type="ai_call", resource=model, **details)]
+        if tokens:
+            own = None if events[0].id is None else f"{events[0].id}:ai_token"
+            changed = {"event_type": "ai_token", "quantity": tokens, "cost": None, "id": own}
+            events.append(UsageEvent(**events[0].model_dump() | changed))
+        await self.startup()
+        return await self._recorder.record_together(events)
+
+    async def record_webhook_delivery(self, tenant: str, webhook_id: str, **details: Unpack[Details]) -> Outcome:
+        """Records one event delivered to a tenant's webhook endpoint."""
+        event = UsageEvent(tenant=tenant, event_type="webhook_delivery", resource=webhook_id, **details)
+        return await self.record(event)
+
+    async def flush(self) -> None:
+        """Does now what the worker does continuously: everything acknowledged before this call is in the ledger."""
+        await self.startup()
+        await self.gate.settle()
+        await self._drain.fully()
+
+    async def create_usage_snapshot(self, tenant: str, day: date | str) -> UsageSnapshot:
+        """One day of a tenant in its zone, with all that was acknowledged before the call."""
+        await self.flush()
+        return await self._analytics.snapshot(tenant, day)
+
+    async def get_usage(self, tenant: str, start: date | str, end: date | str) -> UsageRange:
+        """The days from start to end, both included: totals, and ``.days``."""
+        await self.flush()
+        return await self._analytics.usage(tenant, start, end)
+
+    # -- tenants and invoices -----------------------------------------------------------------------------------------
+
+    async def put_tenant(
+        self,
+        tenant: str,
+        *,
+        plan: str | None = None,
+        timezone: str | None = None,
+        subscribed_at: datetime | str | None = None,
+        tax_rate: Amount | None = None,
+    ) -> Tenant:
+        """Inserts or changes a tenant; None leaves a value as it is. In force at the next request."""
+        await self.startup()
+        return await self._subscriptions.put(
+            tenant, plan=plan, timezone=timezone, subscribed_at=subscribed_at, tax_rate=tax_rate
+        )
+
+    async def get_tenant(self, tenant: str) -> Tenant | None:
+        await self.startup()
+        return await self._subscriptions.get(tenant)
+
+    async def change_plan(self, tenant: str, plan: str, *, at: datetime | str | None = None) -> Tenant:
+        """Moves a tenant to a plan, now or at an instant. The instant of change belongs to the new plan."""
+        await self.startup()
+        return await self._subscriptions.change_plan(tenant, plan, at=at)
+
+    async def preview_invoice(self, tenant: str, *, period: str | None = None) -> Invoice:
+        """The tenant's invoice for a calendar month in its zone, as it stands; the current month if absent."""
+        await self.flush()
+        return await self._invoices.preview(tenant, period)
+
+
+def _new_id() -> str:
+    return uuid_utils.uuid7().hex
+
+
+def _place(store: object) -> str:
+    """A store's URL for people to read: without credentials and options. The class of an object."""
+    if not isinstance(store, str):
+        return type(store).__name__
+    scheme, separator, rest = store.partition("?")[0].partition("://")
+    is_path = scheme in ("local", "memory", "sqlite")
+    return f"{scheme}{separator}{rest if is_path else rest.rpartition('@')[2]}"
+
+
+def _is_embedded(counters: object) -> bool:
+    return isinstance(counters, str) and counters.startswith(("memory:", "local:"))

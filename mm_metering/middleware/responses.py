@@ -1,0 +1,234 @@
+"""What an answer says about metering: RateLimit headers, and problem bodies for refusals.
+
+RateLimit-Policy and RateLimit are RFC 9651 lists of strings (draft-ietf-httpapi-ratelimit-headers-10); bodies are
+RFC 9457 problems with a stable ``code``. DESIGN.md section 8 is the table.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from calendar import monthrange
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, TypeAlias
+from urllib.parse import quote
+
+from starlette.types import Scope, Send
+from uuid_utils import uuid7
+
+from mm_metering.core.decision import Decision, Quantity
+from mm_metering.core.refusals import BUSY_RETRY_S, sentence, until_s, wait_s
+
+PROBLEM_BASE: Final = "https://mm-metering.readthedocs.io/problems/"
+"""A problem's ``type`` is this plus its code."""
+EXPOSED_HEADERS: Final = ("RateLimit", "RateLimit-Policy", "Retry-After", "MM-Metering", "x-should-retry")
+"""For CORSMiddleware(expose_headers=...): what browsers may read of our headers."""
+DEGRADED: Final = (b"mm-metering", b"degraded")
+
+POLICIES_AT_MOST: Final = 4
+CLIENT_WAIT_MAX_S: Final = 60
+"""Past this, clients are told not to retry by themselves: some SDKs sleep for as long as Retry-After says."""
+UNAVAILABLE_RETRY_S: Final = 5
+_LARGEST_SF_INTEGER: Final = 999_999_999_999_999
+_WARN_BELOW = 5  # a fifth left
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}", re.ASCII)
+
+RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
+
+
+class Reason(NamedTuple):
+    """What a code means in HTTP."""
+
+    status: int
+    title: str
+
+
+REASONS: Final = {
+    "quota-exceeded": Reason(429, "Quota exceeded"),
+    "rate-limited": Reason(429, "Too many requests"),
+    "budget-busy": Reason(429, "Budget busy"),
+    "budget-exceeded": Reason(402, "Budget exceeded"),
+    "payment-required": Reason(402, "Payment required"),
+    "feature-not-in-plan": Reason(403, "Not in this plan"),
+    "model-not-allowed": Reason(403, "Model not allowed"),
+    "model-unpriced": Reason(403, "Model without a price"),
+    "tenant-suspended": Reason(403, "Tenant suspended"),
+    "tenant-unknown": Reason(401, "Unknown tenant"),
+    "metering-unavailable": Reason(503, "Usage accounting unavailable"),
+}
+
+
+class Problem(NamedTuple):
+    """A refusal, ready to be sent."""
+
+    status: int
+    headers: RawHeaders
+    body: bytes
+
+    async def send(self, scope: Scope, send: Send) -> None:
+        """Answer the request; a HEAD request without the body."""
+        await send({"type": "http.response.start", "status": self.status, "headers": list(self.headers)})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else self.body})
+
+
+# ---- problems ----
+
+
+def refused(decisions: Sequence[Decision], scope: Scope, *, now: datetime, message: str | None = None) -> Problem:
+    """What the first decision, a refused one, says, or the error that carried it; with all limits that refused."""
+    first = decisions[0]
+    code = first.reason or "quota-exceeded"
+    if code == "metering-unavailable":
+        return unavailable(scope)
+    violated = [each for each in decisions if not each.allowed]
+    status = REASONS[code].status
+    longest_s = max(_wait_s(each, now) for each in violated) if status == 429 else None
+    members: dict[str, Any] = {
+        "detail": message or sentence(first, now),
+        "violated-policies": [_policy_name(each) for each in violated],
+        "limits": [_limit(each, now) for each in violated],
+    }
+    if first.plan:
+        members["plan"] = first.plan
+    headers = [] if status == 403 else rate_limit_headers(decisions, now)
+    if status in (402, 403) or (longest_s or 0) > CLIENT_WAIT_MAX_S:
+        headers.append((b"x-should-retry", b"false"))
+    return _problem(code, scope, members, headers, retry_after_s=longest_s)
+
+
+def tenant_unknown(scope: Scope, challenge: str) -> Problem:
+    """A missing and a wrong key read the same, so that nobody can tell which keys exist."""
+    members = {"detail": "tenant: the request names nobody we know; send the credentials you were given"}
+    return _problem("tenant-unknown", scope, members, [(b"www-authenticate", challenge.encode())])
+
+
+def unavailable(scope: Scope) -> Problem:
+    members = {
+        "detail": "usage: limits cannot be checked right now, so nothing was done and nothing was counted; "
+        f"try again in {UNAVAILABLE_RETRY_S} seconds"
+    }
+    return _problem("metering-unavailable", scope, members, [], retry_after_s=UNAVAILABLE_RETRY_S)
+
+
+def _problem(
+    code: str, scope: Scope, members: dict[str, Any], headers: RawHeaders, *, retry_after_s: int | None = None
+) -> Problem:
+    reason = REASONS[code]
+    document = {
+        "type": PROBLEM_BASE + code,
+        "title": reason.title,
+        "status": reason.status,
+        "detail": members.pop("detail"),
+        "instance": quote(scope["path"], errors="replace"),
+        "code": code,
+        **members,
+        "request_id": request_id(scope),
+    }
+    if retry_after_s is not None:
+        document["retry_after"] = retry_after_s
+        headers = [(b"retry-after", str(retry_after_s).encode()), *headers]
+    body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    sized = [(b"content-type", b"application/problem+json"), (b"content-length", str(len(body)).encode())]
+    return Problem(reason.status, [*sized, (b"cache-control", b"no-store"), *headers], body)
+
+
+def request_id(scope: Scope) -> str:
+    """The id that a proxy or another middleware gave the request, else a new one."""
+    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
+    return given if _REQUEST_ID.fullmatch(given) else str(uuid7())
+
+
+def _limit(decision: Decision, now: datetime) -> dict[str, Any]:
+    entry = {
+        "policy": _policy_name(decision),
+        "meter": decision.meter,
+        "limit": _json(decision.limit),
+        "used": _json(decision.used),
+        "remaining": _json(decision.remaining),
+        "requested": _json(decision.requested),
+        "window": None if decision.window in (None, "none") else decision.window,
+        "resets_at": decision.resets_at and decision.resets_at.isoformat().replace("+00:00", "Z"),
+        "retry_after": _wait_s(decision, now) if decision.reason in ("quota-exceeded", "rate-limited") else None,
+    }
+    return {name: value for name, value in entry.items() if value is not None}
+
+
+def _json(amount: Quantity | None) -> int | str | None:
+    """Money as a string: a JSON number is a binary float to most readers."""
+    return format(amount, "f") if isinstance(amount, Decimal) else amount
+
+
+# ---- RateLimit fields ----
+
+
+def rate_limit_headers(decisions: Iterable[Decision], now: datetime) -> RawHeaders:
+    """RateLimit-Policy and RateLimit for windows of counts, the most constrained first.
+
+    Levels and unlimited quotas have no window to speak of, and money is nobody's business but the tenant's.
+    """
+    listed = [each for each in decisions if _is_listed(each)][:POLICIES_AT_MOST]
+    if not listed:
+        return []
+    policies = ", ".join(map(_policy_of, listed))
+    limits = ", ".join(_item(each, now) for each in listed)
+    return [(b"ratelimit-policy", policies.encode()), (b"ratelimit", limits.encode())]
+
+
+def _is_listed(decision: Decision) -> bool:
+    return isinstance(decision.limit, int) and decision.window in _WINDOWS
+
+
+def _policy_of(decision: Decision) -> str:
+    ends = decision.resets_at if decision.window == "month" else None  # only a month's length depends on where it lies
+    return _policy(decision.meter, decision.window, decision.limit, ends)
+
+
+@lru_cache(maxsize=4096)
+def _policy(meter: str, window: str, limit: int, resets_at: datetime | None) -> str:
+    return f'"{meter}-{window}";q={_sf(limit)};w={_window_s(window, resets_at)}'
+
+
+def _item(decision: Decision, now: datetime) -> str:
+    left = decision.remaining or 0
+    text = f'"{_policy_name(decision)}";r={_sf(left)}'
+    if decision.resets_at is not None:
+        text += f";t={until_s(decision.resets_at, now)}"
+    if decision.overage:
+        return f'{text};mm-state="overage";mm-overage={_sf(decision.overage)}'
+    is_near = decision.allowed and decision.window in _CALENDAR and left * _WARN_BELOW <= (decision.limit or 0)
+    return text + ';mm-state="warn"' if is_near else text
+
+
+def _policy_name(decision: Decision) -> str:
+    return f"{decision.meter}-{decision.window}" if decision.window in _WINDOWS else decision.meter
+
+
+def _sf(amount: Quantity) -> int:
+    """An integer of a structured field: at most 15 digits, never below 0."""
+    return min(max(int(amount), 0), _LARGEST_SF_INTEGER)
+
+
+_FIXED_S: Final = {"second": 1, "minute": 60, "day": 86_400}
+_CALENDAR: Final = ("day", "month")
+_WINDOWS: Final = (*_FIXED_S, "month")
+
+
+def _window_s(window: str, resets_at: datetime | None) -> int:
+    """The length of the window that ends at ``resets_at``.
+
+    A decision does not carry its tenant's zone. Local midnight lies within 14 hours of the UTC one, so the month that
+    ends is told from the UTC date; the hour that a clock change adds or takes is not.
+    """
+    if window in _FIXED_S or resets_at is None:
+        return _FIXED_S.get(window, 30 * 86_400)
+    month_after = resets_at + timedelta(days=4) if resets_at.day >= 28 else resets_at
+    last_day = month_after.replace(day=1) - timedelta(days=1)
+    return monthrange(last_day.year, last_day.month)[1] * 86_400
+
+
+def _wait_s(decision: Decision, now: datetime) -> int:
+    """When to come back: what holds a busy budget ends long before the budget resets."""
+    return BUSY_RETRY_S if decision.reason == "budget-busy" else wait_s(decision, now)

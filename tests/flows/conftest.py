@@ -1,0 +1,61 @@
+"""A Metering on each pair of stores, and the clock that moves it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+import pytest_asyncio
+
+from mm_metering import FrozenClock, Metering
+from mm_metering.gate.coalesce import Timing
+
+Make: TypeAlias = Callable[..., Awaitable[Metering]]
+PATIENT = Timing(decision_s=10, load_s=10)
+"""No outage policy on a machine that is busy with other tests."""
+STORES = ("memory+memory", "redis+sqlite", "redis+postgres")
+
+
+@pytest.fixture
+def clock() -> FrozenClock:
+    return FrozenClock("2024-01-15T12:00:00Z")
+
+
+@pytest.fixture(params=STORES)
+def stores(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """The URLs of a counter store and a ledger, both empty."""
+    counters, ledger = request.param.split("+")
+    urls = {"counters": "memory://", "ledger": "memory://"}
+    if counters == "redis":
+        urls["counters"] = f"unix://{request.getfixturevalue('redis_server').socket}"
+    if ledger == "sqlite":
+        urls["ledger"] = f"sqlite:///{tmp_path}/ledger.db"
+    if ledger == "postgres":
+        urls["ledger"] = request.getfixturevalue("postgres_url")
+    return urls
+
+
+@pytest_asyncio.fixture
+async def make(clock: FrozenClock) -> AsyncIterator[Make]:
+    """Opens a Metering under the test's clock; all are closed at the end."""
+    async with AsyncExitStack() as stack:
+
+        async def build(**options: Any) -> Metering:
+            return await stack.enter_async_context(Metering(**{"clock": clock, "worker": "inline", "timing": PATIENT} | options))
+
+        yield build
+
+
+@pytest_asyncio.fixture
+async def metering(make: Make, stores: dict[str, str]) -> Metering:
+    """The shipped plans on each pair of stores."""
+    return await make(**stores)
+
+
+@pytest_asyncio.fixture
+async def memory(make: Make) -> Metering:
+    """The shipped plans in memory."""
+    return await make()
