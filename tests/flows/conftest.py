@@ -50,7 +50,7 @@ async def make(clock: FrozenClock) -> AsyncIterator[Make]:
 
 
 @pytest_asyncio.fixture
-async def metering(make: Make, stores: dict[str, str]) -> Metering:
+async def metering(stores: dict[str, str], make: Make) -> Metering:
     """The shipped plans on each pair of stores."""
     return await make(**stores)
 

@@ -152,7 +152,7 @@ async def test_windows_end_by_the_tenants_midnight(metering: Metering, clock: Fr
         await metering.enforce_quota("york", "api_calls")
 
 
-async def test_a_spend_cap_is_exact_under_concurrency(make: Make, stores: dict[str, str]) -> None:
+async def test_a_spend_cap_is_exact_under_concurrency(stores: dict[str, str], make: Make) -> None:
     """S24: 12,345 attempts, 12,000 admitted."""
     metering = await make(catalogue=CAPPED, **stores)
     await metering.put_tenant("a", subscribed_at="2024-01-01T00:00:00Z")
@@ -175,7 +175,7 @@ async def _attempts(metering: Metering, tenant: str, meter: str, count: int) -> 
     return taken
 
 
-async def test_a_burst_is_refused_without_touching_the_day(make: Make, stores: dict[str, str]) -> None:
+async def test_a_burst_is_refused_without_touching_the_day(stores: dict[str, str], make: Make) -> None:
     metering = await make(catalogue=CAPPED, **stores)
     assert await _attempts(metering, "a", "bursts", 7) == 5
     decision = await metering.check_limit("a", "bursts")
@@ -186,7 +186,7 @@ async def test_a_burst_is_refused_without_touching_the_day(make: Make, stores: d
 
 
 async def test_a_change_of_plan_is_in_force_at_the_next_request_in_every_process(
-    make: Make, stores: dict[str, str]
+    stores: dict[str, str], make: Make
 ) -> None:
     if stores["counters"] == "memory://":
         pytest.skip("memory:// is one process")
@@ -200,7 +200,7 @@ async def test_a_change_of_plan_is_in_force_at_the_next_request_in_every_process
     assert (await first.check_limit("acme", "api_calls")).used == 101
 
 
-async def test_everything_acknowledged_is_seen_from_another_process(make: Make, stores: dict[str, str]) -> None:
+async def test_everything_acknowledged_is_seen_from_another_process(stores: dict[str, str], make: Make) -> None:
     if stores["counters"] == "memory://":
         pytest.skip("memory:// is one process")
     first, second = await make(**stores, worker="off"), await make(**stores, worker="off")
@@ -208,7 +208,7 @@ async def test_everything_acknowledged_is_seen_from_another_process(make: Make, 
     assert (await second.get_usage("acme", "2024-01-15", "2024-01-15")).api_calls == 7
 
 
-async def test_counters_survive_a_restart_through_the_ledger(make: Make, stores: dict[str, str]) -> None:
+async def test_counters_survive_a_restart_through_the_ledger(stores: dict[str, str], make: Make) -> None:
     if stores["ledger"] == "memory://":
         pytest.skip("a ledger in memory ends with its process")
     async with Metering(**stores, clock=FrozenClock("2024-01-15T12:00:00Z"), worker="inline") as before:  # type: ignore[arg-type]

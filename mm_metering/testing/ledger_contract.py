@@ -1,0 +1,417 @@
+"""The law of ``Ledger`` as tests. Subclass it and give it a ``ledger`` fixture: a fresh one, set up.
+
+    class TestMyLedger(LedgerContract):
+        @pytest.fixture
+        async def ledger(self):
+            ledger = MyLedger(...)
+            await ledger.setup(apply=True)
+            yield ledger
+            await ledger.aclose()
+
+Only the Protocol's calls are used. Async tests need pytest-asyncio in its auto mode.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any, Final
+
+import pytest
+
+from mm_metering.backends.counters import START
+from mm_metering.backends.ledger import Cell, ClaimRequest, Ledger, ShardRow
+from mm_metering.backends.memory_ledger import MemoryLedger
+from mm_metering.core.cells import CellKey, CellSum, LevelEnd, Segment
+from mm_metering.core.facts import Count, Fact, void
+from mm_metering.core.periods import micros
+from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow
+from mm_metering.errors import InvalidInput, UnknownTenant
+
+NO_DEFAULT: Final = TenantDefaults(plan="", version=0, timezone="UTC")
+FREE: Final = TenantDefaults(plan="free", version=1, timezone="UTC")
+EARLY, LATE = date(2020, 1, 1), date(2030, 1, 1)
+MAX_QUANTITY: Final = 2**53 - 1
+INT64: Final = 2**63 - 1
+
+HOSTILE: Final = (
+    "org:{1}",
+    "😀👩‍👩‍👧",
+    "'; DROP TABLE mm_tenant; --",
+    '"quoted" `back` $1 ? :name',
+    "100% %s %(tenant)s",
+    "back\\slash \\u0041 \\x00",
+    "  spaces  ",
+    "ǅ é é Ω ﬁ",
+    "a" * 256,
+    "😀" * 64,
+)
+"""Tenants, event ids, resources and scopes may be any text of up to 256 bytes without control characters."""
+
+
+def at(text: str) -> int:
+    """Microseconds of "2024-01-15 12:00" in UTC."""
+    return micros(datetime.fromisoformat(f"{text}+00:00"))
+
+
+def use(fact_id: str, when: str, amount: int = 1, *, tenant: str = "acme", resource: str = "/v1/items") -> Fact:
+    counts = (Count("api_calls", "", amount),)
+    return Fact(fact_id, at(when), "use", tenant, "api_call", resource, amount, None, counts)
+
+
+def ai_hold(fact_id: str, when: str, *, tenant: str = "acme") -> Fact:
+    counts = (Count("ai_requests", "", 1), Count("ai_cost", "", 90))
+    return Fact(fact_id, at(when), "hold", tenant, "ai_call", "gpt-4", 1, None, counts)
+
+
+def ai_close(hold: Fact, cost_nanos: int = 70, *, name: str = "close") -> Fact:
+    counts = (Count("ai_requests", "", 1), Count("ai_cost", "", cost_nanos), Count("ai_cost", "user:7", cost_nanos))
+    closed = hold._replace(id=f"{hold.id}.{name}", kind="close", cost_nanos=cost_nanos, counts=counts)
+    return closed._replace(target=hold.id)
+
+
+def level(
+    fact_id: str, when: str, value: int, *, kind: str = "set", meter: str = "users", resource: str = "seats"
+) -> Fact:
+    event_type = "storage" if meter == "storage_mb" else ""
+    return Fact(fact_id, at(when), kind, "acme", event_type, resource, value, None, (Count(meter, "", value),))
+
+
+@dataclass
+class Books:
+    """Folds batches into a shard one after the other, as a drain does."""
+
+    ledger: Ledger
+    shard: int = 0
+    generation: int = 1
+    position: int = 0
+    defaults: TenantDefaults = FREE
+
+    async def fold(self, *facts: Fact) -> None:
+        before, after = self._name(self.position), self._name(self.position + 1)
+        arguments: dict[str, Any] = {"generation": self.generation, "defaults": self.defaults}
+        assert await self.ledger.fold(self.shard, before=before, after=after, facts=facts, **arguments)
+        self.position += 1
+
+    @staticmethod
+    def _name(position: int) -> str:
+        return f"{position}-0" if position else START
+
+
+async def sums(ledger: Ledger, tenant: str = "acme") -> dict[CellKey, CellSum]:
+    return {cell.key: cell.total for cell in await ledger.cells(tenant, first=EARLY, last=LATE)}
+
+
+async def quantities(ledger: Ledger, meter: str, tenant: str = "acme") -> dict[date, int]:
+    """A meter's quantity per day, over all segments, resources and scopes."""
+    days: dict[date, int] = {}
+    for cell in await ledger.cells(tenant, first=EARLY, last=LATE):
+        if cell.key.meter == meter:
+            days[cell.key.day] = days.get(cell.key.day, 0) + cell.total.quantity
+    return days
+
+
+async def view(ledger: Ledger, tenants: Iterable[str], days: Sequence[date]) -> dict[str, Any]:
+    """All that a ledger answers about tenants, but revisions: they count the folds."""
+    seen: dict[str, Any] = {}
+    for tenant in tenants:
+        snapshot = await ledger.snapshot(0, tenant, since=EARLY, defaults=NO_DEFAULT, now_us=0)
+        seen[tenant] = {
+            "cells": await sums(ledger, tenant),
+            "usage": snapshot.usage,
+            "levels": dict(snapshot.levels),
+            "holds": sorted(snapshot.holds),
+            "facts": await ledger.facts(tenant, after=(0, ""), limit=10_000),
+            "values": [_moved(await ledger.level_values(tenant, before=day)) for day in days],
+        }
+    return seen
+
+
+def _moved(values: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:
+    return {key: value for key, value in values.items() if value}
+
+
+class LedgerContract:
+    """Each test quotes one law."""
+
+    # -- setup and shards ---------------------------------------------------------------------------------------------
+
+    async def test_setup_may_be_repeated(self, ledger: Ledger) -> None:
+        await ledger.setup(apply=True)
+        await ledger.setup(apply=False)
+
+    async def test_a_shard_begins_at_the_start_of_no_generation(self, ledger: Ledger) -> None:
+        assert await ledger.shard(7) == ShardRow(0, START, 0)
+
+    async def test_certify_hands_out_rising_generations_above_what_was_seen(self, ledger: Ledger) -> None:
+        assert await ledger.certify(3, seen=0) == (1, True)
+        assert await ledger.certify(3, seen=1) == (2, False)
+        assert await ledger.certify(3, seen=41) == (42, False)
+        assert await ledger.certify(3, seen=0) == (43, False)
+        assert await ledger.certify(4, seen=0) == (1, True), "shards do not share numbers"
+        assert await ledger.shard(3) == ShardRow(0, START, 43), "certifying moves neither generation nor position"
+
+    async def test_concurrent_certifications_never_share_a_generation(self, ledger: Ledger) -> None:
+        answers = await asyncio.gather(*(ledger.certify(0, seen=0) for _ in range(8)))
+        assert sorted(generation for generation, _ in answers) == list(range(1, 9))
+        assert [first for _, first in answers].count(True) == 1
+
+    async def test_fold_moves_the_position_with_the_facts(self, ledger: Ledger) -> None:
+        books = Books(ledger)
+        await books.fold(use("a", "2024-01-15 12:00"))
+        assert await ledger.shard(0) == ShardRow(1, "1-0", 1)
+        await books.fold()
+        assert await ledger.shard(0) == ShardRow(1, "2-0", 1)
+        assert await quantities(ledger, "api_calls") == {date(2024, 1, 15): 1}
+
+    @pytest.mark.parametrize(("generation", "before"), [(1, START), (1, "9-0"), (0, "1-0"), (0, START), (2, "1-0")])
+    async def test_fold_from_elsewhere_writes_nothing(self, ledger: Ledger, generation: int, before: str) -> None:
+        await Books(ledger).fold(use("a", "2024-01-15 12:00"))
+        facts = [use("b", "2024-01-15 12:00")]
+        won = await ledger.fold(0, generation=generation, before=before, after="2-0", facts=facts, defaults=FREE)
+        assert not won
+        assert await ledger.shard(0) == ShardRow(1, "1-0", 1)
+        assert await quantities(ledger, "api_calls") == {date(2024, 1, 15): 1}
+
+    async def test_a_higher_generation_starts_at_the_beginning_and_ends_the_older_one(self, ledger: Ledger) -> None:
+        first, replayed = use("a", "2024-01-15 12:00"), use("b", "2024-01-15 12:00")
+        await Books(ledger).fold(first)
+        await ledger.certify(0, seen=1)
+        await Books(ledger, generation=2).fold(first, replayed)
+        assert await ledger.shard(0) == ShardRow(2, "1-0", 2)
+        assert await quantities(ledger, "api_calls") == {date(2024, 1, 15): 2}
+        late = [use("c", "2024-01-15 12:00")]
+        assert not await ledger.fold(0, generation=1, before="1-0", after="2-0", facts=late, defaults=FREE)
+
+    async def test_fold_remembers_a_generation_it_was_not_asked_to_certify(self, ledger: Ledger) -> None:
+        await Books(ledger, generation=5).fold()
+        assert await ledger.certify(0, seen=0) == (6, False)
+
+    async def test_of_two_folds_at_once_one_wins(self, ledger: Ledger) -> None:
+        facts = [use(f"f{n}", "2024-01-15 12:00") for n in range(20)]
+        folds = (ledger.fold(0, generation=1, before=START, after="1-0", facts=facts, defaults=FREE) for _ in range(6))
+        assert sorted(await asyncio.gather(*folds)) == [False] * 5 + [True]
+        assert await quantities(ledger, "api_calls") == {date(2024, 1, 15): 20}
+
+    async def test_shards_fold_side_by_side(self, ledger: Ledger) -> None:
+        async def drain(shard: int) -> None:
+            books = Books(ledger, shard=shard)
+            for n in range(5):
+                await books.fold(*(use(f"{shard}.{n}.{k}", "2024-01-15 12:00", tenant=f"t{shard}") for k in range(9)))
+
+        await asyncio.gather(*map(drain, range(4)))
+        for shard in range(4):
+            assert await quantities(ledger, "api_calls", f"t{shard}") == {date(2024, 1, 15): 45}
+
+    # -- facts and cells ----------------------------------------------------------------------------------------------
+
+    async def test_a_fact_moves_the_cell_of_its_event_type_and_those_of_its_meters(self, ledger: Ledger) -> None:
+        close = ai_close(ai_hold("h", "2024-01-15 12:00"), 70)
+        await Books(ledger, defaults=NO_DEFAULT).fold(close)
+        day = date(2024, 1, 15)
+        assert await sums(ledger) == {
+            CellKey("acme", day, 0, "*ai_call", "gpt-4", ""): CellSum(1, 70, 0, 1),
+            CellKey("acme", day, 0, "ai_cost", "gpt-4", ""): CellSum(70, 70, 0, 1),
+            CellKey("acme", day, 0, "ai_cost", "gpt-4", "user:7"): CellSum(70, 70, 0, 1),
+            CellKey("acme", day, 0, "ai_requests", "gpt-4", ""): CellSum(1, 70, 0, 1),
+        }
+
+    async def test_a_failed_event_counts_as_a_fact_without_units(self, ledger: Ledger) -> None:
+        failed = use("a", "2024-01-15 12:00", 5)._replace(success=False, counts=(), cost_nanos=3)
+        await Books(ledger, defaults=NO_DEFAULT).fold(failed)
+        key = CellKey("acme", date(2024, 1, 15), 0, "*api_call", "/v1/items", "")
+        assert await sums(ledger) == {key: CellSum(0, 3, 0, 1)}
+
+    async def test_each_fact_counts_once_however_often_it_comes(self, ledger: Ledger) -> None:
+        books, fact = Books(ledger), use("a", "2024-01-15 12:00", 7)
+        await books.fold(fact, fact)
+        await books.fold(fact)
+        assert await quantities(ledger, "api_calls") == {date(2024, 1, 15): 7}
+        assert await ledger.facts("acme", after=(0, ""), limit=10) == [fact]
+
+    async def test_an_id_is_unique_per_tenant_only(self, ledger: Ledger) -> None:
+        await Books(ledger).fold(use("a", "2024-01-15 12:00"), use("a", "2024-01-15 12:00", tenant="other"))
+        assert await quantities(ledger, "api_calls") == await quantities(ledger, "api_calls", "other")
+
+    async def test_a_correction_takes_units_off(self, ledger: Ledger) -> None:
+        await Books(ledger).fold(use("a", "2024-01-15 12:00", 7), use("b", "2024-01-15 12:00", -3))
+        assert await quantities(ledger, "api_calls") == {date(2024, 1, 15): 4}
+
+    async def test_a_revision_counts_the_folds_that_changed_the_cell(self, ledger: Ledger) -> None:
+        async def revisions() -> set[int]:
+            return {cell.revision for cell in await ledger.cells("acme", first=EARLY, last=LATE)}
+
+        books, fact = Books(ledger), use("a", "2024-01-15 12:00")
+        await books.fold(fact, use("b", "2024-01-15 13:00"))
+        assert await revisions() == {1}
+        await books.fold(fact)
+        assert await revisions() == {1}
+        await books.fold(use("c", "2024-01-15 14:00"))
+        assert await revisions() == {2}
+
+    async def test_a_fact_comes_back_as_it_was(self, ledger: Ledger) -> None:
+        fact = ai_close(ai_hold("h", "2024-01-15 12:00"))._replace(success=False, metadata='{"a": "\\u0000 😀"}')
+        bare = use("z", "2024-01-15 12:00")._replace(counts=(), cost_nanos=0)
+        await Books(ledger).fold(fact, bare)
+        assert await ledger.facts("acme", after=(0, ""), limit=10) == [fact, bare]
+
+    # -- voids, holds and closes --------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("split", [False, True])
+    @pytest.mark.parametrize("void_first", [False, True])
+    async def test_a_void_takes_its_target_out_or_keeps_it_out(
+        self, ledger: Ledger, *, void_first: bool, split: bool
+    ) -> None:
+        fact, other = use("a", "2024-01-15 12:00", 7), use("b", "2024-01-15 12:00", 2)
+        order = [void(fact), fact] if void_first else [fact, void(fact)]
+        await fold_all(Books(ledger), [[each] for each in order] if split else [order])
+        await Books(ledger, shard=1).fold(other, void(fact), fact)
+        assert await quantities(ledger, "api_calls") == {date(2024, 1, 15): 2}
+        assert await ledger.facts("acme", after=(0, ""), limit=10) == [other]
+
+    async def test_a_cell_that_lost_its_facts_is_not_shown_and_its_revision_goes_on(self, ledger: Ledger) -> None:
+        books, fact = Books(ledger), use("a", "2024-01-15 12:00")
+        await books.fold(fact)
+        await books.fold(void(fact))
+        assert await ledger.cells("acme", first=EARLY, last=LATE) == []
+        await books.fold(use("b", "2024-01-15 12:00"))
+        assert {cell.revision for cell in await ledger.cells("acme", first=EARLY, last=LATE)} == {3}
+
+    @pytest.mark.parametrize("split", [False, True])
+    @pytest.mark.parametrize("close_first", [False, True])
+    async def test_a_close_ends_its_hold_whichever_comes_first(
+        self, ledger: Ledger, *, close_first: bool, split: bool
+    ) -> None:
+        hold, other = ai_hold("h", "2024-01-15 12:00"), ai_hold("other", "2024-01-15 12:00")
+        order = [ai_close(hold), hold] if close_first else [hold, ai_close(hold)]
+        await fold_all(Books(ledger), [[other], *([[each] for each in order] if split else [order])])
+        assert await self.open_holds(ledger) == ["other"]
+        assert await quantities(ledger, "ai_requests") == {date(2024, 1, 15): 1}
+
+    @pytest.mark.parametrize("seed", range(6))
+    async def test_an_expiry_that_is_taken_back_gives_way_to_the_late_settle(self, ledger: Ledger, seed: int) -> None:
+        hold, bare = ai_hold("h", "2024-01-15 12:00"), ai_hold("bare", "2024-01-15 12:00")
+        expiry, late, wrong = ai_close(hold, 10, name="x"), ai_close(hold, 80, name="late"), ai_close(bare)
+        facts = [hold, bare, expiry, void(expiry), late, wrong, void(wrong)]
+        await fold_all(Books(ledger), shuffled(facts, random.Random(seed)))
+        assert await self.open_holds(ledger) == ["bare"], "a voided close leaves its hold open"
+        assert await quantities(ledger, "*ai_call") == {date(2024, 1, 15): 1}
+        assert {cell.total.cost_nanos for cell in await ledger.cells("acme", first=EARLY, last=LATE)} == {80}
+
+    async def test_a_voided_hold_is_not_open(self, ledger: Ledger) -> None:
+        books, hold = Books(ledger), ai_hold("h", "2024-01-15 12:00")
+        await books.fold(hold)
+        assert await self.open_holds(ledger) == ["h"]
+        await books.fold(void(hold))
+        assert await self.open_holds(ledger) == []
+
+    @staticmethod
+    async def open_holds(ledger: Ledger) -> list[str]:
+        snapshot = await ledger.snapshot(0, "acme", since=EARLY, defaults=FREE, now_us=at("2024-01-01 00:00"))
+        return sorted(hold.id for hold in snapshot.holds)
+
+    # -- levels -------------------------------------------------------------------------------------------------------
+
+    async def test_a_level_is_its_changes_and_their_time_left(self, ledger: Ledger) -> None:
+        await Books(ledger, defaults=NO_DEFAULT).fold(
+            level("a", "2024-01-15 06:00", 10), level("b", "2024-01-15 18:00", 4), level("c", "2024-01-17 12:00", 5)
+        )
+        first, last = (CellKey("acme", date(2024, 1, day), 0, "users", "seats", "") for day in (15, 17))
+        hour = 3600
+        assert await sums(ledger) == {
+            first: CellSum(4, 0, 10 * 18 * hour - 6 * 6 * hour, 2),
+            last: CellSum(1, 0, 12 * hour, 1),
+        }
+        assert await ledger.level_values("acme", before=date(2024, 1, 15)) == {("users", "seats"): 0}
+        assert await ledger.level_values("acme", before=date(2024, 1, 17)) == {("users", "seats"): 4}
+        assert await ledger.level_values("acme", before=date(2024, 1, 18)) == {("users", "seats"): 5}
+
+    async def test_a_level_fact_that_comes_late_takes_its_place(self, ledger: Ledger) -> None:
+        books = Books(ledger)
+        await books.fold(level("a", "2024-01-14 00:00", 3), level("d", "2024-01-16 12:00", 9))
+        await books.fold(level("c", "2024-01-16 06:00", 2, kind="add"), level("b", "2024-01-15 12:00", -1, kind="add"))
+        days = {date(2024, 1, 14): 3, date(2024, 1, 15): -1, date(2024, 1, 16): 7}
+        assert await quantities(ledger, "users") == days
+        await books.fold(level("e", "2024-01-16 11:00", -100, kind="add"))
+        assert await quantities(ledger, "users") == days, "a level never falls below 0, and a set states it anew"
+
+    async def test_levels_of_one_instant_are_ordered_by_id(self, ledger: Ledger) -> None:
+        books = Books(ledger)
+        await books.fold(level("b", "2024-01-15 12:00", 5))
+        await books.fold(level("a", "2024-01-15 12:00", 9))
+        assert (await self.levels(ledger))["users", "seats"] == LevelEnd(5, 2 * at("2024-01-15 12:00") + 1)
+
+    async def test_a_level_ends_with_the_stamp_of_its_last_change(self, ledger: Ledger) -> None:
+        books, last = Books(ledger), level("b", "2024-01-16 12:00", 2, kind="add")
+        await books.fold(level("a", "2024-01-15 12:00", 5), last)
+        assert await self.levels(ledger) == {("users", "seats"): LevelEnd(7, 2 * at("2024-01-16 12:00"))}
+        await books.fold(void(last))
+        assert await self.levels(ledger) == {("users", "seats"): LevelEnd(5, 2 * at("2024-01-15 12:00") + 1)}
+        await books.fold(void(level("a", "2024-01-15 12:00", 5)))
+        assert await self.levels(ledger) == {}
+        assert await sums(ledger) == {}
+
+    async def test_levels_are_kept_apart_by_meter_and_resource(self, ledger: Ledger) -> None:
+        await Books(ledger).fold(
+            level("a", "2024-01-15 12:00", 5),
+            level("b", "2024-01-15 12:00", 6, resource="guests"),
+            level("c", "2024-01-15 12:00", 7, meter="storage_mb", resource="seats"),
+        )
+        values = {key: end.value for key, end in (await self.levels(ledger)).items()}
+        assert values == {
+            ("users", "seats"): 5,
+            ("users", "guests"): 6,
+            ("storage_mb", "seats"): 7,
+            ("*storage", "seats"): 7,
+        }
+
+    @staticmethod
+    async def levels(ledger: Ledger) -> dict[tuple[str, str], LevelEnd]:
+        snapshot = await ledger.snapshot(0, "acme", since=EARLY, defaults=FREE, now_us=at("2024-01-01 00:00"))
+        return dict(snapshot.levels)
+
+    # -- order, repeats and splits change nothing ---------------------------------------------------------------------
+
+    @pytest.mark.parametrize("seed", range(12))
+    async def test_any_order_with_repeats_and_splits_gives_the_same_books(self, ledger: Ledger, seed: int) -> None:
+        chance = random.Random(seed)
+        facts, days = history(chance), [date(2024, 3, day) for day in range(28, 34) if day <= 31]
+        expected = MemoryLedger()
+        for each in (ledger, expected):
+            await open_tenants(each)
+        await Books(expected).fold(*facts)
+        await fold_all(Books(ledger), shuffled(facts, chance))
+        assert await view(ledger, TENANTS, days) == await view(expected, TENANTS, days)
+
+    @pytest.mark.parametrize("seed", range(12))
+    async def test_changes_of_zone_and_plan_may_come_between_any_two_folds(self, ledger: Ledger, seed: int) -> None:
+        chance = random.Random(1000 + seed)
+        facts, days = history(chance), [date(2024, 3, day) for day in (27, 29, 31)]
+        expected, books = MemoryLedger(), Books(ledger)
+        batches = shuffled(facts, chance)
+        changes = [*timeline(chance)]
+        turns = sorted(chance.sample(range(len(batches) + len(changes)), len(changes)))
+        await open_tenants(expected)
+        for change in changes:
+            await change(expected)
+        await Books(expected).fold(*facts)
+        await open_tenants(ledger) if chance.random() < 0.5 else changes.insert(0, open_tenants)
+        for turn in range(len(batches) + len(turns)):
+            if turn in turns:
+                await changes.pop(0)(ledger)
+            else:
+                await books.fold(*batches.pop(0))
+        for change in changes:
+            await change(ledger)
+        assert await view(ledger, TENANTS, days) == await view(expected, TENANTS, days)
+
+
+TENANTS: Final = ("acme", "beta")
+
+
+def history(chance: random.Random) -> list[Fact]:
+    """Some days around a change of clocks: uses, holds, closes, levels, voids."""
+    return []
