@@ -123,8 +123,10 @@ class Metering:
 
     @classmethod
     def from_env(cls, **options: Any) -> Self:
-        """Built from MM_METERING_CATALOGUE, _COUNTERS, _LEDGER and _APPLY, and MM_METERING_DEADLINE_MS for one decision;
-        ``options`` win over them."""
+        """Built from MM_METERING_CATALOGUE, _COUNTERS, _LEDGER and _APPLY, and _DEADLINE_MS for one decision.
+
+        ``options`` win over them.
+        """
         found: dict[str, Any] = {name.lower(): os.environ.get(f"MM_METERING_{name}") for name in ENVIRONMENT}
         deadline_ms = os.environ.get("MM_METERING_DEADLINE_MS", "")
         if deadline_ms:

@@ -236,9 +236,9 @@ class Counters(Protocol):
         G2 Fenced, if the shard has no generation or was certified for another server process.
         G3 OtherGeneration, if the batch's is not the shard's.
         G4 The same seq again gives the stored reply and runs nothing; a lower one is Stale.
-        G5 Take, Post and Level need the op's tag, "generation.revision", to be the tenant's and of this generation; else
-           a Take is a Miss, and the others append uncounted. Load is refused before open_at, if the barrier is behind,
-           if it is loaded already, or if old.
+        G5 Take, Post and Level need the op's tag, "generation.revision", to be the tenant's and of this generation;
+           else a Take is a Miss, and the others append uncounted. Load is refused before open_at, if the barrier is
+           behind, if it is loaded already, or if old.
         G6 What is appended uncounted clears the tag and sets the tenant's barrier to its entry.
         A refused take changes nothing and appends nothing. All facts of a batch stand in one stream entry.
         """

@@ -44,7 +44,8 @@ async def make(clock: FrozenClock) -> AsyncIterator[Make]:
     async with AsyncExitStack() as stack:
 
         async def build(**options: Any) -> Metering:
-            return await stack.enter_async_context(Metering(**{"clock": clock, "worker": "inline", "timing": PATIENT} | options))
+            settings: dict[str, Any] = {"clock": clock, "worker": "inline", "timing": PATIENT}
+            return await stack.enter_async_context(Metering(**settings | options))
 
         yield build
 

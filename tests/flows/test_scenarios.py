@@ -14,7 +14,12 @@ JANUARY = "2024-01-01T00:00:00Z"
 def calls(day: int | datetime, quantity: int, *, meter: str = "api_call", resource: str = "/v1/x") -> UsageEvent:
     moment = day if isinstance(day, datetime) else datetime(2024, 1, day, 12, tzinfo=UTC)
     return UsageEvent(
-        tenant="acme", event_type=meter, resource=resource, quantity=quantity, occurred_at=moment, id=f"{moment}/{meter}"
+        tenant="acme",
+        event_type=meter,
+        resource=resource,
+        quantity=quantity,
+        occurred_at=moment,
+        id=f"{moment}/{meter}",
     )
 
 
@@ -40,6 +45,7 @@ async def test_s02_overage_is_per_day_and_explained_by_one_window(metering: Mete
     assert await total(metering, days) == Decimal("122.45")
     invoice = await metering.preview_invoice("acme", period="2024-01")
     (line,) = [line for line in invoice.lines if line.kind == "overage"]
+    assert line.explanation is not None
     (window,) = line.explanation.windows
     assert (window.used, window.allowance, window.overage) == (12_345, 10_000, 2_345)
     usage = await metering.get_usage("acme", "2024-01-01", "2024-01-31")

@@ -6,6 +6,7 @@ The gate, the drain, both memory backends and the rule are the real code. Only t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -364,10 +365,8 @@ class World:
             try:
                 async with asyncio.timeout(self.rng.uniform(0.05, 1.5)):  # then it is killed
                     while True:
-                        try:
+                        with contextlib.suppress(StoreUnavailable):
                             await drain(0)
-                        except StoreUnavailable:
-                            pass
                         await asyncio.sleep(self.rng.uniform(0.01, 0.2))
             except TimeoutError:
                 await asyncio.sleep(self.rng.uniform(0, 0.5))
@@ -381,7 +380,7 @@ class World:
             if strikes and self.rng.random() < 0.25:
                 event = self.rng.choice(strikes)
                 self.server.strike(event)
-                if event != "hang" and event != "restart":
+                if event not in {"hang", "restart"}:
                     self.losses.append((loop.time(), event))
                 if event == "split":
                     await asyncio.sleep(self.rng.uniform(0.1, 0.8))
