@@ -17,16 +17,8 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, FastAPI, Header, HTTPException
 
 from examples.mortgagematch.clock import SimulatedClock
-from mm_metering import Metering, catalogues, from_header, metered
-
-PLANS = {
-    **catalogues.seed.to_dict(),
-    "routes": {
-        "POST /v1/scenarios/bulk": {"api_calls": 500},  # prices 500 loans in one request, and costs what 500 would
-        "GET /v1/invoice": {"api_calls": 0},  # looking at the bill is free
-        "exempt": ["/healthz"],
-    },
-}
+from examples.mortgagematch.plans import PLANS
+from mm_metering import Metering, from_header, metered
 
 clock_file = os.environ.get("MORTGAGEMATCH_CLOCK")  # the demo lives through several days in seconds
 metering = Metering.from_env(

@@ -15,20 +15,20 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from typing import Any, Final
 
 import pytest
 
 from mm_metering.backends.counters import START
-from mm_metering.backends.ledger import Cell, ClaimRequest, Ledger, ShardRow
+from mm_metering.backends.ledger import ClaimRequest, Ledger, ShardRow
 from mm_metering.backends.memory_ledger import MemoryLedger
-from mm_metering.core.cells import CellKey, CellSum, LevelEnd, Segment
+from mm_metering.core.cells import CellKey, CellSum, LevelEnd
 from mm_metering.core.facts import Count, Fact, void
 from mm_metering.core.periods import micros
-from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow
+from mm_metering.core.tenancy import NewTenant, TenantDefaults
 from mm_metering.errors import InvalidInput, UnknownTenant
 
 NO_DEFAULT: Final = TenantDefaults(plan="", version=0, timezone="UTC")
@@ -390,28 +390,147 @@ class LedgerContract:
     async def test_changes_of_zone_and_plan_may_come_between_any_two_folds(self, ledger: Ledger, seed: int) -> None:
         chance = random.Random(1000 + seed)
         facts, days = history(chance), [date(2024, 3, day) for day in (27, 29, 31)]
-        expected, books = MemoryLedger(), Books(ledger)
-        batches = shuffled(facts, chance)
-        changes = [*timeline(chance)]
-        turns = sorted(chance.sample(range(len(batches) + len(changes)), len(changes)))
-        await open_tenants(expected)
+        expected, books, changes = MemoryLedger(), Books(ledger), timeline(chance)
+        for each in (ledger, expected):
+            await open_tenants(each)
         for change in changes:
             await change(expected)
         await Books(expected).fold(*facts)
-        await open_tenants(ledger) if chance.random() < 0.5 else changes.insert(0, open_tenants)
-        for turn in range(len(batches) + len(turns)):
+        batches = shuffled(facts, chance)
+        turns = chance.sample(range(len(batches)), len(changes))
+        for turn, batch in enumerate(batches):
             if turn in turns:
                 await changes.pop(0)(ledger)
-            else:
-                await books.fold(*batches.pop(0))
-        for change in changes:
-            await change(ledger)
+            await books.fold(*batch)
         assert await view(ledger, TENANTS, days) == await view(expected, TENANTS, days)
+
+    # -- events with a caller's id ------------------------------------------------------------------------------------
+
+    async def test_an_event_id_is_claimed_for_ever_and_the_first_payload_stays(self, ledger: Ledger) -> None:
+        first = ClaimRequest("acme", "e1", b"one", at("2024-01-15 12:00"), "x1")
+        later = first._replace(occurred_us=at("2024-02-15 12:00"))
+        other = first._replace(digest=b"two")
+        assert [claim.outcome for claim in await ledger.claim([first])] == ["new"]
+        known, conflict, fresh = await ledger.claim([later, other, first._replace(tenant="beta")])
+        assert (known.outcome, known.occurred_us, known.in_ledger) == ("known", first.occurred_us, False)
+        assert (conflict.outcome, fresh.outcome) == ("conflict", "new")
+        await Books(ledger).fold(use("x1", "2024-01-15 12:00"))
+        assert (await ledger.claim([later]))[0].in_ledger
+
+    async def test_an_id_twice_in_one_call_is_claimed_once(self, ledger: Ledger) -> None:
+        first = ClaimRequest("acme", "e1", b"one", at("2024-01-15 12:00"), "x1")
+        claims = await ledger.claim([first, first, first._replace(digest=b"two")])
+        assert [claim.outcome for claim in claims] == ["new", "known", "conflict"]
+
+    # -- plans and tenants --------------------------------------------------------------------------------------------
+
+    async def test_a_plan_that_differs_is_a_new_version(self, ledger: Ledger) -> None:
+        assert await ledger.put_plans({"pro": {"price": "99"}, "free": {"price": "0"}}, now_us=1) == {
+            "pro": 1,
+            "free": 1,
+        }
+        assert await ledger.put_plans({"pro": {"price": "99"}}, now_us=2) == {"pro": 1}
+        assert await ledger.put_plans({"pro": {"price": "98"}}, now_us=3) == {"pro": 2}
+        assert await ledger.put_plans({"pro": {"price": "99"}}, now_us=4) == {"pro": 3}
+        assert (await ledger.plan_versions())["pro", 2] == {"price": "98"}
+
+    async def test_put_tenant_raises_the_revision_only_for_a_change(self, ledger: Ledger) -> None:
+        new = NewTenant("acme", "pro", 3, "Europe/Berlin", at("2024-01-01 00:00"), "0.19")
+        first = await ledger.put_tenant(new, defaults=FREE, now_us=5)
+        assert first == await ledger.put_tenant(new, defaults=FREE, now_us=6) == await ledger.tenant("acme")
+        moved = await ledger.change_plan("acme", plan="free", version=1, at_us=at("2024-02-01 00:00"))
+        assert moved.revision == first.revision + 1
+        assert [segment.plan for segment in moved.segments] == ["pro", "free"]
+        again = await ledger.change_plan("acme", plan="pro", version=3, at_us=at("2024-01-20 00:00"))
+        assert [segment.starts_us for segment in again.segments] == [at("2024-01-01 00:00"), at("2024-01-20 00:00")]
+        with pytest.raises(InvalidInput):
+            await ledger.change_plan("acme", plan="pro", version=3, at_us=at("2023-12-31 00:00"))
+        with pytest.raises(UnknownTenant):
+            await ledger.change_plan("nobody", plan="pro", version=3, at_us=0)
+
+    async def test_a_first_look_makes_the_default_tenant_and_none_without_a_default(self, ledger: Ledger) -> None:
+        nobody = await ledger.snapshot(0, "acme", since=EARLY, defaults=NO_DEFAULT, now_us=7)
+        assert (nobody.tenant, await ledger.tenant("acme")) == (None, None)
+        made = (await ledger.snapshot(0, "acme", since=EARLY, defaults=FREE, now_us=7)).tenant
+        assert made is not None
+        assert made == await ledger.tenant("acme")
+        assert (made.subscribed_us, made.segments[0].plan) == (7, FREE.plan)
+
+    async def test_tenants_and_facts_come_in_pages(self, ledger: Ledger) -> None:
+        for number in range(5):
+            await ledger.put_tenant(NewTenant(f"t{number}"), defaults=FREE, now_us=1)
+        assert [row.id for row in await ledger.tenants(after="t1", limit=2)] == ["t2", "t3"]
+        await Books(ledger).fold(*(use(f"f{number}", "2024-01-15 12:00") for number in range(5)))
+        page = await ledger.facts("acme", after=(at("2024-01-15 12:00"), "f1"), limit=2)
+        assert [fact.id for fact in page] == ["f2", "f3"]
+
+    @pytest.mark.parametrize("name", HOSTILE)
+    async def test_any_text_may_name_a_tenant_and_never_meets_another(self, ledger: Ledger, name: str) -> None:
+        await ledger.put_tenant(NewTenant(name), defaults=FREE, now_us=1)
+        await Books(ledger).fold(
+            use(name[:60], "2024-01-15 12:00", 7, tenant=name, resource=name), use("a", "2024-01-15 12:00")
+        )
+        assert await quantities(ledger, "api_calls", name) == {date(2024, 1, 15): 7}
+        assert [fact.resource for fact in await ledger.facts(name, after=(0, ""), limit=9)] == [name]
+
+    async def test_the_largest_quantities_are_exact(self, ledger: Ledger) -> None:
+        await Books(ledger).fold(*(use(f"f{number}", "2024-01-15 12:00", MAX_QUANTITY) for number in range(3)))
+        assert await quantities(ledger, "api_calls") == {date(2024, 1, 15): 3 * MAX_QUANTITY}
 
 
 TENANTS: Final = ("acme", "beta")
 
 
 def history(chance: random.Random) -> list[Fact]:
-    """Some days around a change of clocks: uses, holds, closes, levels, voids."""
-    return []
+    """Some days around a change of clocks: uses, holds, closes, levels and voids, of two tenants."""
+    facts: list[Fact] = []
+    for number in range(60):
+        when = f"2024-03-{chance.randint(28, 31)} {chance.randint(0, 23):02}:{chance.randint(0, 59):02}"
+        tenant = chance.choice(TENANTS)
+        match chance.randint(0, 5):
+            case 0 | 1:
+                facts.append(use(f"u{number}", when, chance.randint(1, 9), tenant=tenant))
+            case 2:
+                hold = ai_hold(f"h{number}", when, tenant=tenant)
+                facts.extend([hold, ai_close(hold)][: chance.randint(1, 2)])
+            case 3:
+                facts.append(level(f"s{number}", when, chance.randint(0, 20)))
+            case 4:
+                facts.append(level(f"a{number}", when, chance.randint(-9, 9), kind="add"))
+            case 5:
+                facts.extend(void(each) for each in chance.sample(facts, min(1, len(facts))) if each.kind != "void")
+    return facts
+
+
+def shuffled(facts: Sequence[Fact], chance: random.Random) -> list[list[Fact]]:
+    """The facts in a random order, some of them twice, in batches of random sizes."""
+    rest = [*facts, *chance.sample(facts, len(facts) // 3)]
+    chance.shuffle(rest)
+    batches = []
+    while rest:
+        size = chance.randint(1, 12)
+        batches.append(rest[:size])
+        rest = rest[size:]
+    return batches
+
+
+async def fold_all(books: Books, batches: Iterable[Sequence[Fact]]) -> None:
+    for batch in batches:
+        await books.fold(*batch)
+
+
+async def open_tenants(ledger: Ledger) -> None:
+    """Puts both tenants, one in a zone whose clocks change in these days."""
+    for tenant, timezone in zip(TENANTS, ("Europe/Berlin", "UTC"), strict=True):
+        new = NewTenant(tenant, "free", 1, timezone, at("2024-01-01 00:00"))
+        await ledger.put_tenant(new, defaults=FREE, now_us=at("2024-01-01 00:00"))
+
+
+def timeline(chance: random.Random) -> list[Callable[[Ledger], Awaitable[object]]]:
+    """A change of plan, and one of zone, at random instants."""
+    when = at(f"2024-03-{chance.randint(28, 31)} {chance.randint(0, 23):02}:30")
+    zone = NewTenant("beta", timezone=chance.choice(["Asia/Kathmandu", "America/New_York"]))
+    return [
+        lambda ledger: ledger.change_plan("acme", plan="pro", version=2, at_us=when),
+        lambda ledger: ledger.put_tenant(zone, defaults=FREE, now_us=at("2024-01-01 00:00")),
+    ]

@@ -1,0 +1,123 @@
+"""``./dev demo``: three customers, three days, two server processes, a worker, and the proof that nothing is miscounted.
+
+Everything is real, on this machine and offline: HTTP over 64 connections to two uvicorn processes, a private Valkey as
+the counters, SQLite as the ledger, ``mm-metering worker``. Only the days are simulated: all processes read one clock
+file. After the check it serves until Ctrl-C (``--once`` does not), and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from pathlib import Path
+from random import Random
+from typing import Final
+
+import httpx2
+from rich.console import Console
+
+from examples.mortgagematch import report, stage
+from examples.mortgagematch.clock import SimulatedClock
+from examples.mortgagematch.plans import PLANS
+from examples.mortgagematch.stage import Child
+from examples.mortgagematch.traffic import CONNECTIONS, DAYS, SUBSCRIBED_AT, customers, drive, shuffled
+from mm_metering import Metering
+from mm_metering.gate.coalesce import Timing
+
+PORTS: Final = (8000, 8001)
+DEADLINE_MS: Final = 5_000
+"""For one decision. Servers, customers and stores share this machine, and here a late answer is no outage."""
+MORNING, RUSH = timedelta(hours=9), timedelta(hours=14)
+
+
+class Demo:
+    """One run: its processes live on ``stack``, and end with it."""
+
+    def __init__(self, to: Console, stack: AsyncExitStack, directory: Path, random: Random) -> None:
+        self.to = to
+        self.customers = customers()
+        self.clock = SimulatedClock(directory / "clock")
+        self.clock.set(DAYS[0] + MORNING)
+        self.metering = Metering(
+            PLANS,
+            counters=f"local://{directory}/counters",
+            ledger=f"sqlite:///{directory}/ledger.db",
+            clock=self.clock,
+            worker="off",
+            timing=Timing(decision_s=DEADLINE_MS / 1000),
+        )
+        self.urls: list[str] = []
+        self.children: list[Child] = []
+        self._stack = stack
+        self._directory = directory
+        self._random = random
+
+    async def open(self) -> None:
+        """Stores first, then the servers and the worker, all at once."""
+        metering = await self._stack.enter_async_context(self.metering)
+        for customer in self.customers:
+            await metering.put_tenant(customer.id, plan=customer.plan, subscribed_at=SUBSCRIBED_AT)
+        counters, ledger = metering.places
+        env = {
+            "MM_METERING_COUNTERS": counters,
+            "MM_METERING_LEDGER": ledger,
+            "MM_METERING_DEADLINE_MS": str(DEADLINE_MS),
+            "MORTGAGEMATCH_CLOCK": str(self._directory / "clock"),
+            "MORTGAGEMATCH_WORKER": "another process",
+        }
+        for port in PORTS:
+            await self._serve(port, env)
+        await self._run("the worker", "-m", "mm_metering.cli", "worker", env=env)
+        async with asyncio.TaskGroup() as group:
+            for child, url in zip(self.children, self.urls, strict=False):
+                group.create_task(stage.until_it_serves(child, url))
+        self._introduce(counters, ledger)
+
+    async def _serve(self, port: int, env: dict[str, str]) -> None:
+        with stage.bound(port) as listening:
+            fd = listening.fileno()
+            url = "http://{}:{}".format(*listening.getsockname())
+            app = ("-m", "uvicorn", "examples.mortgagematch.app:app", "--fd", str(fd), "--log-level", "warning")
+            await self._run(f"the server at {url}", *app, env=env, fd=fd)
+        self.urls.append(url)
+
+    async def _run(self, name: str, *arguments: str, env: dict[str, str], fd: int | None = None) -> None:
+        log = self._directory / f"{len(self.children)}.log"
+        fds = () if fd is None else (fd,)
+        self.children.append(
+            await self._stack.enter_async_context(stage.running(name, *arguments, log=log, env=env, pass_fds=fds))
+        )
+
+    def _introduce(self, counters: str, ledger: str) -> None:
+        self.to.print("[bold]MortgageMatch[/]: three customers, three days, two server processes")
+        self.to.print(f"  servers   {' and '.join(self.urls)}")
+        self.to.print(f"  counters  {counters}  [dim]a private Valkey[/]", soft_wrap=True)
+        self.to.print(f"  ledger    {ledger}", soft_wrap=True)
+        self.to.print("  worker    mm-metering worker\n")
+
+    # -- the three days -----------------------------------------------------------------------------------------------
+
+    async def live(self) -> None:
+        """A day's requests are all answered before the clock moves on."""
+        limits = httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
+        with report.progress(self.to) as bars:
+            async with httpx2.AsyncClient(limits=limits, timeout=60, trust_env=False) as client:
+                for day, midnight in enumerate(DAYS):
+                    waves = [(customer, customer.waves(day, self._random)) for customer in self.customers]
+                    total = sum(len(calls) for _, pair in waves for calls in pair)
+                    watched = bars.add_task(f"{midnight:%a %d %b %Y}", total=total, allowed=0, refused=0)
+                    before = self._answers()
+
+                    def answered(watched=watched, before=before) -> None:  # type: ignore[no-untyped-def]
+                        allowed, refused = (now - then for now, then in zip(self._answers(), before, strict=True))
+                        bars.update(watched, advance=1, allowed=allowed, refused=refused)
+
+                    for moment, wave in ((MORNING, 0), (RUSH, 1)):
+                        self.clock.set(midnight + moment)
+                        sendings = shuffled([(customer, pair[wave]) for customer, pair in waves], self._random)
+                        await drive(client, self.urls, sendings, answered)
+
+    def _answers(self) -> tuple[int, int]:
+        tallies = [customer.tally for customer in self.customers]
+        return sum(tally.allowed for tally in tallies), sum(tally.refusals for tally in tallies)
