@@ -1,4 +1,4 @@
-"""``./dev demo``: three customers, three days, two server processes, a worker, and the proof that nothing is miscounted.
+"""``./dev demo``: three customers, three days, two server processes, a worker, and the proof that all is counted.
 
 Everything is real, on this machine and offline: HTTP over 64 connections to two uvicorn processes, a private Valkey as
 the counters, SQLite as the ledger, ``mm-metering worker``. Only the days are simulated: all processes read one clock
@@ -7,7 +7,9 @@ file. After the check it serves until Ctrl-C (``--once`` does not), and leaves n
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import sys
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -20,9 +22,10 @@ from rich.console import Console
 from examples.mortgagematch import report, stage
 from examples.mortgagematch.clock import SimulatedClock
 from examples.mortgagematch.plans import PLANS
-from examples.mortgagematch.stage import Child
+from examples.mortgagematch.stage import Child, DemoFailed
 from examples.mortgagematch.traffic import CONNECTIONS, DAYS, SUBSCRIBED_AT, customers, drive, shuffled
 from mm_metering import Metering
+from mm_metering.errors import MeteringError
 from mm_metering.gate.coalesce import Timing
 
 PORTS: Final = (8000, 8001)
@@ -121,3 +124,58 @@ class Demo:
     def _answers(self) -> tuple[int, int]:
         tallies = [customer.tally for customer in self.customers]
         return sum(tally.allowed for tally in tallies), sum(tally.refusals for tally in tallies)
+
+    # -- what came of it ----------------------------------------------------------------------------------------------
+
+    async def check(self) -> bool:
+        """Waits for the worker, then prints each customer's books and whether they agree to the unit."""
+        await self.metering.flush()
+        first, last = DAYS[0].date(), DAYS[-1].date()
+        checked: list[report.Sums] = []
+        for customer in self.customers:
+            usage = await self.metering.get_usage(customer.id, first, last)
+            invoice = await self.metering.preview_invoice(customer.id, period=f"{first:%Y-%m}")
+            report.show_customer(self.to, customer, usage, invoice)
+            checked += await report.sums(self.metering, customer, usage)
+        return report.show_check(self.to, checked)
+
+    async def stay(self) -> None:
+        """Serves until Ctrl-C."""
+        url = self.urls[0]
+        self.to.print("\nStill serving; Ctrl-C ends it and leaves nothing behind. Try:")
+        for words in ("", " -X POST"):
+            path = "/v1/reports" if words else "/v1/scenarios"
+            self.to.print(f"  curl -i{words} -H 'x-org-id: {self.customers[0].id}' {url}{path}", soft_wrap=True)
+        await asyncio.Event().wait()
+
+
+async def run(*, once: bool, seed: int) -> int:
+    """The exit code: 1 if the check fails."""
+    to = report.console()
+    with stage.home() as directory:
+        async with AsyncExitStack() as stack:
+            demo = Demo(to, stack, directory, Random(seed))
+            await demo.open()
+            await demo.live()
+            agreed = await demo.check()
+            if agreed and not once:
+                await demo.stay()
+            return 0 if agreed else 1
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="./dev demo", description="The main job, offline, with its proof.")
+    parser.add_argument("--once", action="store_true", help="end after the check")
+    parser.add_argument("--seed", type=int, default=1, help="of the order of requests")
+    options = parser.parse_args(arguments)
+    try:
+        return asyncio.run(run(once=options.once, seed=options.seed))
+    except KeyboardInterrupt:
+        return 0
+    except (MeteringError, DemoFailed) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
