@@ -71,7 +71,7 @@ def _answers(customer: Customer) -> Table:
     tally = customer.tally
     grid = Table.grid(padding=(0, 2, 0, 0))
     for justify in ("right", "left", "left"):
-        grid.add_column(justify=justify)  # type: ignore[arg-type]
+        grid.add_column(justify=justify)
     grid.add_row(f"{tally.requests:,}", "requests")
     grid.add_row(f"[green]{tally.allowed:,}[/]", "allowed")
     for (status, code, meter), count in sorted(tally.refused.items()):

@@ -216,8 +216,9 @@ class MemoryLedger:
             return [self._claim(request) for request in requests]
 
     def _claim(self, request: ClaimRequest) -> Claim:
-        known = self._claims.setdefault((request.tenant, request.event_id), request)
-        if known is request:
+        known = self._claims.get((request.tenant, request.event_id))
+        if known is None:
+            self._claims[request.tenant, request.event_id] = request
             return Claim("new", request.occurred_us, in_ledger=False)
         if known.digest != request.digest:
             return Claim("conflict", known.occurred_us, in_ledger=True)
@@ -284,7 +285,7 @@ class MemoryLedger:
     async def level_values(self, tenant: str, *, before: date) -> Mapping[tuple[str, str], int]:
         with self._lock:
             books = self._books.get(tenant, Books())
-            values: dict[tuple[str, str], int] = {}
+            values = dict.fromkeys(books.levels, 0)
             for key, cell in books.cells.items():
                 level = (key.meter, key.resource)
                 if level in books.levels and key.day < before:

@@ -157,6 +157,11 @@ class Lane:
         self._task: asyncio.Task[None] | None = None
         self._watch: asyncio.TimerHandle | None = None
 
+    @property
+    def unconfirmed(self) -> int:
+        """Acknowledged ops that the ledger has not confirmed: journalled, or on their way to be replayed."""
+        return self.journal.facts + (len(self._flight.replay) if self._flight else 0)
+
     def start(self) -> None:
         """The flusher runs in an empty context: nothing of the first caller's may leak into it."""
         self._task = asyncio.get_running_loop().create_task(self._run(), context=contextvars.Context())

@@ -334,7 +334,7 @@ class Gate:
     @property
     def journal_facts(self) -> int:
         """Acknowledged ops that the ledger has not confirmed yet, over all loops of this process."""
-        return sum(lane.journal.facts for state in self._loops.values() for lane in state.lanes.values())
+        return sum(lane.unconfirmed for state in self._loops.values() for lane in state.lanes.values())
 
     async def aclose(self) -> None:
         """Stops this loop's lanes."""

@@ -419,7 +419,7 @@ class LedgerContract:
 
     async def test_an_id_twice_in_one_call_is_claimed_once(self, ledger: Ledger) -> None:
         first = ClaimRequest("acme", "e1", b"one", at("2024-01-15 12:00"), "x1")
-        claims = await ledger.claim([first, first, first._replace(digest=b"two")])
+        claims = await ledger.claim([first, first._replace(), first._replace(digest=b"two")])
         assert [claim.outcome for claim in claims] == ["new", "known", "conflict"]
 
     # -- plans and tenants --------------------------------------------------------------------------------------------

@@ -209,11 +209,12 @@ class Postgres:
         return day
 
     def keys(self, columns: Columns) -> FromClause:
-        arrays = [cast(bindparam(name), postgresql.ARRAY(kind)) for name, kind in columns.items()]
+        arrays = [cast(bindparam(f"of_{name}"), postgresql.ARRAY(kind)) for name, kind in columns.items()]
         return select(func.unnest(*arrays).table_valued(*columns, name="given").render_derived()).subquery("keys")
 
     def key_values(self, columns: Columns, keys: Keys) -> dict[str, Any]:
-        return dict(zip(columns, map(list, zip(*keys, strict=True)), strict=True)) if keys else {n: [] for n in columns}
+        values = map(list, zip(*keys, strict=True)) if keys else ([] for _ in columns)
+        return {f"of_{name}": each for name, each in zip(columns, values, strict=True)}
 
     async def prepare(self, connection: AsyncConnection) -> None:
         pass
@@ -231,7 +232,7 @@ class Postgres:
 
 def _sql_text(statement: Insert, columns: Sequence[str], driver: SqlDialect) -> str:
     compiled = statement.compile(dialect=driver, column_keys=list(columns))
-    if compiled.positiontup != list(columns):
+    if [name.removeprefix("of_") for name in compiled.positiontup or ()] != list(columns):
         raise AssertionError(f"parameters are {compiled.positiontup}, not {columns}")
     return str(compiled)
 
