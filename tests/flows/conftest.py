@@ -24,18 +24,28 @@ def clock() -> FrozenClock:
     return FrozenClock("2024-01-15T12:00:00Z")
 
 
+def urls(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    counters, ledger = request.param.split("+")
+    found = {"counters": "memory://", "ledger": "memory://"}
+    if counters == "redis":
+        found["counters"] = f"unix://{request.getfixturevalue('redis_server').socket}"
+    if ledger == "sqlite":
+        found["ledger"] = f"sqlite:///{tmp_path}/ledger.db"
+    if ledger == "postgres":
+        found["ledger"] = request.getfixturevalue("postgres_url")
+    return found
+
+
 @pytest.fixture(params=STORES)
 def stores(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
     """The URLs of a counter store and a ledger, both empty."""
-    counters, ledger = request.param.split("+")
-    urls = {"counters": "memory://", "ledger": "memory://"}
-    if counters == "redis":
-        urls["counters"] = f"unix://{request.getfixturevalue('redis_server').socket}"
-    if ledger == "sqlite":
-        urls["ledger"] = f"sqlite:///{tmp_path}/ledger.db"
-    if ledger == "postgres":
-        urls["ledger"] = request.getfixturevalue("postgres_url")
-    return urls
+    return urls(request, tmp_path)
+
+
+@pytest.fixture(params=STORES[1:])
+def shared_stores(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """The same, of those that outlive a process and serve several."""
+    return urls(request, tmp_path)
 
 
 @pytest_asyncio.fixture

@@ -184,11 +184,9 @@ async def test_a_burst_is_refused_without_touching_the_day(stores: dict[str, str
 
 
 async def test_a_change_of_plan_is_in_force_at_the_next_request_in_every_process(
-    stores: dict[str, str], make: Make
+    shared_stores: dict[str, str], make: Make
 ) -> None:
-    if stores["counters"] == "memory://":
-        pytest.skip("memory:// is one process")
-    first, second = await make(**stores), await make(**stores)
+    first, second = await make(**shared_stores), await make(**shared_stores)
     await first.put_tenant("acme", plan="free")
     for metering in (first, second):
         await metering.enforce_quota("acme", "api_calls", 50)
@@ -198,20 +196,16 @@ async def test_a_change_of_plan_is_in_force_at_the_next_request_in_every_process
     assert (await first.check_limit("acme", "api_calls")).used == 101
 
 
-async def test_everything_acknowledged_is_seen_from_another_process(stores: dict[str, str], make: Make) -> None:
-    if stores["counters"] == "memory://":
-        pytest.skip("memory:// is one process")
-    first, second = await make(**stores, worker="off"), await make(**stores, worker="off")
+async def test_everything_acknowledged_is_seen_from_another_process(shared_stores: dict[str, str], make: Make) -> None:
+    first, second = await make(**shared_stores, worker="off"), await make(**shared_stores, worker="off")
     await first.enforce_quota("acme", "api_calls", 7)
     assert (await second.get_usage("acme", "2024-01-15", "2024-01-15")).api_calls == 7
 
 
-async def test_counters_survive_a_restart_through_the_ledger(stores: dict[str, str], make: Make) -> None:
-    if stores["ledger"] == "memory://":
-        pytest.skip("a ledger in memory ends with its process")
-    async with Metering(**stores, clock=FrozenClock("2024-01-15T12:00:00Z"), worker="inline") as before:  # type: ignore[arg-type]
+async def test_counters_survive_a_restart_through_the_ledger(shared_stores: dict[str, str], make: Make) -> None:
+    async with Metering(**shared_stores, clock=FrozenClock("2024-01-15T12:00:00Z"), worker="inline") as before:  # type: ignore[arg-type]
         await before.enforce_quota("acme", "api_calls", 60)
-    fresh = await make(counters="memory://", ledger=stores["ledger"])
+    fresh = await make(counters="memory://", ledger=shared_stores["ledger"])
     assert (await fresh.check_limit("acme", "api_calls")).used == 60
 
 

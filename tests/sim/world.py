@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 import copy
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from mm_metering.backends.counters import Answer, Backlog, Batch
 from mm_metering.backends.memory import MemoryCounters, Shard
 from mm_metering.backends.memory_ledger import MemoryLedger
 from mm_metering.core.catalogue import Catalogue
+from mm_metering.core.facts import decode
 from mm_metering.core.tenancy import NewTenant, TenantDefaults
 from mm_metering.errors import MeteringError, StoreUnavailable
 from mm_metering.gate import loading
@@ -223,7 +225,8 @@ class SlowLedger:
 
 @dataclass
 class Deed:
-    """What one caller was told about its facts."""
+    """What one caller was told about its facts. ``minted`` are the ids that were made on the way: more than one where
+    a fate stayed unknown and the gate asked again."""
 
     facts: tuple[str, ...]
     tenant: str
@@ -232,6 +235,10 @@ class Deed:
     at_s: float
     told: str
     degraded: bool = False
+    minted: list[str] = field(default_factory=list)
+
+
+_deed: ContextVar[Deed | None] = ContextVar("deed", default=None)
 
 
 @dataclass
@@ -243,6 +250,7 @@ class World:
     deeds: list[Deed] = field(default_factory=list)
     losses: list[tuple[float, str]] = field(default_factory=list)
     crashes: dict[int, float] = field(default_factory=dict)
+    unsettled: set[str] = field(default_factory=set)
     ids: int = 0
     tenants: Sequence[str] = ("a", "b")
 
@@ -284,7 +292,10 @@ class World:
 
     def _new_id(self) -> str:
         self.ids += 1
-        return f"f{self.ids:06d}"
+        name = f"f{self.ids:06d}"
+        if deed := _deed.get():
+            deed.minted.append(name)
+        return name
 
     async def _process(self, number: int) -> None:
         loop = asyncio.get_running_loop()
@@ -301,6 +312,7 @@ class World:
                     task.cancel()
                 await asyncio.gather(*callers, return_exceptions=True)
                 self.crashes[number] = loop.time()
+                self.unsettled.update(_unsettled(gate))
                 await gate.aclose()
                 number += 10
             else:
@@ -335,6 +347,7 @@ class World:
             event = self.rng.choice(["call", "call", "soft"])
             deed = Deed((), tenant, self.rng.choice([1, 1, 3]), number, loop.time(), "unknown")
             self.deeds.append(deed)
+            _deed.set(deed)
             try:
                 await self._do(gate, deed, event)
             except MeteringError:
@@ -452,10 +465,8 @@ class World:
                 found.append(f"{tenant}: drift: counters {have}, ledger {want}")
         for deed in self.deeds:
             found.extend(self._judge(deed, counted))
-        stray = set(counted) - {fact for deed in self.deeds for fact in deed.facts}
-        unnamed = [deed for deed in self.deeds if deed.told == "unknown" and not deed.facts]
-        if stray and not unnamed:
-            found.append(f"billed, but nobody was told: {sorted(stray)[:5]}")
+        if unknown := set(counted) - {name for deed in self.deeds for name in deed.minted}:
+            found.append(f"billed, but nobody asked for it: {sorted(unknown)[:5]}")
         return found
 
     def _judge(self, deed: Deed, counted: Mapping[str, int]) -> list[str]:
@@ -464,9 +475,22 @@ class World:
             return [f"lost: {deed}"]
         if deed.told == "reversed" and billed and not self._excused(deed):
             return [f"reversed but billed: {deed}"]
+        untold = [name for name in deed.minted if name in counted and name not in deed.facts]
+        if untold and deed.told != "unknown" and not self._excused(deed) and not self.unsettled.issuperset(untold):
+            return [f"billed, but its caller was not told so: {untold} of {deed}"]
         return []
 
     def _excused(self, deed: Deed) -> bool:
         """G10: an app was lost together with the undrained tail of the counters, or while they did not answer."""
         crashed = self.crashes.get(deed.process)
         return crashed is not None and (deed.degraded or any(at >= deed.at_s for at, _ in self.losses))
+
+
+def _unsettled(gate: Gate) -> Iterator[str]:
+    """The facts that a process still had to settle when it died: their voids or replays go with it (G10)."""
+    for lane in (lane for state in gate._loops.values() for lane in state.lanes.values()):
+        flight = lane._flight
+        waiting = [*lane.journal._pending, *(flight.replay if flight else ())]
+        waiting += [item for waiter in (flight.waiters if flight else ()) for item in waiter.items]
+        for fact in (decode(line) for _, lines in waiting for line in lines.split(b"\n")):
+            yield fact.target or fact.id
