@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 PROGRAM: Final = "mm-metering"
 USAGE, UNREACHABLE, INTERRUPTED = 2, 3, 130
+STOP_S: Final = 5.0
+"""How long a worker that was told to stop may still fold."""
 
 
 def main() -> NoReturn:
@@ -92,6 +94,16 @@ def commands() -> typer.Typer:
         """Fold usage from the counters' stream into the ledger. Run any number of them; Ctrl-C or SIGTERM stops one."""
         run_worker(load(app) if app else Metering.from_env(), once=once)
 
+    @program.command()
+    def migrate(
+        *,
+        app: str = typer.Option(
+            "", envvar="MM_METERING_APP", metavar="MODULE:NAME", help="Your Metering; else one from MM_METERING_*."
+        ),
+    ) -> None:
+        """Bring the ledger's schema to this release's. Running apps of this release and the one before go on."""
+        run_migrate(load(app) if app else Metering.from_env())
+
     return program
 
 
@@ -111,25 +123,43 @@ def run_worker(metering: Metering, *, once: bool) -> None:
     _refuse_memory(counters, "counters")
     _refuse_memory(ledger, "ledger")
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
-    print(f"{PROGRAM} worker: {counters} into {ledger}", flush=True)  # noqa: T201
-    asyncio.run(_until_stopped(metering, once=once))
-    print(f"{PROGRAM} worker: {metering.folded:,} facts folded", flush=True)  # noqa: T201
+    asyncio.run(_until_stopped(metering, f"{PROGRAM} worker: {counters} into {ledger}", once=once))
+    print(f"{PROGRAM} worker: facts folded: {metering.folded:,}", flush=True)  # noqa: T201
+
+
+def run_migrate(metering: Metering) -> None:
+    """Applies the schema's missing migrations."""
+    _, ledger = metering.places
+    _refuse_memory(ledger, "ledger")
+    asyncio.run(metering.migrate())
+    print(f"{PROGRAM} migrate: {ledger} is ready", flush=True)  # noqa: T201
 
 
 def _refuse_memory(place: str, store: str) -> None:
     if place.startswith("memory:"):
         raise InvalidInput(
             store,
-            f"{place} lives inside one process, and a worker is another; name the app's {store} in "
+            f"{place} lives inside one process, and this command is another; name the app's {store} in "
             f"MM_METERING_{store.upper()}, or the app's Metering with --app module:name",
         )
 
 
-async def _until_stopped(metering: Metering, *, once: bool) -> None:
-    working = asyncio.create_task(metering.work(once=once))
+async def _until_stopped(metering: Metering, greeting: str, *, once: bool) -> None:
+    """Whoever has read the greeting may send a signal: it is handled by then. The first signal lets the worker fold
+    what is there; after STOP_S, or at the second one, it ends where it stands, which loses nothing."""
+    stop = asyncio.Event()
+    working = asyncio.create_task(metering.work(once=once, stop=stop))
     loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        if stop.is_set() or once:
+            working.cancel()
+        stop.set()
+        loop.call_later(STOP_S, working.cancel)
+
     for each in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(each, working.cancel)
+        loop.add_signal_handler(each, end)
+    print(greeting, flush=True)  # noqa: T201
     with suppress(asyncio.CancelledError):
         await working
 

@@ -160,8 +160,8 @@ class Metering:
         finally:
             self._opening = None
 
-    async def work(self, *, once: bool = False) -> None:
-        """What ``mm-metering worker`` runs: folds usage into the ledger until cancelled, or ``once`` what is there.
+    async def work(self, *, once: bool = False, stop: asyncio.Event | None = None) -> None:
+        """What ``mm-metering worker`` runs: folds usage until ``stop`` is set, or ``once`` what is there.
 
         It applies the schema like ``startup`` but no plans: those are the app's to propose. Closes at the end. Raises
         StoreUnavailable where a store cannot be reached at the start; later it asks again.
@@ -170,7 +170,16 @@ class Metering:
             await self.ledger.setup(apply=await self._may_apply())
             for shard in range(self.counters.shards):
                 await self._drain(shard)
-            await (self._drain.fully() if once else Worker(self._drain, shards=self.counters.shards).run())
+            worker = Worker(self._drain, shards=self.counters.shards, stop=stop)
+            await (self._drain.fully() if once else worker.run())
+        finally:
+            await self.counters.aclose()
+            await self.ledger.aclose()
+
+    async def migrate(self) -> None:
+        """Brings the ledger's schema to this release's, whatever ``apply`` says. Closes at the end."""
+        try:
+            await self.ledger.setup(apply=True)
         finally:
             await self.counters.aclose()
             await self.ledger.aclose()

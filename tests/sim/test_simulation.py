@@ -60,8 +60,11 @@ def simulate(seed: int, mix: str) -> list[str]:
         over = await world.over_admitted() if mix in EXACT_ADMISSION else []
         return over + await world.verdict()
 
-    found: list[str] = run(seed, main())
-    assert len(world.deeds) > 20
+    try:
+        found: list[str] = run(seed, main())
+    except (AssertionError, RuntimeError, MeteringError, ExceptionGroup) as error:
+        return [f"it stuck, or a check inside it failed: {error!r}"]
+    assert len(world.deeds) > 10
     return found
 
 
@@ -243,10 +246,5 @@ MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[str, int]] = {
 def test_a_rule_that_is_taken_out_is_caught(mutant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     mutant(monkeypatch)
     mix, first = MUTANTS[mutant]
-    for seed in range(first, first + TRIED):
-        try:
-            if simulate(seed, mix):
-                return
-        except (AssertionError, RuntimeError, MeteringError, ExceptionGroup):
-            return  # it stuck, or a check inside it failed: caught as well
-    pytest.fail(f"{mutant.__doc__} went unnoticed in {TRIED} runs")
+    if not any(simulate(seed, mix) for seed in range(first, first + TRIED)):
+        pytest.fail(f"{mutant.__doc__} went unnoticed in {TRIED} runs")
