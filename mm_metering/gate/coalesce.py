@@ -39,14 +39,13 @@ from mm_metering.backends.counters import (
 from mm_metering.backends.ledger import Ledger
 from mm_metering.core.facts import decode, encode, void
 from mm_metering.errors import InvalidInput, StoreUnavailable
+from mm_metering.gate.generations import certify
 from mm_metering.gate.journal import Item, Journal
 
 log = logging.getLogger("mm_metering.gate")
 
 POLL_S: Final = 0.1
 """How often an unconfirmed journal asks how far the ledger is."""
-GRACE_MS: Final = 300
-"""How long a new generation stays shut, so that every process can replay its journal first."""
 BACKOFF_S: Final = 0.05
 PROBE_S: Final = 0.2
 """How long a call waits while the server is down: shorter than the grace, so that nobody comes back too late."""
@@ -221,7 +220,7 @@ class Lane:
                     await self._work()
                     self._flight = self._next_flight()
                 await self._send(self._flight)
-            except (StoreUnavailable, TimeoutError) as error:
+            except StoreUnavailable as error:
                 self._go_down(error)
                 await asyncio.sleep(BACKOFF_S)
             except Exception:
@@ -255,12 +254,12 @@ class Lane:
                 self._flight = None
                 self._finish(flight, answer)
                 if self._known > self.generation:
-                    await self._certify(self.generation)
+                    await certify(self._counters, self._ledger, self.shard, seen=self.generation)
             case OtherGeneration(generation) if generation > flight.generation and generation >= self._known:
                 self._enter(generation, flight)
             case OtherGeneration(generation) | Fenced(generation):
                 self._arm()
-                await self._certify(generation)
+                await certify(self._counters, self._ledger, self.shard, seen=generation)
             case Stale():
                 self._unknown(flight)
 
@@ -284,15 +283,6 @@ class Lane:
             return self._timing.decision_s
         self._probes += 1
         return PROBE_S if self._probes <= QUICK_PROBES else PATIENT_S
-
-    async def _certify(self, seen: int) -> None:
-        """G2: the shard's data belongs to another life of the server. Give it a new generation."""
-        generation, first = await self._ledger.certify(self.shard, seen=seen)
-        grace_ms = 0 if first else GRACE_MS
-        async with asyncio.timeout(PATIENT_S):
-            opened = await self._counters.open(self.shard, seen=seen, generation=generation, grace_ms=grace_ms)
-        if opened:
-            log.info("shard %d: generation %d is open", self.shard, generation)
 
     # -- answers ------------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -10,11 +11,14 @@ from mm_metering.backends.counters import START, Backlog, Counters, Entry, posit
 from mm_metering.backends.ledger import Ledger, ShardRow
 from mm_metering.core.facts import Fact, decode
 from mm_metering.core.tenancy import TenantDefaults
+from mm_metering.gate.generations import certify
 
 log = logging.getLogger("mm_metering.worker")
 
 ENTRIES: Final = 256
 """Stream entries per transaction: about a thousand facts under load."""
+BEHIND_S: Final = 1.0
+"""How long a shard may stay at an older generation: while two masters answer, each side would certify the other out."""
 STEPS: Final = 100_000
 """Most transactions of one ``fully``."""
 
@@ -27,6 +31,7 @@ class Drain:
         self._ledger = ledger
         self._defaults = defaults
         self._trimmed: dict[int, tuple[int, str]] = {}
+        self._behind: dict[int, tuple[int, float]] = {}
         self.folded = 0
         self.unreadable = 0
 
@@ -41,8 +46,21 @@ class Drain:
         else:
             fresh = False
         if backlog.generation != row.generation or backlog.generation == 0:
-            return False  # the shard changed hands just now, or holds an older life than the ledger has seen
+            await self._meet(shard, backlog.generation, row.generation)
+            return False
         return await self._fold(shard, row, backlog, fresh=fresh)
+
+    async def _meet(self, shard: int, found: int, known: int) -> None:
+        """A shard that stays at an older life than the ledger has seen, as after two masters, is certified anew (G2):
+        no process needs to miss there, and what they acknowledge would never be folded."""
+        now_s = asyncio.get_running_loop().time()
+        if not 0 < found < known:  # it changed hands just now, or is empty: then its next user certifies it
+            self._behind.pop(shard, None)
+        elif self._behind.setdefault(shard, (found, now_s))[0] != found:
+            self._behind[shard] = (found, now_s)
+        elif now_s - self._behind[shard][1] > BEHIND_S:
+            log.warning("shard %d is at generation %d, the ledger at %d: certified anew", shard, found, known)
+            await certify(self._counters, self._ledger, shard, seen=found)
 
     async def _fold(self, shard: int, row: ShardRow, backlog: Backlog, *, fresh: bool) -> bool:
         whole = len(backlog.entries) < ENTRIES

@@ -1,0 +1,34 @@
+"""G2: a shard whose data belongs to another life of its server gets a new generation."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from mm_metering.backends.counters import Counters
+from mm_metering.backends.ledger import Ledger
+from mm_metering.errors import StoreUnavailable
+
+log = logging.getLogger("mm_metering.gate")
+
+GRACE_MS: Final = 300
+"""How long a new generation stays shut, so that every process can replay its journal first."""
+OPEN_S: Final = 2.0
+"""Longest wait for the counters to take it."""
+
+
+async def certify(counters: Counters, ledger: Ledger, shard: int, *, seen: int) -> None:
+    """Hands the shard a generation above ``seen`` and every other. Safe in any number at once: one of them opens it.
+
+    Raises StoreUnavailable, the outcome then unknown: whoever meets the shard next certifies again.
+    """
+    generation, first = await ledger.certify(shard, seen=seen)
+    grace_ms = 0 if first else GRACE_MS
+    try:
+        async with asyncio.timeout(OPEN_S):
+            opened = await counters.open(shard, seen=seen, generation=generation, grace_ms=grace_ms)
+    except TimeoutError:
+        raise StoreUnavailable(f"counters: shard {shard} was not opened within {OPEN_S:.0f} s") from None
+    if opened:
+        log.info("shard %d: generation %d is open", shard, generation)
