@@ -50,7 +50,8 @@ BACKOFF_S: Final = 0.05
 PROBE_S: Final = 0.2
 """How long a call waits while the server is down: shorter than the grace, so that nobody comes back too late."""
 PATIENT_S: Final = 2.0
-"""The same after QUICK_PROBES in vain, for a server that is only slow; and for the very first call."""
+"""The same after QUICK_PROBES without any answer, for a server that is only slow; and for the very first call. A
+connection that is refused is an answer: it costs no time and says that nothing is slow."""
 QUICK_PROBES: Final = 10
 LAST_TURNS: Final = 3
 """Turns of the event loop that an answer gets after its deadline."""
@@ -149,7 +150,7 @@ class Lane:
         self._timing = timing
         self._seq = 0
         self._answered = False
-        self._probes = 0
+        self._silences = 0
         self._queue: deque[Waiter] = deque()
         self._flight: Flight | None = None
         self._wake = asyncio.Event()
@@ -273,6 +274,7 @@ class Lane:
         except (TimeoutError, StoreUnavailable) as error:
             flight.lost += 1
             if isinstance(error, TimeoutError):
+                self._silences += 1
                 raise StoreUnavailable(f"counters: no answer within {deadline_s * 1000:.0f} ms") from None
             raise
 
@@ -281,8 +283,7 @@ class Lane:
             return PATIENT_S
         if not self.down:
             return self._timing.decision_s
-        self._probes += 1
-        return PROBE_S if self._probes <= QUICK_PROBES else PATIENT_S
+        return PROBE_S if self._silences <= QUICK_PROBES else PATIENT_S
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
@@ -361,7 +362,7 @@ class Lane:
     def _come_up(self) -> None:
         if self.down:
             log.warning("shard %d: the counters answer again", self.shard)
-        self.down, self._answered, self._probes = False, True, 0
+        self.down, self._answered, self._silences = False, True, 0
         self._disarm()
 
     def _arm(self) -> None:
