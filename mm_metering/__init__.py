@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from mm_metering.clock import FrozenClock, SystemClock
     from mm_metering.core.decision import Decision
     from mm_metering.core.events import UsageEvent
-    from mm_metering.decorators import metered
+    from mm_metering.decorators import message_quota, metered, quota
+    from mm_metering.gate.context import current
     from mm_metering.metering import Metering
     from mm_metering.middleware.asgi import MeteringMiddleware
     from mm_metering.middleware.responses import EXPOSED_HEADERS
@@ -23,8 +24,11 @@ _HOMES = {
     "MeteringMiddleware": "mm_metering.middleware.asgi",
     "SystemClock": "mm_metering.clock",
     "UsageEvent": "mm_metering.core.events",
+    "current": "mm_metering.gate.context",
     "from_header": "mm_metering.middleware.tenants",
+    "message_quota": "mm_metering.decorators",
     "metered": "mm_metering.decorators",
+    "quota": "mm_metering.decorators",
 }
 
 __all__ = [
@@ -35,8 +39,11 @@ __all__ = [
     "MeteringMiddleware",
     "SystemClock",
     "UsageEvent",
+    "current",
     "from_header",
+    "message_quota",
     "metered",
+    "quota",
 ]
 
 

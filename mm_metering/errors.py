@@ -35,11 +35,13 @@ class MeteringError(Exception):
 
 
 class Refused(MeteringError):
-    """A limit said no. Nothing was counted. ``decision`` holds the numbers."""
+    """A limit said no. Nothing was counted. ``decision`` holds the numbers; ``decisions`` all that were asked with it,
+    refused ones first."""
 
-    def __init__(self, message: str, *, decision: Decision) -> None:
+    def __init__(self, message: str, *, decision: Decision, decisions: tuple[Decision, ...] = ()) -> None:
         super().__init__(message)
         self.decision = decision
+        self.decisions = decisions or (decision,)
 
 
 class QuotaExceeded(Refused):

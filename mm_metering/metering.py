@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import date, datetime, timedelta
-from typing import Any, Literal, Self, TypedDict, Unpack
+from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack
 
 import uuid_utils
 
@@ -28,18 +28,22 @@ from mm_metering.core.money import Amount
 from mm_metering.core.periods import micros
 from mm_metering.core.tenancy import TenantDefaults
 from mm_metering.core.usage import UsageRange, UsageSnapshot
+from mm_metering.errors import UnknownTenant
 from mm_metering.gate.admission import Admission, Wish
 from mm_metering.gate.coalesce import Timing
-from mm_metering.gate.context import Bound, bind
+from mm_metering.gate.context import Bound, bind, bound_here, current
 from mm_metering.gate.gate import Gate
 from mm_metering.gate.plans import PlanBook
+from mm_metering.gate.portal import Portal
 from mm_metering.gate.recorder import Outcome, Recorder, Tally
 from mm_metering.gate.refusals import raise_if_refused
-from mm_metering.middleware.asgi import HeaderStyle, install
-from mm_metering.middleware.tenants import Resolver
+from mm_metering.middleware.asgi import install
+from mm_metering.middleware.responses import HeaderStyle, Shape
+from mm_metering.middleware.tenants import Found, Resolver, found_id
 from mm_metering.worker.drain import Drain
 from mm_metering.worker.runner import Worker
 
+T = TypeVar("T")
 ENVIRONMENT = ("CATALOGUE", "COUNTERS", "LEDGER", "APPLY")
 
 
@@ -93,6 +97,8 @@ class Metering:
         self._versions: dict[str, int] = {}
         self._opening: asyncio.Task[None] | None = None
         self._open = False
+        self._portal = Portal()
+        self._soon: set[asyncio.Task[None]] = set()
         plans = self._plans = PlanBook(self.ledger)
         self._drain = Drain(self.counters, self.ledger, self._defaults)
         self.gate = Gate(
@@ -170,8 +176,8 @@ class Metering:
             await self.ledger.setup(apply=await self._may_apply())
             for shard in range(self.counters.shards):
                 await self._drain(shard)
-            worker = Worker(self._drain, shards=self.counters.shards, stop=stop)
-            await (self._drain.fully() if once else worker.run())
+            worker = Worker(self._drain, shards=self.counters.shards)
+            await (self._drain.fully() if once else worker.run(stop or asyncio.Event()))
         finally:
             await self.counters.aclose()
             await self.ledger.aclose()
@@ -203,10 +209,12 @@ class Metering:
         if not self._open:
             return
         self._open = False
-        await self.gate.settle()
+        await self._settle()
         if self._worker:
             await self._worker.aclose()
             await self._drain.fully()
+        await asyncio.to_thread(self._portal.run_if_open, self.gate.aclose)
+        await asyncio.to_thread(self._portal.close)
         await self.gate.aclose()
         await self.counters.aclose()
         await self.ledger.aclose()
@@ -218,26 +226,76 @@ class Metering:
     # -- the host's app -----------------------------------------------------------------------------------------------
 
     def install(
-        self, app: Any, *, tenant: Resolver, exempt: Iterable[str] = (), headers: HeaderStyle = "standard"
+        self,
+        app: Any,
+        *,
+        tenant: Resolver | None,
+        exempt: Iterable[str] = (),
+        headers: HeaderStyle = "standard",
+        error_shapes: Mapping[str, Shape] | None = None,
     ) -> None:
-        """Adds the middleware to a Starlette or FastAPI app, innermost whatever the order of calls, and the lifespan.
+        """Adds the middleware to a Starlette or FastAPI app, innermost whatever the order of calls, the lifespan, and
+        what operations cost to its OpenAPI.
 
-        ``tenant`` finds the tenant's id in a request: ``from_header("x-org-id")``, or any callable on the scope.
+        ``tenant`` finds the tenant's id in a request: ``from_header("x-org-id")``, or any callable on the scope; None
+        where a dependency calls ``identify``. The other options are those of ``MeteringMiddleware``.
         """
-        install(app, metering=self, tenant=tenant, exempt=exempt, headers=headers)
+        install(app, metering=self, tenant=tenant, exempt=exempt, headers=headers, error_shapes=error_shapes)
+
+    async def identify(self, tenant: Found) -> None:
+        """Says in a dependency for whom the request runs, where ``install(tenant=None)`` left it open, and decides it
+        there. A refusal ends the request with its answer; None or a tenant that is not known is 401."""
+        found = found_id(tenant)
+        if found is None:
+            raise UnknownTenant("identify: nobody is known by that; the request is refused")
+        await self.startup()
+        await bound_here().identify(found)
 
     def bind(self, tenant: str) -> AbstractContextManager[Bound]:
         """Runs a block for a tenant, outside of a request: jobs, scripts."""
-        return bind(tenant)
+        return bind(self, tenant)
 
-    async def take(self, tenant: str, wishes: Iterable[Wish]) -> Admission:
-        """Counts all wishes or none: what the middleware calls."""
+    def current(self) -> Bound:
+        """What is bound here, in a request or a ``bind`` block: its tenant, and ``add(meter, quantity)``."""
+        return current()
+
+    @property
+    def summary(self) -> str:
+        """One line: where it counts, where it keeps, and what the catalogue holds."""
+        counters, ledger = self.places
+        size = f"{len(self.catalogue.plans)} plans, {len(self.catalogue.meters)} meters"
+        return f"metering: counters {counters}, ledger {ledger}, {size}"
+
+    # -- what the middleware and the decorators call ------------------------------------------------------------------
+
+    async def take(self, tenant: str, wishes: Sequence[Wish]) -> Admission:
+        """Counts all wishes or none."""
+        if not self._open:
+            await self.startup()
+        return await self.gate.take(tenant, wishes)
+
+    async def reverse(self, admission: Admission, *, meters: Collection[str] | None = None) -> None:
+        """Takes back what an admission counted, in these meters or in all."""
+        await self.gate.reverse(admission, meters=meters)
+
+    async def add(self, tenant: str, wishes: Sequence[Wish]) -> None:
+        """States that this was used: never refused for a quota."""
         await self.startup()
-        return await self.gate.take(tenant, tuple(wishes))
+        await self.gate.add(tenant, wishes)
 
-    async def reverse(self, admission: Admission) -> None:
-        """Takes back what an admission counted."""
-        await self.gate.reverse(admission)
+    def add_soon(self, tenant: str, wishes: Sequence[Wish]) -> None:
+        """The same from code that cannot wait: done when ``flush`` or ``shutdown`` returns."""
+        try:
+            task = asyncio.get_running_loop().create_task(self.add(tenant, wishes))
+        except RuntimeError:
+            self.from_sync(lambda: self.add(tenant, wishes))
+        else:
+            self._soon.add(task)
+            task.add_done_callback(self._soon.discard)
+
+    def from_sync(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Runs async work of this Metering for a caller that is not async, and waits."""
+        return self._portal.run(work)
 
     # -- limits -------------------------------------------------------------------------------------------------------
 
@@ -251,7 +309,7 @@ class Metering:
         """Consumes ``quantity`` of a meter, or raises the Refused that fits (QuotaExceeded, BudgetExceeded,
         FeatureNotInPlan) and consumes nothing. A level goes up; ``release`` takes off again."""
         decision = await self._decide(tenant, meter, quantity, resource, look=False)
-        raise_if_refused(decision, self.clock.now())
+        raise_if_refused((decision,), self.clock.now())
         return decision
 
     async def _decide(self, tenant: str, meter: str, quantity: int, resource: str | None, *, look: bool) -> Decision:
@@ -308,8 +366,15 @@ class Metering:
     async def flush(self) -> None:
         """Does now what the worker does continuously: everything acknowledged before this call is in the ledger."""
         await self.startup()
-        await self.gate.settle()
+        await self._settle()
         await self._drain.fully()
+
+    async def _settle(self) -> None:
+        """Everything acknowledged on this loop, and on the portal's, is in the stream."""
+        loop = asyncio.get_running_loop()
+        await asyncio.gather(*(task for task in self._soon if task.get_loop() is loop))
+        await self.gate.settle()
+        await asyncio.to_thread(self._portal.run_if_open, self.gate.settle)
 
     async def create_usage_snapshot(self, tenant: str, day: date | str) -> UsageSnapshot:
         """One day of a tenant in its zone, with all that was acknowledged before the call."""

@@ -6,5 +6,6 @@ Invariants: a decorated function can be called as before, above or below the fra
 """
 
 from mm_metering.decorators.metered import metered
+from mm_metering.decorators.quota import message_quota, quota
 
-__all__ = ["metered"]
+__all__ = ["message_quota", "metered", "quota"]

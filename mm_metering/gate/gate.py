@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 from zlib import crc32
@@ -40,7 +40,7 @@ from mm_metering.gate.admission import Admission, Wish
 from mm_metering.gate.coalesce import Fate, Lane, Outcome, Timing
 from mm_metering.gate.decisions import decisions
 from mm_metering.gate.plans import PlanBook
-from mm_metering.gate.tenants import Prepared, View, Views
+from mm_metering.gate.tenants import Prepared, View, Views, counted_meters, new_fact
 
 log = logging.getLogger("mm_metering.gate")
 
@@ -140,15 +140,21 @@ class Gate:
                     'try again, or set on_outage = "allow" on the meter'
                 )
 
-    async def reverse(self, admission: Admission) -> bool:
-        """Takes back what an admission counted, in the windows it was counted in. A second time changes nothing.
+    async def reverse(self, admission: Admission, *, meters: Collection[str] | None = None) -> bool:
+        """Takes back what an admission counted, in the windows it was counted in: in these meters, or in all. A second
+        time changes nothing.
 
-        Answers like ``post``.
+        A fact that stays in some meters is taken back and stated again without the others. Answers like ``post``.
         """
         if not admission.facts or admission.taken_back:
             return True
+        split = [(fact, *_split(fact, meters)) for fact in admission.facts]
+        split = [each for each in split if meters is None or each[1].counts]
+        if not split:
+            return True
         admission.taken_back = True
-        return await self._post(admission.tenant, admission.facts, [void(fact) for fact in admission.facts], sign=-1)
+        written = [void(fact) for fact, _, _ in split] + [kept for _, _, kept in split if kept.counts]
+        return await self._post(admission.tenant, [dropped for _, dropped, _ in split], written, sign=-1)
 
     # -- posts --------------------------------------------------------------------------------------------------------
 
@@ -167,6 +173,16 @@ class Gate:
         if levels:  # a level taken back: the ledger orders what is left
             op = Append(((tenant, payload),))
         return self._in_stream(await lane.submit(op, allow=True))
+
+    async def add(self, tenant: str, wishes: Sequence[Wish]) -> None:
+        """States that this was used now. Acknowledged when it returns, like ``post``."""
+        tenant, now_us = tenant_id(tenant), self._now_us()
+        facts = [new_fact(tenant, wish, counted_meters(self._catalogue, wish)) for wish in wishes]
+        facts = [fact._replace(id=self._new_id(), occurred_us=now_us) for fact in facts]
+        for level in (fact for fact in facts if fact.kind == "add"):
+            await self.level(tenant, level)
+        if sums := [fact for fact in facts if fact.kind != "add"]:
+            await self.post(tenant, sums)
 
     async def append(self, tenant: str, facts: Sequence[Fact]) -> bool:
         """Writes facts that may be known already: nothing is counted here, the ledger takes each once.
@@ -340,3 +356,10 @@ class Gate:
         """Stops this loop's lanes."""
         state = self._loops.pop(asyncio.get_running_loop(), LoopState())
         await asyncio.gather(*(lane.aclose() for lane in state.lanes.values()))
+
+
+def _split(fact: Fact, meters: Collection[str] | None) -> tuple[Fact, Fact]:
+    """The fact with the counts in these meters alone (in all of them for None), and another with the rest."""
+    dropped = tuple(count for count in fact.counts if meters is None or count.meter in meters)
+    kept = tuple(count for count in fact.counts if count not in dropped)
+    return fact._replace(counts=dropped), fact._replace(id=f"{fact.id}:kept", counts=kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from types import MappingProxyType
 from typing import Final
@@ -23,7 +24,12 @@ ERRORS: Final = MappingProxyType(
 )
 
 
-def raise_if_refused(decision: Decision, now: datetime) -> None:
-    """Raises the error of the decision's reason; returns for an allowed one."""
-    if not decision.allowed:
-        raise ERRORS.get(decision.reason or "", Refused)(sentence(decision, now), decision=decision)
+def raise_if_refused(decisions: Sequence[Decision], now: datetime) -> None:
+    """Raises the error of the first decision's reason, with all of them; returns where it is allowed or there is none.
+
+    An admission's decisions stand refused ones first.
+    """
+    first = next(iter(decisions), None)
+    if first is not None and not first.allowed:
+        kind = ERRORS.get(first.reason or "", Refused)
+        raise kind(sentence(first, now), decision=first, decisions=tuple(decisions))

@@ -21,17 +21,21 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Scope
 
 from mm_metering.core.catalogue import Catalogue
-from mm_metering.core.schema import suggestion
+from mm_metering.core.schema import suggestion, unknown
 from mm_metering.errors import CatalogueError
 from mm_metering.gate.admission import Wish
-from mm_metering.gate.context import Mark, marks_of
+from mm_metering.gate.context import Asking, Mark, marks_of, taken_when_called
+from mm_metering.gate.tenants import counted_meters
 
 UNMATCHED: Final = "(unmatched)"
 """The resource of all that an app serves whose routes cannot be read: one bucket, never raw paths (I2)."""
 BASE_METER: Final = "api_calls"
 BASE_EVENT: Final = "api_call"
+WEBSOCKET: Final = "WEBSOCKET"
+"""The method of a websocket's handshake, in [routes] too: "WEBSOCKET /chat"."""
 
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")
+_HTTP = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")
+_METHODS = (*_HTTP, WEBSOCKET)
 _DEPTH_AT_MOST = 32
 _SHOWN_ROUTES = 20
 _CONVERTER = re.compile(r"\{(\w+):\w+\}")
@@ -52,16 +56,27 @@ class Kind(StrEnum):
 
 
 class RouteMatch(NamedTuple):
-    """What a request meets, and the wishes of its one take; none where nothing is to be counted."""
+    """What a request meets, and the wishes of its one take; none where nothing is to be counted.
+
+    ``joined``: the marks among them that the endpoint's own call would take. ``measured``: what is known only when the
+    response was sent, each without its quantity.
+    """
 
     kind: Kind
     template: str = UNMATCHED
     endpoint: object = None
     wishes: tuple[Wish, ...] = ()
+    joined: tuple[Mark, ...] = ()
+    measured: tuple[Wish, ...] = ()
 
     @property
     def is_metered(self) -> bool:
         return self.kind is Kind.ROUTE or self.kind is Kind.MOUNT
+
+    @property
+    def is_guess(self) -> bool:
+        """Whether the app may well have no such route: it cannot be read, and no key of [routes] matches."""
+        return self.kind is Kind.MOUNT and self.template == UNMATCHED
 
 
 NOT_FOUND: Final = RouteMatch(Kind.NOT_FOUND)
@@ -79,7 +94,7 @@ class Resolver:
         self._table: Table | None = None
 
     def resolve(self, scope: Scope) -> RouteMatch:
-        method: str = scope["method"]
+        method: str = scope.get("method", WEBSOCKET)
         if method == "OPTIONS" and any(name == b"access-control-request-method" for name, _ in scope["headers"]):
             return PREFLIGHT
         return self.table().find(method, route_path(scope["path"], scope.get("root_path", "")), scope)
@@ -115,15 +130,41 @@ class Costs:
     """C2: one api_call, merged with the route's entry under [routes], plus the marks of its endpoint."""
 
     def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
         self._routes = {plain_key(key): entry for key, entry in catalogue.routes.items()}
+
+    @property
+    def keys(self) -> Iterable[str]:
+        """The keys of [routes], as templates are written."""
+        return self._routes.keys()
+
+    def by_meter(self, wishes: Iterable[Wish]) -> dict[str, int]:
+        """What wishes come to in each meter, as the decision counts them."""
+        total: dict[str, int] = {}
+        for wish in wishes:
+            for meter in counted_meters(self._catalogue, wish):
+                total[meter.name] = total.get(meter.name, 0) + wish.quantity
+        return total
 
     def __call__(self, method: str, template: str, marks: Iterable[Mark] = ()) -> tuple[Wish, ...]:
         costs = {BASE_METER: 1, **self._entry(method, template)}
         base = costs.pop(BASE_METER)
         wishes = [Wish(BASE_EVENT, template, base)] if base else []
         wishes += [Wish("", template, quantity, meter=meter) for meter, quantity in costs.items() if quantity]
-        wishes += [Wish(each.event_type, each.resource or template, each.quantity) for each in marks]
+        fixed = [each for each in marks if isinstance(each.quantity, int)]
+        wishes += [Wish(each.event_type, each.resource or template, int(each.quantity)) for each in fixed]
         return tuple(wishes)
+
+    def match(self, kind: Kind, method: str, template: str, endpoint: object = None) -> RouteMatch:
+        """All that is known of a request to this endpoint beforehand."""
+        marks = _marks(endpoint, method)
+        handler = _handler(endpoint, method) if isinstance(endpoint, type) else endpoint
+        measured = tuple(
+            Wish(each.event_type, each.resource or template, 0) for each in marks if not isinstance(each.quantity, int)
+        )
+        wishes = self(method, template, marks)
+        joined = tuple(each for each in taken_when_called(handler) if any(each is known for known in marks))
+        return RouteMatch(kind, template, endpoint, wishes, joined, measured)
 
     def _entry(self, method: str, template: str) -> Mapping[str, int]:
         found = self._routes.get(f"{method} {template}")
@@ -149,6 +190,11 @@ def check(catalogue: Catalogue, table: Table) -> None:
         if not catalogue.meters_of(mark.event_type, mark.resource):
             hint = suggestion(mark.event_type, events) or f"; its meters count {', '.join(sorted(events))}"
             raise CatalogueError(f'@metered("{mark.event_type}") on {place} counts in no meter of the catalogue{hint}')
+    for (method, template), route in table.listed.items():
+        for wish in route.asked:
+            if wish.meter not in catalogue.meters:
+                hint = unknown("meter", wish.meter, catalogue.meters)
+                raise CatalogueError(f"Depends(quota(...)) on {method} {template}: {hint}")
 
 
 # ---- the table ----
@@ -184,9 +230,11 @@ class Table:
         self.marked: list[tuple[str, Mark]] = []
         self._exempt = exempt
         self._methods_of: dict[str, set[str] | None] = {}
+        self._costs = costs
         reader = _Reader(costs, exempt, self._methods_of, self.marked)
         entries = reader.entries(app, "", exempt=False)
-        self._entries: _Entries = (_Opaque(costs, UNMATCHED),) if entries is None else entries
+        self._entries: _Entries = (reader.opaque(UNMATCHED, ""),) if entries is None else entries
+        self.listed = reader.listed
         self._lists = reader.lists
         self._lengths = [len(each) for each in self._lists]
         paths = set() if reader.is_conditional else {*reader.paths, *exempt}
@@ -209,6 +257,24 @@ class Table:
             for method in (sorted(methods - {"HEAD"} or methods) if methods is not None else ["ANY"])
         ]
 
+    def costs_of(self, method: str, template: str) -> dict[str, int]:
+        """What a request to this route uses of each meter, with the quotas its dependencies ask for; {} for nothing."""
+        listed = self.listed.get((method.upper(), template))
+        return {} if listed is None else self._costs.by_meter((*listed.match.wishes, *listed.asked))
+
+    def lines(self) -> Iterator[str]:
+        """What each route costs, for people to read; the exempt ones last."""
+        exempt = []
+        for (method, template), listed in self.listed.items():
+            costs = self.costs_of(method, template)
+            if listed.match.kind is Kind.EXEMPT:
+                exempt.append(template)
+            elif method != "HEAD":
+                shown = " ".join(f"{meter}={n}" for meter, n in costs.items()) or "nothing"
+                yield f"metered  {method:9} {template}   {shown}"
+        if paths := sorted({*exempt, *self._exempt}):
+            yield f"exempt   {' '.join(paths[:_SHOWN_ROUTES])}{' …' if len(paths) > _SHOWN_ROUTES else ''}"
+
     def find(self, method: str, path: str, scope: Scope) -> RouteMatch:
         fixed = self._fixed.get(path)
         found = fixed.get(method) if fixed is not None else None
@@ -218,7 +284,8 @@ class Table:
         if path in self._exempt:
             return dict.fromkeys(_METHODS, EXEMPT)
         anything = _Request("", path, "", None)
-        there = [each for each in self._entries if each.find(anything, path) is not None]
+        either = (anything, anything._replace(method=WEBSOCKET))
+        there = [each for each in self._entries if any(each.find(request, path) for request in either)]
         return {method: _walk(there, anything._replace(method=method)) for method in _METHODS}
 
     def _search(self, method: str, path: str, scope: Scope, *, known: bool) -> RouteMatch:
@@ -243,18 +310,22 @@ def _walk(entries: Iterable[_Entry], request: _Request) -> RouteMatch:
 
 
 class _Leaf:
-    """A route. ``fixed``: it serves one path only, the template itself."""
+    """A route. ``fixed``: it serves one path only, the template itself. Requests and websockets do not see each
+    other's routes."""
 
     is_final = False
 
-    def __init__(self, regex: re.Pattern[str], literal: str, *, fixed: bool) -> None:
+    def __init__(self, regex: re.Pattern[str], literal: str, *, fixed: bool, is_websocket: bool) -> None:
         self.fixed = fixed
+        self._is_websocket = is_websocket
         self.matches: dict[str, RouteMatch] = {}
         self.otherwise = RouteMatch(Kind.METHOD_NOT_ALLOWED)
         self._match = regex.match
         self._literal = literal
 
     def find(self, request: _Request, path: str) -> RouteMatch | None:
+        if (request.method == WEBSOCKET) is not self._is_websocket:
+            return None
         if path.startswith(self._literal) and self._match(path):
             return self.matches.get(request.method, self.otherwise)
         return None
@@ -315,22 +386,33 @@ class _Custom:
             return None
         if match is Match.PARTIAL:
             return RouteMatch(Kind.METHOD_NOT_ALLOWED)
-        endpoint = child.get("endpoint")
-        wishes = self._costs(request.method, self._template, marks_of(endpoint))
-        return RouteMatch(Kind.ROUTE, self._template, endpoint, wishes)
+        return self._costs.match(Kind.ROUTE, request.method, self._template, child.get("endpoint"))
 
 
 class _Opaque:
-    """An app whose routes cannot be read. It may answer 404 itself; then the request counts, as any 4xx does."""
+    """An app whose routes cannot be read. The keys of [routes] are the templates that are known of it; all else is
+    one bucket."""
 
     is_final = True
 
-    def __init__(self, costs: Costs, template: str) -> None:
-        self._costs = {method: RouteMatch(Kind.MOUNT, template, None, costs(method, template)) for method in _METHODS}
-        self._other = RouteMatch(Kind.MOUNT, template, None, costs("", template))
+    def __init__(self, costs: Costs, template: str, keys: Iterable[str]) -> None:
+        self._known = [
+            (method, path, compile_path(path)[0]) for method, _, path in (key.partition(" ") for key in keys)
+        ]
+        self._costs = costs
+        self._template = template
+        self._found: dict[tuple[str, str], RouteMatch] = {}
 
     def find(self, request: _Request, path: str) -> RouteMatch | None:
-        return self._costs.get(request.method, self._other)
+        template = next((known for known, regex in self._of(request.method) if regex.match(request.path)), None)
+        key = (request.method if request.method in _METHODS else "", template or self._template)
+        if key not in self._found:
+            self._found[key] = self._costs.match(Kind.ROUTE if template else Kind.MOUNT, *key)
+        return self._found[key]
+
+    def _of(self, method: str) -> Iterator[tuple[str, re.Pattern[str]]]:
+        wanted = (method, "GET") if method == "HEAD" else (method,)
+        return ((template, regex) for each, template, regex in self._known if each in wanted)
 
 
 class _Free:
@@ -345,6 +427,13 @@ class _Free:
 # ---- reading an app's routes ----
 
 
+class _Listed(NamedTuple):
+    """A route as people are told of it: its match, and what its dependencies ask for besides."""
+
+    match: RouteMatch
+    asked: tuple[Wish, ...]
+
+
 class _Reader:
     """Walks an app once. It notes the lists it read, so that a change is seen, and the paths without parameters."""
 
@@ -356,6 +445,7 @@ class _Reader:
         marked: list[tuple[str, Mark]],
     ) -> None:
         self.lists: list[Sequence[object]] = []
+        self.listed: dict[tuple[str, str], _Listed] = {}
         self.paths: set[str] = set()
         self.is_conditional = False
         self._costs = costs
@@ -384,34 +474,50 @@ class _Reader:
         if isinstance(original, Host):
             self.is_conditional = True
             children = self.entries(route.app, prefix, exempt=exempt)
-            opaque = _Free() if exempt else _Opaque(self._costs, self._known(prefix + "/{path}", None))
+            opaque = _Free() if exempt else self.opaque(self._known(prefix + "/{path}", None), prefix)
             return _HostBranch(route.host_regex, children, opaque)
         if isinstance(original, WebSocketRoute):
-            return None
+            return self._leaf(route, prefix, exempt=exempt)
         self.is_conditional = True
         return _Custom(original, self._costs, self._known(prefix + getattr(original, "path", UNMATCHED), None))
 
     def _leaf(self, route: Any, prefix: str, *, exempt: bool) -> _Leaf:
         standard, template, parameters = compile_path(route.path)
         regex = getattr(route, "path_regex", None) or standard
-        endpoint, methods, is_plain = route.endpoint, _methods(route), regex == standard
+        is_websocket = isinstance(getattr(route, "original_route", route), WebSocketRoute)
+        endpoint, methods, is_plain = (
+            route.endpoint,
+            [WEBSOCKET] if is_websocket else _methods(route),
+            regex == standard,
+        )
         is_never = never_metered(endpoint)
         template = prefix + template if is_never else self._known(prefix + template, methods)
         literal = route.path.partition("{")[0] if is_plain else ""
-        leaf = _Leaf(regex, literal, fixed=is_plain and not parameters)
+        leaf = _Leaf(regex, literal, fixed=is_plain and not parameters, is_websocket=is_websocket)
         if leaf.fixed and "{" not in prefix:
             self.paths.add(template)
         is_free = exempt or template in self._exempt or is_never
-        for method in methods or _METHODS:
+        asked = _asked(getattr(route, "dependant", None))
+        for method in methods or _HTTP:
             leaf.matches[method] = EXEMPT if is_free else self._priced(method, template, endpoint)
+            self.listed.setdefault((method, template), _Listed(leaf.matches[method], asked))
         if methods is None:
             leaf.otherwise = EXEMPT if is_free else self._priced("", template, endpoint)
         return leaf
 
     def _priced(self, method: str, template: str, endpoint: object) -> RouteMatch:
-        marks = _marks(endpoint, method)
-        self._marked += [(f"{method} {template}", mark) for mark in marks]
-        return RouteMatch(Kind.ROUTE, template, endpoint, self._costs(method, template, marks))
+        self._marked += [(f"{method} {template}", mark) for mark in _marks(endpoint, method)]
+        return self._costs.match(Kind.ROUTE, method, template, endpoint)
+
+    def opaque(self, template: str, prefix: str) -> _Opaque:
+        """An app that cannot be read, mounted at this prefix: what [routes] says below it is taken for true."""
+        keys = [key for key in self._costs.keys if key.partition(" ")[2].startswith(prefix + "/")]
+        for key in keys:
+            method, _, known = key.partition(" ")
+            self._known(known, [method])
+            self.listed[method, known] = _Listed(self._costs.match(Kind.ROUTE, method, known), ())
+        self.listed.setdefault(("ANY", template), _Listed(self._costs.match(Kind.MOUNT, "ANY", template), ()))
+        return _Opaque(self._costs, template, keys)
 
     def _branch(self, mount: Any, prefix: str, *, exempt: bool) -> _Branch:
         below = prefix + compile_path(mount.path + "/{path:path}")[1].removesuffix("/{path}")
@@ -419,7 +525,7 @@ class _Reader:
         children = self.entries(mount.app, below, exempt=is_free)
         if children is not None:
             return _Branch(mount.path_regex, children, _Free())
-        opaque = _Free() if is_free else _Opaque(self._costs, self._known(below + "/{path}", None))
+        opaque = _Free() if is_free else self.opaque(self._known(below + "/{path}", None), below)
         return _Branch(mount.path_regex, None, opaque)
 
     def _known(self, template: str, methods: Sequence[str] | None) -> str:
@@ -432,7 +538,7 @@ def routes_of(app: object) -> Sequence[BaseRoute] | None:
     """The routes of an app, also below middlewares that keep what they wrap in ``app``."""
     for node in _wrapped(app):
         routes = getattr(node, "routes", None)
-        if isinstance(routes, Sequence):
+        if isinstance(routes, Sequence) and all(isinstance(each, BaseRoute) for each in routes):
             return routes
     return None
 
@@ -458,10 +564,14 @@ def _wrapped(app: object) -> Iterator[object]:
         yield app
 
 
-def _flat(routes: Sequence[BaseRoute]) -> Iterable[Any]:
-    """The routes with those of included routers in their place: FastAPI's RouteContexts since 0.137, routes before."""
+def _flat(routes: Sequence[BaseRoute]) -> Iterator[Any]:
+    """The routes with those of included routers in their place: FastAPI's RouteContexts since 0.137, routes before.
+
+    Until 0.149 the context of a route that is not FastAPI's own stands for it in part only; the whole one is beside.
+    """
     flatten = getattr(sys.modules.get("fastapi.routing"), "iter_route_contexts", None)
-    return routes if flatten is None else flatten(routes)
+    for each in routes if flatten is None else flatten(routes):
+        yield getattr(each, "starlette_route", None) or each
 
 
 def _lists(routes: Sequence[Any], depth: int = 0) -> Iterator[Sequence[object]]:
@@ -492,6 +602,15 @@ def _marks(endpoint: Any, method: str) -> tuple[Mark, ...]:
     if isinstance(endpoint, type) and method:
         return (*marks_of(endpoint), *marks_of(_handler(endpoint, method)))
     return marks_of(endpoint)
+
+
+def _asked(dependant: Any, depth: int = 0) -> tuple[Wish, ...]:
+    """What the dependencies of a FastAPI route ask for: ``Depends(quota(...))``, at any depth."""
+    if dependant is None or depth >= _DEPTH_AT_MOST:
+        return ()
+    own = dependant.call.asks if isinstance(dependant.call, Asking) else ()
+    below = (wish for each in dependant.dependencies for wish in _asked(each, depth + 1))
+    return (*own, *below)
 
 
 def _host(scope: Scope) -> str:

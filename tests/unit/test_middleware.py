@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import http_sf
 import pytest
+from anyio.from_thread import start_blocking_portal
 from fastapi import Depends, FastAPI, HTTPException
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
@@ -44,6 +45,7 @@ from mm_metering.middleware.asgi import MeteringMiddleware, install
 from mm_metering.middleware.responses import EXPOSED_HEADERS
 from mm_metering.middleware.tenants import Resolver, from_header
 
+T = TypeVar("T")
 CATALOGUE = Catalogue.from_dict(
     {
         "meters": {"api_calls": {"event": "api_call"}, "exports": {"event": "export"}},
@@ -69,6 +71,9 @@ class FakeMeter:
     reverse_may_end: asyncio.Event | None = None
     catalogue: Catalogue = CATALOGUE
     clock: FrozenClock = field(default_factory=lambda: FrozenClock("2026-11-22T09:31:28Z"))
+
+    summary: str = "in memory"
+    added: list[tuple[str, Wish]] = field(default_factory=list)
 
     async def startup(self) -> None:
         self.calls.append("startup")
@@ -106,7 +111,19 @@ class FakeMeter:
             window="day",
         )
 
-    async def reverse(self, admission: Admission) -> None:
+    async def add(self, tenant: str, wishes: Sequence[Wish]) -> None:
+        if self.error:
+            raise self.error
+        self.added += [(tenant, wish) for wish in wishes]
+
+    def add_soon(self, tenant: str, wishes: Sequence[Wish]) -> None:
+        self.added += [(tenant, wish) for wish in wishes]
+
+    def from_sync(self, work: Callable[[], Awaitable[T]]) -> T:
+        with start_blocking_portal("asyncio") as portal:
+            return portal.call(work)
+
+    async def reverse(self, admission: Admission, *, meters: Collection[str] | None = None) -> None:
         if self.reverse_may_end:
             await self.reverse_may_end.wait()
         if self.reverse_error:
@@ -245,8 +262,8 @@ def test_a_mark_that_could_not_be_recorded_fails_at_import() -> None:
     ):
         with pytest.raises(InvalidEvent):
             metered(**wrong)
-    with pytest.raises(TypeError, match="put @metered on the function itself"):
-        metered("export")(len)
+    with pytest.raises(TypeError, match="cannot carry a mark"):
+        metered("export")(3)  # type: ignore[type-var]
 
 
 @pytest.mark.parametrize(
@@ -441,7 +458,7 @@ async def test_an_error_in_mid_stream_counts() -> None:
         raise ZeroDivisionError
 
     meter = FakeMeter()
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises((ZeroDivisionError, ExceptionGroup)):  # Starlette before 0.46 lets the group through
         await ask(serving(lambda request: StreamingResponse(chunks()), meter))
     assert meter.used == {"acme": 1}
 
@@ -651,12 +668,13 @@ async def test_what_a_handler_takes_besides_goes_back_with_the_request() -> None
 
 
 def test_bind_is_for_one_block_and_nests() -> None:
-    with bind("outer") as bound:
+    meter = FakeMeter()
+    with bind(meter, "outer") as bound:
         assert current() is bound
-        with bind("inner"):
+        with bind(meter, "inner"):
             assert current_tenant() == "inner"
         assert current_tenant() == "outer"
-    with pytest.raises(InvalidTenant), bind("nul\x00"):
+    with pytest.raises(InvalidTenant), bind(meter, "nul\x00"):
         pass
 
 
@@ -709,19 +727,6 @@ async def test_a_wrapped_app_answers_refusals_as_an_installed_one() -> None:
     assert (answer.status, meter.used) == (429, {"acme": 0})
 
 
-async def test_websockets_pass_through() -> None:
-    seen: list[Scope] = []
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        seen.append(scope)
-
-    meter = FakeMeter(limit=0)
-    scope: Scope = {"type": "websocket", "path": "/ws", "headers": []}
-    await MeteringMiddleware(app, metering=meter, tenant=from_header("x-org-id"))(scope, staying(), nothing)
-    assert seen == [{"type": "websocket", "path": "/ws", "headers": []}]
-    assert meter.calls == []
-
-
 async def nothing(message: Message) -> None:
     return
 
@@ -741,7 +746,8 @@ async def test_a_route_we_misread_leaves_one_line_in_the_log(caplog: pytest.LogC
     with caplog.at_level(logging.WARNING):
         for path in ("/x", "/x", "/y"):
             await ask(app, path)
-    assert caplog.messages == ["metered as route /x, but served by answering; please report the app's routes"]
+    told = "misread: metered as {}, but served by answering; please report the app's routes"
+    assert caplog.messages == [told.format("/x"), told.format("(unmatched)")]
 
 
 async def test_a_correct_reading_leaves_none(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Host, Match, Mount, Route, Router
 from starlette.staticfiles import StaticFiles
+from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mm_metering.core.catalogue import Catalogue
@@ -114,8 +116,12 @@ def nested_app() -> FastAPI:
     ],
 )
 def test_a_template_has_every_prefix(path: str, method: str, template: str) -> None:
-    found = met(nested_app(), path, method)
-    assert (found.kind, found.template) == (Kind.ROUTE, template)
+    app = nested_app()
+    found = met(app, path, method)
+    if TestClient(app).request(method, path).status_code == 404:  # FastAPI before 0.137 left out included mounts
+        assert found.kind is Kind.NOT_FOUND
+    else:
+        assert (found.kind, found.template) == (Kind.ROUTE, template)
 
 
 def test_an_app_whose_routes_cannot_be_read_is_one_template_per_mount() -> None:
@@ -356,7 +362,7 @@ def test_a_mark_works_above_and_below_the_route_decorator() -> None:
         return q
 
     assert [wish.resource for wish in met(app, "/x").wishes] == ["/x", "below", "above"]
-    assert endpoint(q=3) == 3
+    assert [*inspect.signature(endpoint).parameters] == ["q"]
 
 
 def test_a_routes_key_without_a_route_stops_the_app_and_lists_the_routes() -> None:
@@ -403,7 +409,8 @@ def test_routes_added_later_are_seen() -> None:
     included.add_api_route("/late", lambda: 1)
     mounted.add_route("/late", page)
     for path in ("/late", "/in/late", "/m/late"):
-        assert routes.resolve(scope_of(path)).kind is Kind.ROUTE, path
+        is_served = TestClient(app).get(path).status_code == 200  # before FastAPI 0.137 an included router was copied
+        assert (routes.resolve(scope_of(path)).kind is Kind.ROUTE) is is_served, path
 
 
 def test_a_middleware_around_a_mount_is_seen_through() -> None:

@@ -1,0 +1,72 @@
+"""What this middleware says: refusals in the shape that their route wants, headers, and what is for the host's eyes."""
+
+from __future__ import annotations
+
+import logging
+from functools import lru_cache
+from typing import Final
+
+from opentelemetry import metrics
+from starlette.types import Scope
+
+from mm_metering.errors import Refused, StoreUnavailable
+from mm_metering.gate.admission import Admission
+from mm_metering.gate.context import Bound, Meter
+from mm_metering.middleware import responses
+from mm_metering.middleware.responses import Problem, RawHeaders, Style
+
+log = logging.getLogger("mm_metering.middleware")
+
+NOTES_AT_MOST: Final = 100
+COUNTER: Final = "mm_metering.http.findings"
+
+
+class Answers:
+    """One per middleware."""
+
+    def __init__(self, meter: Meter, style: Style, challenge: str) -> None:
+        self.notes: dict[str, str] = {}
+        self._meter = meter
+        self._style = style
+        self._challenge = challenge
+
+    def headers(self, status: int, bound: Bound | None) -> RawHeaders:
+        """What the answer to an allowed request says. A redirect says nothing: clients would wait before they follow
+        it. Neither does a 304, which stands for an older answer."""
+        admission = bound.admission if bound else None
+        if admission is None:
+            return []
+        if admission.degraded:
+            return [responses.DEGRADED]
+        if 300 <= status < 400:
+            return []
+        return responses.rate_limit_headers(admission.decisions, self._meter.clock.now(), self._style.headers)
+
+    def refused(self, admission: Admission, scope: Scope) -> Problem:
+        return responses.refused(admission.decisions, scope, now=self._meter.clock.now(), style=self._style)
+
+    def unknown(self, scope: Scope) -> Problem:
+        return responses.tenant_unknown(scope, self._challenge, style=self._style)
+
+    def to(self, error: BaseException, scope: Scope) -> Problem | None:
+        """The answer to an error of ours; None for the host's own."""
+        match error:
+            case Refused(decisions=decisions):
+                now = self._meter.clock.now()
+                return responses.refused(decisions, scope, now=now, message=str(error), style=self._style)
+            case StoreUnavailable():
+                return responses.unavailable(scope, style=self._style)
+            case _:
+                return None
+
+    def note(self, kind: str, text: str) -> None:
+        """Something that the host should mend: a metric each time, one line in the log, and a finding of ``doctor``."""
+        _counter().add(1, {"kind": kind})
+        if text not in self.notes and len(self.notes) < NOTES_AT_MOST:
+            self.notes[text] = kind
+            log.warning("%s: %s", kind, text)
+
+
+@lru_cache(maxsize=1)
+def _counter() -> metrics.Counter:
+    return metrics.get_meter("mm_metering").create_counter(COUNTER, unit="{finding}")

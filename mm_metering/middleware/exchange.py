@@ -1,0 +1,174 @@
+"""One request or websocket under way: headers on its answer, and the end of what it took."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from starlette.types import Message, Receive, Scope, Send
+
+from mm_metering.errors import Refused, UnknownTenant
+from mm_metering.gate.context import Bound, enter, leave
+from mm_metering.middleware.aftermath import Aftermath
+from mm_metering.middleware.answers import Answers
+from mm_metering.middleware.responses import Problem
+from mm_metering.middleware.routes import RouteMatch
+
+CAUSES_AT_MOST: Final = 8
+POLICY_VIOLATION: Final = 1008
+"""The websocket close code of a client that may not go on (RFC 6455, 7.4.1)."""
+
+STARTS: Final = {
+    "http.response.start": 200,
+    "websocket.accept": 200,
+    "websocket.http.response.start": 403,
+    "websocket.close": 403,
+}
+"""What begins an answer, and its status where the message carries none."""
+
+
+class Exchange:
+    """Passes messages on as they come; nothing is buffered."""
+
+    __slots__ = ("_answers", "_app", "_bound", "_bytes", "_is_started", "_later", "_match", "_scope", "_send")
+
+    def __init__(
+        self,
+        app: Any,
+        answers: Answers,
+        later: Aftermath,
+        *,
+        match: RouteMatch,
+        bound: Bound | None,
+        scope: Scope,
+        send: Send,
+    ) -> None:
+        self._app = app
+        self._answers = answers
+        self._later = later
+        self._match = match
+        self._bound = bound
+        self._scope = scope
+        self._send = send
+        self._bytes = 0
+        self._is_started = False
+
+    async def run(self, receive: Receive) -> None:
+        """Serve it. What fails before its answer begins is taken back; our errors become answers."""
+        token = enter(self._bound) if self._bound else None
+        try:
+            await self._app(self._scope, receive, self.send)
+            if not self._is_started:
+                await self._take_back(None)
+        except (Exception, asyncio.CancelledError) as error:
+            if not await self._is_answered(error):
+                raise
+        finally:
+            if token:
+                leave(token)
+            if self._bound and self._is_started:
+                await self._write_rest(self._bound)
+
+    async def send(self, message: Message) -> None:
+        if not self._is_started and message["type"] in STARTS:
+            message = await self._begin(message)
+        elif self._match.measured:
+            self._bytes += _size(message)
+        await self._send(message)
+
+    async def _begin(self, message: Message) -> Message:
+        status: int = message.get("status", STARTS[message["type"]])
+        is_changed = bool(status >= 400 or self._later.uncounted(status)) and await self._ends_in_error(status)
+        if self._bound:
+            await self._later.write(self._bound)
+            self._bound.is_final = True
+        self._is_started = True
+        silent = is_changed or message["type"] == "websocket.close"
+        added = [] if silent else self._answers.headers(status, self._bound)
+        return {**message, "headers": [*message.get("headers", ()), *added]} if added else message
+
+    async def _ends_in_error(self, status: int) -> bool:
+        """Take back what must not count (C2, C3), before the client can know; whether there was anything.
+
+        Starlette answers for an exception while it handles it. A mounted app makes a 500 of ours that way, and hands
+        it on only afterwards: it is raised here, so that it gets its own answer. A host's own handler keeps its.
+        """
+        error = sys.exc_info()[1]
+        if status == 500 and error is not None and self._problem(error):
+            raise error
+        nothing = status in (401, 403) or (self._match.is_guess and status in (404, 405)) or _stems_from_refusal(error)
+        return await self._take_back(None if nothing else status)
+
+    async def _take_back(self, status: int | None) -> bool:
+        """All of it, or what an answer with this status does not leave counted."""
+        return await self._later.take_back(self._bound, status) if self._bound else False
+
+    async def _is_answered(self, error: BaseException) -> bool:
+        """Whether an error is ours and the client has its answer now; the host's own are taken back and go on."""
+        problem = self._problem(error)
+        if not self._is_started:
+            await self._take_back(None if isinstance(error, Refused | asyncio.CancelledError) else 500)
+            if problem is not None:
+                await answer(problem, self._scope, self._send)
+            return problem is not None
+        if problem is None or self._scope["type"] != "websocket":
+            return False
+        await close(problem, self._send)
+        return True
+
+    def _problem(self, error: BaseException) -> Problem | None:
+        """An unknown tenant is the client's fault while the request has none; later it is the host's own business."""
+        if isinstance(error, UnknownTenant) and self._bound and not self._bound.tenant:
+            return self._answers.unknown(self._scope)
+        return self._answers.to(error, self._scope)
+
+    async def _write_rest(self, bound: Bound) -> None:
+        """What was measured, and added after the answer had begun."""
+        for what in self._match.measured if self._bytes else ():
+            bound.add_wish(what._replace(quantity=self._bytes))
+        await self._later.write_quietly(bound)
+        if bound.pending and not bound.tenant:
+            self._answers.note("unidentified", f"{self._match.template} was served without identify(): not metered")
+
+
+async def answer(problem: Problem, scope: Scope, send: Send) -> None:
+    """The problem instead of the app's answer. A websocket is denied before it is accepted: with the same response
+    where the server can, else with a close code, which clients see as 403."""
+    if scope["type"] == "http":
+        await problem.send(scope, send)
+    elif "websocket.http.response" in scope.get("extensions", {}):
+        start = {"type": "websocket.http.response.start", "status": problem.status, "headers": list(problem.headers)}
+        await send(start)
+        await send({"type": "websocket.http.response.body", "body": problem.body})
+    else:
+        await send({"type": "websocket.close", "code": POLICY_VIOLATION})
+
+
+async def close(problem: Problem, send: Send) -> None:
+    """End an accepted websocket: the problem as a JSON message, then the close code."""
+    await send({"type": "websocket.send", "text": problem.body.decode()})
+    await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": json.loads(problem.body)["code"]})
+
+
+def _size(message: Message) -> int:
+    match message["type"]:
+        case "http.response.body":
+            return len(message.get("body", b""))
+        case "http.response.pathsend":
+            return Path(message["path"]).stat().st_size
+        case "websocket.send":
+            return len(message.get("bytes") or (message.get("text") or "").encode())
+        case _:
+            return 0
+
+
+def _stems_from_refusal(error: BaseException | None) -> bool:
+    """Whether the error that is being answered is a refusal, or was raised while one was handled."""
+    for _ in range(CAUSES_AT_MOST):
+        if error is None or isinstance(error, Refused):
+            break
+        error = error.__cause__ or error.__context__
+    return isinstance(error, Refused)
