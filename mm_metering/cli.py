@@ -104,6 +104,17 @@ def commands() -> typer.Typer:
         """Bring the ledger's schema to this release's. Running apps of this release and the one before go on."""
         run_migrate(load(app) if app else Metering.from_env())
 
+    @program.command()
+    def doctor(
+        *,
+        app: str = typer.Option(
+            ..., envvar="MM_METERING_APP", metavar="MODULE:NAME", help="Your Metering, in the module that installs it."
+        ),
+    ) -> None:
+        """Look for what goes wrong silently: routes that are misread or never reached, plans that do not fit, stores
+        that do not open. Exit code 1 if anything is wrong."""
+        run_doctor(load(app))
+
     return program
 
 
@@ -133,6 +144,15 @@ def run_migrate(metering: Metering) -> None:
     _refuse_memory(ledger, "ledger")
     asyncio.run(metering.migrate())
     print(f"{PROGRAM} migrate: {ledger} is ready", flush=True)  # noqa: T201
+
+
+def run_doctor(metering: Metering) -> None:
+    """Prints a line per finding."""
+    findings = asyncio.run(metering.check_up())
+    for level, text in findings:
+        print(f"{level:5} {' '.join(text.split())}")  # noqa: T201
+    if any(each.level == "FAIL" for each in findings):
+        sys.exit(1)
 
 
 def _refuse_memory(place: str, store: str) -> None:

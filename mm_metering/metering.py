@@ -28,7 +28,7 @@ from mm_metering.core.money import Amount
 from mm_metering.core.periods import micros
 from mm_metering.core.tenancy import TenantDefaults
 from mm_metering.core.usage import UsageRange, UsageSnapshot
-from mm_metering.errors import UnknownTenant
+from mm_metering.errors import MeteringError, UnknownTenant
 from mm_metering.gate.admission import Admission, Wish
 from mm_metering.gate.coalesce import Timing
 from mm_metering.gate.context import Bound, bind, bound_here, current
@@ -38,7 +38,9 @@ from mm_metering.gate.portal import Portal
 from mm_metering.gate.recorder import Outcome, Recorder, Tally
 from mm_metering.gate.refusals import raise_if_refused
 from mm_metering.middleware.asgi import install
+from mm_metering.middleware.doctor import Finding, Notes, check_routes
 from mm_metering.middleware.responses import HeaderStyle, Shape
+from mm_metering.middleware.routes import Resolver as HostRoutes
 from mm_metering.middleware.tenants import Found, Resolver, found_id
 from mm_metering.worker.drain import Drain
 from mm_metering.worker.runner import Worker
@@ -98,6 +100,8 @@ class Metering:
         self._opening: asyncio.Task[None] | None = None
         self._open = False
         self._portal = Portal()
+        self.notes = Notes()
+        self._hosts: list[HostRoutes] = []
         self._soon: set[asyncio.Task[None]] = set()
         plans = self._plans = PlanBook(self.ledger)
         self._drain = Drain(self.counters, self.ledger, self._defaults)
@@ -240,7 +244,8 @@ class Metering:
         ``tenant`` finds the tenant's id in a request: ``from_header("x-org-id")``, or any callable on the scope; None
         where a dependency calls ``identify``. The other options are those of ``MeteringMiddleware``.
         """
-        install(app, metering=self, tenant=tenant, exempt=exempt, headers=headers, error_shapes=error_shapes)
+        options: Any = {"exempt": exempt, "headers": headers, "error_shapes": error_shapes}
+        self._hosts.append(install(app, metering=self, tenant=tenant, **options))
 
     async def identify(self, tenant: Found) -> None:
         """Says in a dependency for whom the request runs, where ``install(tenant=None)`` left it open, and decides it
@@ -265,6 +270,21 @@ class Metering:
         counters, ledger = self.places
         size = f"{len(self.catalogue.plans)} plans, {len(self.catalogue.meters)} meters"
         return f"metering: counters {counters}, ledger {ledger}, {size}"
+
+    async def check_up(self) -> list[Finding]:
+        """What ``mm-metering doctor`` prints: the apps' routes, what was noticed in this process, and the stores, which
+        it opens and closes."""
+        found = [*check_routes(self._hosts), *self.notes.findings()]
+        if not self._hosts:
+            found.append(
+                Finding("warn", "no app is installed: import the module that calls metering.install(app, ...)")
+            )
+        try:
+            async with self:
+                found.append(Finding("ok", self.summary))
+        except MeteringError as error:
+            found.append(Finding("FAIL", str(error)))
+        return found
 
     # -- what the middleware and the decorators call ------------------------------------------------------------------
 

@@ -1,31 +1,22 @@
-"""What this middleware says: refusals in the shape that their route wants, headers, and what is for the host's eyes."""
+"""What this middleware says: refusals in the shape that their route wants, and headers."""
 
 from __future__ import annotations
 
-import logging
-from functools import lru_cache
-from typing import Final
-
-from opentelemetry import metrics
 from starlette.types import Scope
 
 from mm_metering.errors import Refused, StoreUnavailable
 from mm_metering.gate.admission import Admission
 from mm_metering.gate.context import Bound, Meter
 from mm_metering.middleware import responses
+from mm_metering.middleware.doctor import Notes
 from mm_metering.middleware.responses import Problem, RawHeaders, Style
-
-log = logging.getLogger("mm_metering.middleware")
-
-NOTES_AT_MOST: Final = 100
-COUNTER: Final = "mm_metering.http.findings"
 
 
 class Answers:
     """One per middleware."""
 
-    def __init__(self, meter: Meter, style: Style, challenge: str) -> None:
-        self.notes: dict[str, str] = {}
+    def __init__(self, meter: Meter, notes: Notes, style: Style, challenge: str) -> None:
+        self.notes = notes
         self._meter = meter
         self._style = style
         self._challenge = challenge
@@ -58,15 +49,3 @@ class Answers:
                 return responses.unavailable(scope, style=self._style)
             case _:
                 return None
-
-    def note(self, kind: str, text: str) -> None:
-        """Something that the host should mend: a metric each time, one line in the log, and a finding of ``doctor``."""
-        _counter().add(1, {"kind": kind})
-        if text not in self.notes and len(self.notes) < NOTES_AT_MOST:
-            self.notes[text] = kind
-            log.warning("%s: %s", kind, text)
-
-
-@lru_cache(maxsize=1)
-def _counter() -> metrics.Counter:
-    return metrics.get_meter("mm_metering").create_counter(COUNTER, unit="{finding}")

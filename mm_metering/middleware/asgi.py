@@ -17,6 +17,7 @@ from mm_metering.gate.context import Bound, Meter
 from mm_metering.middleware import openapi, tenants
 from mm_metering.middleware.aftermath import Aftermath
 from mm_metering.middleware.answers import Answers
+from mm_metering.middleware.doctor import Notes
 from mm_metering.middleware.exchange import Exchange, answer
 from mm_metering.middleware.lifespan import Lifespan
 from mm_metering.middleware.responses import HeaderStyle, Problem, Shape, Style
@@ -36,6 +37,11 @@ class Metered(Meter, Protocol):
         """One line for the startup log: the stores, the plans."""
         ...
 
+    @property
+    def notes(self) -> Notes:
+        """Where to say what the host should mend."""
+        ...
+
     async def startup(self) -> None:
         """Opens what a take needs. May be called again, also at once: it opens once. Raises MeteringError."""
         ...
@@ -53,11 +59,12 @@ def install(
     exempt: Iterable[str] = (),
     headers: HeaderStyle = "standard",
     error_shapes: Mapping[str, Shape] | None = None,
-) -> None:
+) -> Resolver:
     """Add the middleware to a Starlette or FastAPI app as the innermost one, whatever the order of calls.
 
     CORS, authentication and sessions are then always outside: they answer preflights, know the user, and their
     headers are on our refusals. A FastAPI app's OpenAPI says what each operation costs and which refusals it gives.
+    Answers with the app's routes, for a check-up.
     """
     if not hasattr(app, "user_middleware"):
         raise MeteringError(f"install: {type(app).__name__} is no Starlette app; wrap it: MeteringMiddleware(app, ...)")
@@ -72,8 +79,10 @@ def install(
     }
     MeteringMiddleware(app, **options)  # so that a wrong option is told here, not at the first request
     app.user_middleware.append(Middleware(MeteringMiddleware, **options))
+    routes = Resolver(app.router, lambda: metering.catalogue, _paths(exempt))
     if hasattr(app, "openapi"):
-        _document(app, Resolver(app.router, lambda: metering.catalogue, _paths(exempt)))
+        _document(app, routes)
+    return routes
 
 
 def _document(app: Any, routes: Resolver) -> None:
@@ -109,7 +118,9 @@ class MeteringMiddleware:
     ) -> None:
         self.app = app
         self.meter = metering
-        self.answers = Answers(metering, Style(headers, error_shapes or {}), tenants.challenge_of(tenant))
+        self.answers = Answers(
+            metering, metering.notes, Style(headers, error_shapes or {}), tenants.challenge_of(tenant)
+        )
         self.later = Aftermath(metering)
         self.routes = Resolver(app, lambda: metering.catalogue, _paths(exempt))
         self._free = frozenset((*metering.catalogue.exempt, *_paths(exempt)))
@@ -119,12 +130,16 @@ class MeteringMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await Lifespan(self, send, receive).run(scope)
-        elif not self._is_first(scope):
-            await self.app(scope, receive, send)
         elif scope["path"] in self._free:
-            await self._pass_on(scope, receive, send)
-        else:
+            scope[SEEN] = (*scope.get(SEEN, ()), self.meter)
+            try:
+                await self.app(scope, receive, send)
+            except MeteringError as error:
+                await self._answer(error, scope, send)
+        elif self._is_first(scope):
             await self._serve(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
 
     def _is_first(self, scope: Scope) -> bool:
         """True once per request and meter, however often the middleware is on an app and on what it mounts."""
@@ -145,19 +160,19 @@ class MeteringMiddleware:
             exchange = Exchange(self.app, self.answers, self.later, match=match, bound=admitted, scope=scope, send=send)
             await exchange.run(receive)
         else:
-            await self._pass_on(scope, receive, send)
+            try:
+                await self.app(scope, receive, send)
+            except MeteringError as error:
+                await self._answer(error, scope, send)
         self._confirm(match, scope.get("endpoint"), dispatched_before)
 
-    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve what is not metered. It may still ask for limits itself, and a refusal of those gets its answer; one
+    async def _answer(self, error: MeteringError, scope: Scope, send: Send) -> None:
+        """Where nothing is metered the app may still ask for limits itself, and a refusal of those gets its answer; one
         that comes after the first byte finds the server refusing a second answer."""
-        try:
-            await self.app(scope, receive, send)
-        except MeteringError as error:
-            problem = self.answers.to(error, scope)
-            if problem is None:
-                raise
-            await answer(problem, scope, send)
+        problem = self.answers.to(error, scope)
+        if problem is None:
+            raise error
+        await answer(problem, scope, send)
 
     async def _admit(self, scope: Scope, match: RouteMatch) -> Bound | Problem | None:
         """Take what the route costs: for whom the request runs, or the answer to give instead.
@@ -193,7 +208,7 @@ class MeteringMiddleware:
         if match.kind not in (Kind.ROUTE, Kind.NOT_FOUND) or never_metered(endpoint) or routes_of(endpoint):
             return  # the last is a mounted app that has no such route
         name = getattr(endpoint, "__qualname__", type(endpoint).__name__)
-        self.answers.note(
+        self.answers.notes.note(
             "misread", f"metered as {match.template}, but served by {name}; please report the app's routes"
         )
 

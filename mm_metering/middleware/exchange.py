@@ -131,7 +131,9 @@ class Exchange:
             bound.add_wish(what._replace(quantity=self._bytes))
         await self._later.write_quietly(bound)
         if bound.pending and not bound.tenant:
-            self._answers.note("unidentified", f"{self._match.template} was served without identify(): not metered")
+            self._answers.notes.note(
+                "unidentified", f"{self._match.template} was served without identify(): not metered"
+            )
 
 
 async def answer(problem: Problem, scope: Scope, send: Send) -> None:

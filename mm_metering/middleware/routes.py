@@ -13,6 +13,7 @@ from enum import StrEnum
 from functools import partial
 from types import FunctionType
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
+from uuid import UUID
 
 from starlette.datastructures import Headers
 from starlette.endpoints import HTTPEndpoint
@@ -38,6 +39,7 @@ _HTTP = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")
 _METHODS = (*_HTTP, WEBSOCKET)
 _DEPTH_AT_MOST = 32
 _SHOWN_ROUTES = 20
+_PARAMETER = re.compile(r"\{\w+\}")
 _CONVERTER = re.compile(r"\{(\w+):\w+\}")
 _OURS = "mm_metering."
 _DOCS = "fastapi."
@@ -235,6 +237,7 @@ class Table:
         entries = reader.entries(app, "", exempt=False)
         self._entries: _Entries = (reader.opaque(UNMATCHED, ""),) if entries is None else entries
         self.listed = reader.listed
+        self._is_conditional = reader.is_conditional
         self._lists = reader.lists
         self._lengths = [len(each) for each in self._lists]
         paths = set() if reader.is_conditional else {*reader.paths, *exempt}
@@ -274,6 +277,16 @@ class Table:
                 yield f"metered  {method:9} {template}   {shown}"
         if paths := sorted({*exempt, *self._exempt}):
             yield f"exempt   {' '.join(paths[:_SHOWN_ROUTES])}{' …' if len(paths) > _SHOWN_ROUTES else ''}"
+
+    def shadowed(self) -> Iterator[tuple[str, str]]:
+        """Each route that no request reaches, with the one that comes before it. Hosts and routes that are asked
+        themselves are not looked at: what they serve is told by more than the path."""
+        for (method, template), listed in self.listed.items() if not self._is_conditional else ():
+            if method == "HEAD" or not listed.sample:
+                continue
+            found = _walk(self._entries, _Request(method, listed.sample, "", None))
+            if found != listed.match:
+                yield f"{method} {template}", f"{method} {found.template}"
 
     def find(self, method: str, path: str, scope: Scope) -> RouteMatch:
         fixed = self._fixed.get(path)
@@ -428,10 +441,12 @@ class _Free:
 
 
 class _Listed(NamedTuple):
-    """A route as people are told of it: its match, and what its dependencies ask for besides."""
+    """A route as people are told of it: its match, what its dependencies ask for besides, and a path that it serves
+    if no earlier route does."""
 
     match: RouteMatch
-    asked: tuple[Wish, ...]
+    asked: tuple[Wish, ...] = ()
+    sample: str = ""
 
 
 class _Reader:
@@ -498,9 +513,10 @@ class _Reader:
             self.paths.add(template)
         is_free = exempt or template in self._exempt or is_never
         asked = _asked(getattr(route, "dependant", None))
+        sample = _PARAMETER.sub("x", prefix) + _sample(route.path, parameters) if is_plain else ""
         for method in methods or _HTTP:
             leaf.matches[method] = EXEMPT if is_free else self._priced(method, template, endpoint)
-            self.listed.setdefault((method, template), _Listed(leaf.matches[method], asked))
+            self.listed.setdefault((method, template), _Listed(leaf.matches[method], asked, sample))
         if methods is None:
             leaf.otherwise = EXEMPT if is_free else self._priced("", template, endpoint)
         return leaf
@@ -515,8 +531,8 @@ class _Reader:
         for key in keys:
             method, _, known = key.partition(" ")
             self._known(known, [method])
-            self.listed[method, known] = _Listed(self._costs.match(Kind.ROUTE, method, known), ())
-        self.listed.setdefault(("ANY", template), _Listed(self._costs.match(Kind.MOUNT, "ANY", template), ()))
+            self.listed[method, known] = _Listed(self._costs.match(Kind.ROUTE, method, known))
+        self.listed.setdefault(("ANY", template), _Listed(self._costs.match(Kind.MOUNT, "ANY", template)))
         return _Opaque(self._costs, template, keys)
 
     def _branch(self, mount: Any, prefix: str, *, exempt: bool) -> _Branch:
@@ -602,6 +618,13 @@ def _marks(endpoint: Any, method: str) -> tuple[Mark, ...]:
     if isinstance(endpoint, type) and method:
         return (*marks_of(endpoint), *marks_of(_handler(endpoint, method)))
     return marks_of(endpoint)
+
+
+def _sample(path: str, parameters: Mapping[str, Any]) -> str:
+    """A path that a route of this pattern serves."""
+    samples = {"IntegerConvertor": "1", "FloatConvertor": "1.5", "UUIDConvertor": str(UUID(int=0))}
+    values = {name: samples.get(type(each).__name__, "x") for name, each in parameters.items()}
+    return _PARAMETER.sub(lambda found: values.get(found[0][1:-1], "x"), plain_key(path))
 
 
 def _asked(dependant: Any, depth: int = 0) -> tuple[Wish, ...]:

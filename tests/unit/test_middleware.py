@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ from mm_metering.errors import (
 from mm_metering.gate.admission import Admission, Wish
 from mm_metering.gate.context import bind, current, current_tenant
 from mm_metering.middleware.asgi import MeteringMiddleware, install
+from mm_metering.middleware.doctor import Notes
 from mm_metering.middleware.responses import EXPOSED_HEADERS
 from mm_metering.middleware.tenants import Resolver, from_header
 
@@ -73,6 +75,7 @@ class FakeMeter:
     clock: FrozenClock = field(default_factory=lambda: FrozenClock("2026-11-22T09:31:28Z"))
 
     summary: str = "in memory"
+    notes: Notes = field(default_factory=Notes)
     added: list[tuple[str, Wish]] = field(default_factory=list)
 
     async def startup(self) -> None:
@@ -703,7 +706,7 @@ async def test_an_app_that_has_started_is_refused() -> None:
 
 
 def test_options_are_checked() -> None:
-    for wrong, message in [({"exempt": ["healthz"]}, 'write "/healthz"'), ({"headers": "loud"}, "is not a style")]:
+    for wrong, message in [({"exempt": ["healthz"]}, 'write "/healthz"'), ({"headers": "loud"}, "is none of")]:
         with pytest.raises(InvalidInput, match=message):
             MeteringMiddleware(page, metering=FakeMeter(), tenant=from_header("x-org-id"), **wrong)  # type: ignore[arg-type]
 
@@ -851,3 +854,42 @@ def test_the_apps_lifespan_state_is_kept() -> None:
     app.add_route("/state", lambda request: PlainTextResponse(request.state._state["from"]))
     with TestClient(app) as client:
         assert client.get("/state", headers={"x-org-id": "acme"}).text == "app"
+
+
+async def test_an_exempt_route_pays_for_next_to_nothing() -> None:
+    """Instead of a stop watch: what runs beside the app itself is counted."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        return
+
+    calls: list[str] = []
+
+    def note(frame: Any, event: str, arg: object) -> None:
+        if event == "call":
+            calls.append(frame.f_code.co_qualname if hasattr(frame.f_code, "co_qualname") else frame.f_code.co_name)
+
+    middleware = MeteringMiddleware(app, metering=FakeMeter(), tenant=from_header("x-org-id"), exempt=["/healthz"])
+    scope = request_scope("/healthz")
+    sys.setprofile(note)
+    try:
+        await middleware(scope, staying(), nothing)
+    finally:
+        sys.setprofile(None)
+    assert len(calls) <= 3, calls
+
+
+def test_the_start_says_what_each_route_costs(caplog: pytest.LogCaptureFixture) -> None:
+    app = FastAPI()
+    report = metered("export", resource="report_pdf")(answering(200))
+    app.add_api_route("/v1/reports", report, methods=["POST"])
+    app.add_api_websocket_route("/ws", raising(ZeroDivisionError()))
+    app.add_api_route("/healthz", answering(200))
+    install(app, metering=FakeMeter(), tenant=from_header("x-org-id"))
+    with caplog.at_level(logging.INFO, "mm_metering"), TestClient(app):
+        pass
+    assert caplog.messages[0].splitlines() == [
+        "in memory",
+        "  metered  POST      /v1/reports   api_calls=1 exports=1",
+        "  metered  WEBSOCKET /ws   api_calls=1",
+        "  exempt   /docs /docs/oauth2-redirect /healthz /openapi.json /redoc",
+    ]

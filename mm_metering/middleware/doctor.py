@@ -1,0 +1,61 @@
+"""What the host should mend: noticed while requests are served, or looked for by ``mm-metering doctor``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import Final, Literal, NamedTuple
+
+from opentelemetry import metrics
+
+from mm_metering.errors import CatalogueError
+from mm_metering.middleware.routes import Resolver
+
+log = logging.getLogger("mm_metering.middleware")
+
+NOTES_AT_MOST: Final = 100
+COUNTER: Final = "mm_metering.http.findings"
+
+Kind = Literal["misread", "unidentified"]
+
+
+class Finding(NamedTuple):
+    """One line of a check-up."""
+
+    level: Literal["ok", "warn", "FAIL"]
+    text: str
+
+
+class Notes:
+    """What was noticed in this process: a metric each time, and one line in the log for each text."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, Kind] = {}
+
+    def note(self, kind: Kind, text: str) -> None:
+        _counter().add(1, {"kind": kind})
+        if text not in self._texts and len(self._texts) < NOTES_AT_MOST:
+            self._texts[text] = kind
+            log.warning("%s: %s", kind, text)
+
+    def findings(self) -> Iterator[Finding]:
+        return (Finding("FAIL", f"{kind}: {text}") for text, kind in self._texts.items())
+
+
+def check_routes(hosts: Iterable[Resolver]) -> Iterator[Finding]:
+    """Whether the catalogue fits the apps' routes, and whether a request can reach each of them."""
+    for routes in hosts:
+        try:
+            table = routes.table()
+        except CatalogueError as error:
+            yield Finding("FAIL", str(error))
+            continue
+        yield Finding("ok", f"{len(table.known())} routes read, and the catalogue fits them")
+        for route, earlier in table.shadowed():
+            yield Finding("warn", f"{route} is never reached: {earlier} comes first")
+
+
+@lru_cache(maxsize=1)
+def _counter() -> metrics.Counter:
+    return metrics.get_meter("mm_metering").create_counter(COUNTER, unit="{finding}")
