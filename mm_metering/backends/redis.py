@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 
 from mm_metering.backends import redis_wire as wire
 from mm_metering.backends.counters import Answer, Backlog, Batch
+from mm_metering.backends.redis_line import Argument, ErrorReply, Line
 from mm_metering.core.facts import WIRE
 from mm_metering.errors import InvalidInput, StoreUnavailable
 
@@ -97,30 +98,26 @@ class RedisCounters:
             elif loop.is_running():
                 await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(connections.close(), loop))
 
-    async def _function(self, name: str, keys: list[str], *arguments: wire.Argument) -> Any:
+    async def _function(self, name: str, keys: list[str], *arguments: Argument) -> Any:
         """Calls a function; where the server does not have the library it is loaded, and the same call sent again."""
-        from redis.exceptions import RedisError, ResponseError
-
         connections = self._connections()
         command = ("FCALL", f"{self._library.name}_{name}", len(keys), *keys, *arguments)
         try:
             try:
-                return await connections.call(*command)
-            except ResponseError as problem:
+                return await connections.call(command)
+            except ErrorReply as problem:
                 if "Function not found" not in str(problem):
                     raise
             await self._load_library(connections)
-            return await connections.call(*command)
-        except (RedisError, OSError) as problem:  # OSError: asyncio's TimeoutError is one
+            return await connections.call(command)
+        except (ErrorReply, OSError) as problem:  # OSError: asyncio's TimeoutError is one
             raise self._server.unavailable(problem) from problem
 
     async def _load_library(self, connections: _Connections) -> None:
         """Never REPLACE: that would load it anew under another process, and so be another identity (G1)."""
-        from redis.exceptions import ResponseError
-
         try:
-            await connections.call("FUNCTION", "LOAD", self._library.source)
-        except ResponseError as problem:
+            await connections.call(("FUNCTION", "LOAD", self._library.source))
+        except ErrorReply as problem:
             if "already exists" not in str(problem):
                 raise
 
@@ -157,12 +154,19 @@ class _Server:
             "socket_connect_timeout": timeout_s,
         }
 
-    def connection(self) -> AbstractConnection:
-        """A connection that is not open yet."""
+    async def line(self) -> Line:
+        """A connection, open; ConnectionError or TimeoutError otherwise."""
+        from redis.exceptions import RedisError
+
         try:
-            return self._kind(**self._options)
+            connection = self._kind(**self._options)
         except TypeError as problem:
             raise InvalidInput("counters", f"the URL has an unknown option: {problem}") from problem
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]
+        except RedisError as problem:
+            raise ConnectionError(str(problem)) from problem
+        return Line(connection)
 
     def inspect(self, info: str) -> None:
         """Refuses a server that is too old, and warns of one that may evict counters."""
@@ -193,41 +197,50 @@ class _Connections:
     def __init__(self, server: _Server, timeout_s: float) -> None:
         self._server = server
         self._timeout_s = timeout_s
-        self._idle: list[AbstractConnection] = []
+        self._idle: list[Line] = []
         self._free = asyncio.Semaphore(MAX_CONNECTIONS)
         self._inspected = False
         self._closed = False
 
-    async def call(self, *command: wire.Argument) -> Any:
-        """Sends one command and gives its raw reply; TimeoutError if that takes too long."""
+    async def call(self, command: Sequence[Argument]) -> Any:
+        """Sends one command and gives its raw reply; ErrorReply, or TimeoutError if that takes too long."""
         async with asyncio.timeout(self._timeout_s), self._free:
-            connection = self._idle.pop() if self._idle else self._server.connection()
+            line = self._idle.pop() if self._idle else await self._open()
             try:
-                if not self._inspected:
-                    self._server.inspect((await _exchange(connection, "INFO")).decode(errors="replace"))
-                    self._inspected = True
-                reply = await _exchange(connection, *command)
-            except BaseException as problem:
-                await connection.disconnect(nowait=True)
-                if isinstance(problem, Exception):  # the idle one's server is most likely gone or demoted as well
-                    await self._close_idle()
+                reply = await line.exchange(*command)
+            except ErrorReply:
+                self._keep(line)
                 raise
-            if self._closed:
-                await connection.disconnect(nowait=True)
-            else:
-                self._idle.append(connection)
+            except BaseException as problem:
+                line.close()
+                if isinstance(problem, Exception):  # the idle one's server is most likely gone or demoted as well
+                    self._close_idle()
+                raise
+            self._keep(line)
             return reply
+
+    async def _open(self) -> Line:
+        line = await self._server.line()
+        if not self._inspected:
+            try:
+                self._server.inspect((await line.exchange("INFO")).decode(errors="replace"))
+            except BaseException:
+                line.close()
+                raise
+            self._inspected = True
+        return line
+
+    def _keep(self, line: Line) -> None:
+        if self._closed:
+            line.close()
+        else:
+            self._idle.append(line)
 
     async def close(self) -> None:
         """For good: calls that are still under way close their own connection."""
         self._closed = True
-        await self._close_idle()
+        self._close_idle()
 
-    async def _close_idle(self) -> None:
+    def _close_idle(self) -> None:
         while self._idle:
-            await self._idle.pop().disconnect(nowait=True)
-
-
-async def _exchange(connection: AbstractConnection, *command: wire.Argument) -> Any:
-    await connection.send_command(*command)  # connects first, if need be
-    return await connection.read_response(disable_decoding=True)
+            self._idle.pop().close()

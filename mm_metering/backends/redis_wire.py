@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, TypeAlias, assert_never
+from typing import Any, Final, NamedTuple, assert_never
 
 from mm_metering.backends.counters import (
     Answer,
@@ -34,6 +34,7 @@ from mm_metering.backends.counters import (
     Take,
     Taken,
 )
+from mm_metering.backends.redis_line import Argument
 from mm_metering.core.facts import WIRE
 from mm_metering.core.limits import Delta, Line, Slot, State
 from mm_metering.errors import InvalidInput, StoreUnavailable
@@ -43,8 +44,6 @@ KEEP_MS: Final = 40 * 86_400_000
 
 OWN: Final = b"!"
 """What the library's own fields in a tenant's hash begin with; no meter's name does."""
-
-Argument: TypeAlias = str | bytes | int
 
 
 class Call(NamedTuple):
