@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mm_metering.metering import Metering
     from mm_metering.middleware.asgi import MeteringMiddleware
     from mm_metering.middleware.responses import EXPOSED_HEADERS
-    from mm_metering.middleware.tenants import from_header
+    from mm_metering.middleware.tenants import anonymous, first_of, from_header, from_jwt, from_state, from_user
 
 _HOMES = {
     "EXPOSED_HEADERS": "mm_metering.middleware.responses",
@@ -24,8 +24,13 @@ _HOMES = {
     "MeteringMiddleware": "mm_metering.middleware.asgi",
     "SystemClock": "mm_metering.clock",
     "UsageEvent": "mm_metering.core.events",
+    "anonymous": "mm_metering.middleware.tenants",
     "current": "mm_metering.gate.context",
+    "first_of": "mm_metering.middleware.tenants",
     "from_header": "mm_metering.middleware.tenants",
+    "from_jwt": "mm_metering.middleware.tenants",
+    "from_state": "mm_metering.middleware.tenants",
+    "from_user": "mm_metering.middleware.tenants",
     "message_quota": "mm_metering.decorators",
     "metered": "mm_metering.decorators",
     "quota": "mm_metering.decorators",
@@ -39,8 +44,13 @@ __all__ = [
     "MeteringMiddleware",
     "SystemClock",
     "UsageEvent",
+    "anonymous",
     "current",
+    "first_of",
     "from_header",
+    "from_jwt",
+    "from_state",
+    "from_user",
     "message_quota",
     "metered",
     "quota",
