@@ -7,7 +7,6 @@ stream. The rules G1 to G9 below are the protocol; docs/decisions/0001-counters-
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
 
 from mm_metering.core.limits import Delta, Line, State
@@ -28,8 +27,7 @@ def position_key(position: str) -> tuple[int, int]:
 # -- ops -------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Take:
+class Take(NamedTuple):
     """All lines of the first alternative that fits, or nothing.
 
     ``payloads`` has one entry per alternative, the fact lines it appends ("\\n" between several); without payloads
@@ -46,8 +44,7 @@ class Take:
     stamp: Stamp | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Post:
+class Post(NamedTuple):
     """Unconditional changes and their facts. With ``close``, the hold of that name is given back first; if it is
     not there the facts are appended uncounted and the tenant is loaded anew."""
 
@@ -65,8 +62,7 @@ class Stamp(NamedTuple):
     at_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
+class Level(NamedTuple):
     """Sets (``absolute``) or changes one resource's level and the meter's total with it; never below 0.
 
     A change older than the last one is appended uncounted and the tenant is loaded anew: the ledger orders them.
@@ -82,15 +78,13 @@ class Level:
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(NamedTuple):
     """Facts for the stream that move no counter here: replays, voids, outage usage. Each tenant is loaded anew."""
 
     payloads: tuple[tuple[str, bytes], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(NamedTuple):
     """A tenant's counters from the ledger, folded up to ``barrier`` or later. Replaces what is there."""
 
     tenant: str
@@ -107,8 +101,7 @@ class OpenHold(NamedTuple):
     amounts: tuple[tuple[str, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Retag:
+class Retag(NamedTuple):
     """The tenant's plan, zone or status changed: ``tag`` is in force from here. ``keep`` says that its counters are
     still right (same zone, same windows); otherwise they are loaded anew."""
 
@@ -160,8 +153,7 @@ class NotLoaded(NamedTuple):
 Result: TypeAlias = Taken | Denied | Miss | Done | NotLoaded
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """What one process sends in one round trip. ``seq`` rises by one with each batch of a session."""
 
     process: str
@@ -171,8 +163,7 @@ class Batch:
     ops: tuple[Op, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """``entry`` is where the batch's facts stand in the stream ("" if it appended none); ``drained`` is the position
     up to which the ledger has confirmed this generation."""
 
@@ -181,22 +172,19 @@ class Reply:
     results: tuple[Result, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Fenced:
+class Fenced(NamedTuple):
     """The data is not certified for this server process (G2). ``generation`` is the one found, 0 for none."""
 
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class OtherGeneration:
+class OtherGeneration(NamedTuple):
     """The batch belongs to another generation than the shard's (G3)."""
 
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Stale:
+class Stale(NamedTuple):
     """The sequence number was passed already; nothing ran (G4)."""
 
 
@@ -210,8 +198,7 @@ class Entry(NamedTuple):
     lines: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Backlog:
+class Backlog(NamedTuple):
     """What the ledger has not folded yet. ``generation`` is 0 where the shard is empty."""
 
     generation: int

@@ -204,10 +204,10 @@ class _Connections:
 
     async def call(self, command: Sequence[Argument]) -> Any:
         """Sends one command and gives its raw reply; ErrorReply, or TimeoutError if that takes too long."""
-        async with asyncio.timeout(self._timeout_s), self._free:
+        async with self._free:
             line = self._idle.pop() if self._idle else await self._open()
             try:
-                reply = await line.exchange(*command)
+                reply = await line.exchange(command, self._timeout_s)
             except ErrorReply:
                 self._keep(line)
                 raise
@@ -220,15 +220,17 @@ class _Connections:
             return reply
 
     async def _open(self) -> Line:
-        line = await self._server.line()
-        if not self._inspected:
-            try:
-                self._server.inspect((await line.exchange("INFO")).decode(errors="replace"))
-            except BaseException:
-                line.close()
-                raise
-            self._inspected = True
-        return line
+        async with asyncio.timeout(self._timeout_s):
+            line = await self._server.line()
+            if not self._inspected:
+                try:
+                    info = await line.exchange(("INFO",), self._timeout_s)
+                    self._server.inspect(info.decode(errors="replace"))
+                except BaseException:
+                    line.close()
+                    raise
+                self._inspected = True
+            return line
 
     def _keep(self, line: Line) -> None:
         if self._closed:

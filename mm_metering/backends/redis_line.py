@@ -7,6 +7,7 @@ would pay for each of them twice.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import hiredis
@@ -37,14 +38,17 @@ class Line(asyncio.Protocol):
         self._transport: asyncio.Transport = writer.transport
         self._transport.set_protocol(self)
 
-    def exchange(self, *command: Argument) -> asyncio.Future[Any]:
-        """Sends a command; its reply as bytes, int, list or None. ErrorReply or ConnectionError."""
-        self._waiting = waiting = self._loop.create_future()
+    async def exchange(self, command: Sequence[Argument], timeout_s: float) -> Any:
+        """Sends a command; its reply as bytes, int, list or None. ErrorReply, ConnectionError or TimeoutError."""
         if self._lost is not None:
-            waiting.set_exception(self._lost)
-        else:
-            self._transport.write(hiredis.pack_command(command))  # type: ignore[arg-type]
-        return waiting
+            raise self._lost
+        self._waiting = waiting = self._loop.create_future()
+        timer = self._loop.call_later(timeout_s, _give_up, waiting)
+        self._transport.write(hiredis.pack_command(tuple(command)))  # type: ignore[arg-type]
+        try:
+            return await waiting
+        finally:
+            timer.cancel()
 
     def close(self) -> None:
         self._transport.abort()
@@ -74,3 +78,8 @@ class Line(asyncio.Protocol):
         self.close()
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(problem)
+
+
+def _give_up(waiting: asyncio.Future[Any]) -> None:
+    if not waiting.done():
+        waiting.set_exception(TimeoutError("no answer in time"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, assert_never
+from typing import Any, Final, NamedTuple, TypeAlias, assert_never
 
 from mm_metering.backends.counters import (
     Answer,
@@ -41,6 +41,8 @@ from mm_metering.errors import InvalidInput, StoreUnavailable
 
 KEEP_MS: Final = 40 * 86_400_000
 """How long an idle tenant's hash stays; a load brings it back."""
+
+Alternatives: TypeAlias = tuple[tuple[Line, ...], ...]
 
 OWN: Final = b"!"
 """What the library's own fields in a tenant's hash begin with; no meter's name does."""
@@ -99,7 +101,7 @@ class _Encoder:
 
     def add(self, op: Op) -> None:
         match op:
-            case Take():
+            case Take():  # the most common by far
                 self._take(op)
             case Post():
                 self._post(op)
@@ -155,8 +157,22 @@ def _slot(slot: Slot) -> str:
     return "\t".join(texts)
 
 
-@lru_cache(maxsize=4096)
-def _alternatives(alternatives: Sequence[Sequence[Line]]) -> tuple[str, str]:
+_encoded: Final[dict[int, tuple[Alternatives, str, str]]] = {}
+"""By identity: a plan's lines are the same object from one request to the next, and hashing them costs more than all
+else. The entry keeps the object, so that its identity is not given to another."""
+ENCODED_AT_MOST: Final = 4096
+
+
+def _alternatives(alternatives: Alternatives) -> tuple[str, str]:
+    known = _encoded.get(id(alternatives))
+    if known is None:
+        if len(_encoded) >= ENCODED_AT_MOST:
+            _encoded.clear()
+        known = _encoded[id(alternatives)] = (alternatives, *_encode(alternatives))
+    return known[1], known[2]
+
+
+def _encode(alternatives: Alternatives) -> tuple[str, str]:
     slots = "\f".join("\n".join(_slot(line.slot) for line in lines) for lines in alternatives)
     return slots, " ".join(f"{line.need} {line.want}" for lines in alternatives for line in lines)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from mm_metering.core.decision import Decision
 from mm_metering.core.facts import Fact
+
+T = TypeVar("T")
+Lazy: TypeAlias = T | Callable[[], T]
 
 
 class Wish(NamedTuple):
@@ -19,22 +23,66 @@ class Wish(NamedTuple):
     meter: str | None = None
 
 
-@dataclass(slots=True)
+class Reading(NamedTuple):
+    """What a limit of counts stands at after a take that fits: the part of a Decision that each answer shows."""
+
+    meter: str
+    window: str
+    limit: int
+    remaining: int
+    overage: int
+    resets_at: datetime | None
+    allowed: bool = True
+
+
 class Admission:
     """The answer to a set of wishes, all or nothing.
 
     ``decisions`` holds one per limit that was asked, refused ones first, then the most constrained; empty where
-    nothing is limited. ``facts`` is what was counted, for a reversal; ``taken_back`` once that happened.
-    ``degraded``: allowed without the counters.
+    nothing is limited. ``readings`` is the same for an answer's headers. ``facts`` is what was counted, for a reversal;
+    ``taken_back`` once that happened. ``degraded``: allowed without the counters. Most requests need none of the three,
+    so that each may be given as what makes it.
     """
 
-    tenant: str
-    plan: str
-    allowed: bool
-    decisions: tuple[Decision, ...]
-    facts: tuple[Fact, ...] = ()
-    degraded: bool = False
-    taken_back: bool = False
+    __slots__ = ("_decisions", "_facts", "_readings", "allowed", "degraded", "plan", "taken_back", "tenant")
+
+    def __init__(
+        self,
+        tenant: str,
+        plan: str,
+        *,
+        allowed: bool,
+        decisions: Lazy[tuple[Decision, ...]] = (),
+        readings: Lazy[Sequence[Reading | Decision]] | None = None,
+        facts: Lazy[tuple[Fact, ...]] = (),
+        degraded: bool = False,
+    ) -> None:
+        self.tenant = tenant
+        self.plan = plan
+        self.allowed = allowed
+        self.degraded = degraded
+        self.taken_back = False
+        self._decisions = decisions
+        self._readings = readings
+        self._facts = facts
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        if callable(self._decisions):
+            self._decisions = self._decisions()
+        return self._decisions
+
+    @property
+    def readings(self) -> Sequence[Reading | Decision]:
+        if self._readings is None:
+            return self.decisions
+        return self._readings() if callable(self._readings) else self._readings
+
+    @property
+    def facts(self) -> tuple[Fact, ...]:
+        if callable(self._facts):
+            self._facts = self._facts()
+        return self._facts
 
     @property
     def binding(self) -> Decision | None:

@@ -11,8 +11,7 @@ import asyncio
 import contextvars
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, TypeAlias
@@ -23,10 +22,9 @@ from mm_metering.backends.counters import (
     Append,
     Batch,
     Counters,
+    Done,
     Fenced,
     Level,
-    Miss,
-    NotLoaded,
     Op,
     OtherGeneration,
     Post,
@@ -83,14 +81,16 @@ class Timing:
         return cls(decision_s=int(decision_ms) / 1000)
 
 
-@dataclass(slots=True, eq=False)
 class Waiter:
     """An op and the caller that waits for it. ``told`` is what it was told before the answer came, if anything."""
 
-    op: Op
-    allow: bool
-    future: asyncio.Future[Outcome]
-    told: Fate | None = None
+    __slots__ = ("allow", "future", "op", "told")
+
+    def __init__(self, op: Op, allow: bool, future: asyncio.Future[Outcome]) -> None:  # noqa: FBT001 - one per request
+        self.op = op
+        self.allow = allow
+        self.future = future
+        self.told: Fate | None = None
 
     @property
     def items(self) -> tuple[Item, ...]:
@@ -153,7 +153,10 @@ class Lane:
         self._silences = 0
         self._queue: deque[Waiter] = deque()
         self._flight: Flight | None = None
-        self._wake = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._idle: asyncio.Future[None] | None = None
+        self._poll: asyncio.TimerHandle | None = None
+        self._asks = False
         self._task: asyncio.Task[None] | None = None
         self._watch: asyncio.TimerHandle | None = None
 
@@ -164,40 +167,44 @@ class Lane:
 
     def start(self) -> None:
         """The flusher runs in an empty context: nothing of the first caller's may leak into it."""
-        self._task = asyncio.get_running_loop().create_task(self._run(), context=contextvars.Context())
+        self._task = self._loop.create_task(self._run(), context=contextvars.Context())
 
-    async def submit(self, op: Op, *, allow: bool = False) -> Outcome:
+    def submit(self, op: Op, *, allow: bool = False) -> asyncio.Future[Outcome]:
         """The op's result, or its fate. ``allow``: in an outage it counts as done, and its facts are journalled.
 
         A caller that is cancelled leaves nothing behind: what was taken for it is taken back.
         """
-        waiter = Waiter(op, allow, asyncio.get_running_loop().create_future())
+        waiter = Waiter(op, allow, self._loop.create_future())
         if self.journal.full and waiter.items:
-            return Fate.UNAVAILABLE
-        if self.down:
+            waiter.tell(Fate.UNAVAILABLE)
+        elif self.down:
             self._tell_outage(waiter, sent=False)
         else:
             self._queue.append(waiter)
-            self._wake.set()
-        return await waiter.future
+            self._wake()
+        return waiter.future
 
     def append_later(self, items: Sequence[Item]) -> None:
         """Journals facts that were allowed without the counters."""
         self.journal.later(items)
-        self._wake.set()
+        self._wake()
 
     def distrust(self, generation: int) -> None:
         """The ledger knows a newer generation than this lane's: ask the shard, and certify it if it is behind."""
         if generation > self.generation:
             self._known = generation
-            self._wake.set()
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
 
     async def settled(self, *, within_s: float) -> bool:
         """Waits until nothing is queued, in flight or to be replayed; False if that took too long."""
         try:
             async with asyncio.timeout(within_s):
                 while self._queue or self._flight or self.journal.waiting or self.generation == 0:
-                    self._wake.set()
+                    self._ask()
                     await asyncio.sleep(BACKOFF_S if self.down else 0.001)
         except TimeoutError:
             return False
@@ -208,6 +215,8 @@ class Lane:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
+        if self._poll is not None:
+            self._poll.cancel()
         for waiter in (*self._queue, *(self._flight.waiters if self._flight else ())):
             waiter.tell(Fate.UNAVAILABLE)
         self._disarm()
@@ -230,13 +239,17 @@ class Lane:
 
     async def _work(self) -> None:
         """Returns when there is something to send: a waiter, a replay, or a journal to ask after."""
-        while not (self._queue or self.journal.waiting or self.generation < max(1, self._known)):
-            self._wake.clear()
-            try:
-                async with asyncio.timeout(POLL_S if self.journal.facts else None):
-                    await self._wake.wait()
-            except TimeoutError:
-                return
+        while not (self._queue or self._asks or self.journal.waiting or self.generation < max(1, self._known)):
+            if self.journal.facts and self._poll is None:
+                self._poll = self._loop.call_later(POLL_S, self._ask)
+            self._idle = self._loop.create_future()
+            await self._idle
+        self._asks = False
+
+    def _ask(self) -> None:
+        """Send something now, if only to hear how far the ledger is."""
+        self._poll, self._asks = None, True
+        self._wake()
 
     def _next_flight(self) -> Flight:
         self._seq += 1
@@ -267,16 +280,21 @@ class Lane:
     async def _call(self, flight: Flight) -> Answer:
         """One round trip. StoreUnavailable, with the flight's fate unknown, if there is no answer in time."""
         batch = Batch(self._process, flight.generation, flight.seq, self._now_us(), flight.ops)
-        deadline_s = self._deadline_s()
+        deadline = Deadline(self._loop, self._deadline_s())
         try:
-            async with _deadline(deadline_s):
-                return await self._counters.apply(self.shard, batch)
-        except (TimeoutError, StoreUnavailable) as error:
+            return await self._counters.apply(self.shard, batch)
+        except asyncio.CancelledError:
+            if not deadline.is_over:
+                raise
+            deadline.uncancel()
+            self._silences += 1
             flight.lost += 1
-            if isinstance(error, TimeoutError):
-                self._silences += 1
-                raise StoreUnavailable(f"counters: no answer within {deadline_s * 1000:.0f} ms") from None
+            raise StoreUnavailable(f"counters: no answer within {deadline.seconds * 1000:.0f} ms") from None
+        except StoreUnavailable:
+            flight.lost += 1
             raise
+        finally:
+            deadline.cancel()
 
     def _deadline_s(self) -> float:
         if not self._answered:
@@ -291,26 +309,18 @@ class Lane:
         """Journals what was appended, tells the waiters, and puts right what some were told before."""
         appended = list(flight.replay)
         for waiter, result in zip(flight.waiters, reply.results if not flight.replay else (), strict=True):
-            ran = not isinstance(result, Miss | NotLoaded) and bool(waiter.items)
-            if isinstance(result, Taken) and ran:
-                appended.append(self._granted(waiter, result))
-                if waiter.told is Fate.UNAVAILABLE or waiter.future.cancelled():
-                    self.journal.later(_voids(waiter.items))
-            elif ran and not isinstance(waiter.op, Take):
+            if isinstance(result, Taken):
+                if item := _granted(waiter.op, result):
+                    appended.append(item)
+                    if waiter.told is Fate.UNAVAILABLE or waiter.future.cancelled():
+                        self.journal.later(_voids(waiter.items))
+            elif isinstance(result, Done):
                 appended.extend(waiter.items)
             elif waiter.told is Fate.ALLOWED:
                 self.journal.later(waiter.items)
             waiter.tell(result)
         self.journal.acked(flight.generation, reply.entry, appended)
         self.journal.confirm(flight.generation, reply.drained)
-
-    @staticmethod
-    def _granted(waiter: Waiter, result: Taken) -> Item:
-        """The line as it stands in the stream: a hold's begins with what was granted."""
-        assert isinstance(waiter.op, Take)
-        payload = waiter.op.payloads[result.chosen]
-        grants = b",".join(b"%d" % grant for grant in result.grants)
-        return waiter.op.tenant, b"%s;%s" % (grants, payload) if waiter.op.hold else payload
 
     def _enter(self, generation: int, flight: Flight) -> None:
         """G3, G7: a new generation. What was acknowledged is replayed; an unknown fate is settled."""
@@ -377,26 +387,43 @@ class Lane:
             self._watch = None
 
 
-@asynccontextmanager
-async def _deadline(seconds: float) -> AsyncIterator[None]:
-    """TimeoutError after that time, but not for an answer that is here and only waits for a busy event loop: when the
-    time is over, what is ready runs first."""
-    loop = asyncio.get_running_loop()
+class Deadline:
+    """Cancels the task that makes it after that time, but not for an answer that is here and only waits for a busy
+    event loop: when the time is over, what is ready runs first."""
 
-    def over(turns: int) -> None:
+    __slots__ = ("_handle", "_loop", "_task", "is_over", "seconds")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        self.seconds = seconds
+        self.is_over = False
+        self._loop = loop
+        self._task = asyncio.current_task(loop)
+        self._handle: asyncio.Handle = loop.call_later(seconds, self._end, LAST_TURNS)
+
+    def cancel(self) -> None:
+        self._handle.cancel()
+
+    def uncancel(self) -> None:
+        """The task goes on."""
+        if self._task is not None:
+            self._task.uncancel()
+
+    def _end(self, turns: int) -> None:
         if turns:
-            loop.call_soon(over, turns - 1)
-        elif not done:
-            limit.reschedule(loop.time())
+            self._handle = self._loop.call_soon(self._end, turns - 1)
+        elif self._task is not None:
+            self.is_over = True
+            self._task.cancel()
 
-    done = False
-    async with asyncio.timeout(None) as limit:
-        timer = loop.call_later(seconds, over, LAST_TURNS)
-        try:
-            yield
-        finally:
-            done = True
-            timer.cancel()
+
+def _granted(op: Op, result: Taken) -> Item | None:
+    """The line of a take as it stands in the stream: a hold's begins with what was granted. None if it only looked."""
+    if not isinstance(op, Take) or not op.payloads:
+        return None
+    payload = op.payloads[result.chosen]
+    if op.hold:
+        payload = b"%s;%s" % (b",".join(b"%d" % grant for grant in result.grants), payload)
+    return op.tenant, payload
 
 
 def _voids(items: Sequence[Item]) -> list[Item]:

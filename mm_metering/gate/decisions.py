@@ -10,6 +10,7 @@ from mm_metering.core.decision import Decision, Quantity
 from mm_metering.core.limits import UNBOUNDED, Line, State, over_cost
 from mm_metering.core.money import from_nanos
 from mm_metering.core.periods import Window, from_micros
+from mm_metering.gate.admission import Reading
 from mm_metering.gate.tenants import Gauge, Prepared
 
 _ENDLESS_US: Final = 2**61
@@ -25,6 +26,29 @@ def decisions(
         if gauge is not None
     ]
     return tuple(sorted(found, key=_closeness)) if len(found) > 1 else tuple(found)
+
+
+def readings(asked: Prepared, states: Sequence[State]) -> list[Reading]:
+    """The limits of counts after a take that fits, those with the least left first."""
+    found = [
+        _reading(gauge, state) for gauge, state in zip(asked.gauges, states, strict=True) if gauge and gauge.listed
+    ]
+    if len(found) > 1:
+        found.sort(key=_share)
+    return found
+
+
+def _reading(gauge: Gauge, state: State) -> Reading:
+    used, held, extra = state
+    limit = gauge.limit.maximum or 0
+    left = limit - used - held
+    resets_at = from_micros((extra + gauge.slot.rate_s) * 1_000_000) if gauge.slot.rate_s else gauge.ends_at
+    over = 0 if gauge.limit.then == "block" or used <= limit else used - limit
+    return Reading(gauge.limit.meter, gauge.listed, limit, left if left > 0 else 0, over, resets_at)
+
+
+def _share(reading: Reading) -> float:
+    return reading.remaining / reading.limit if reading.limit else 0.0
 
 
 def _closeness(decision: Decision) -> tuple[bool, bool, float]:

@@ -11,6 +11,7 @@ import logging
 import weakref
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 from zlib import crc32
 
@@ -38,7 +39,7 @@ from mm_metering.errors import StoreUnavailable, UnknownTenant
 from mm_metering.gate import loading
 from mm_metering.gate.admission import Admission, Wish
 from mm_metering.gate.coalesce import Fate, Lane, Outcome, Timing
-from mm_metering.gate.decisions import decisions
+from mm_metering.gate.decisions import decisions, readings
 from mm_metering.gate.plans import PlanBook
 from mm_metering.gate.tenants import Prepared, View, Views, counted_meters, new_fact
 
@@ -126,14 +127,21 @@ class Gate:
     def _admission(self, view: View, asked: Prepared, outcome: Outcome, fact_id: str, now_us: int) -> Admission:
         plan = view.plan.name if view.plan else ""
         match outcome:
-            case Taken(states=states) | Denied(states=states):
-                allowed = isinstance(outcome, Taken)
-                answers = decisions(asked, states, plan, now_us, allowed=allowed)
-                facts = asked.named(fact_id, now_us) if allowed else ()
-                return Admission(view.tenant, plan, allowed=allowed, decisions=answers, facts=facts)
+            case Taken(states=states):
+                return Admission(
+                    view.tenant,
+                    plan,
+                    allowed=True,
+                    decisions=partial(decisions, asked, states, plan, now_us, allowed=True),
+                    readings=partial(readings, asked, states),
+                    facts=partial(asked.named, fact_id, now_us),
+                )
+            case Denied(states=states):
+                answers = decisions(asked, states, plan, now_us, allowed=False)
+                return Admission(view.tenant, plan, allowed=False, decisions=answers)
             case Fate.ALLOWED:
                 facts = asked.named(fact_id, now_us)
-                return Admission(view.tenant, plan, allowed=True, decisions=(), facts=facts, degraded=True)
+                return Admission(view.tenant, plan, allowed=True, facts=facts, degraded=True)
             case _:
                 raise StoreUnavailable(
                     "counters: no answer in time, so this was not allowed and nothing was counted; "

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, NamedTuple
 
 from mm_metering.backends.counters import Level, Stamp, Take
@@ -28,19 +29,22 @@ _FOREVER_US: Final = 2**62
 
 
 class Gauge(NamedTuple):
-    """A limit in the window that holds some instant: its slot, and when the window ends."""
+    """A limit in the window that holds some instant: its slot, and when the window ends. ``listed`` names the window
+    of a count that has a limit, for an answer's headers; "" for levels, money and what is unlimited."""
 
     limit: Limit
     slot: Slot
     starts_us: int
     ends_us: int
+    ends_at: datetime | None
+    listed: str
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A set of wishes against a view, right from ``starts_us`` until ``ends_us``: all but ids and the instant."""
 
-    lines: tuple[Line, ...]
+    alternatives: tuple[tuple[Line, ...], ...]
     gauges: tuple[Gauge | None, ...]
     facts: tuple[Fact, ...]
     tails: tuple[bytes, ...]
@@ -60,10 +64,14 @@ class Prepared:
         ids = (fact_id if n == 0 else f"{fact_id}.{n}" for n in range(len(self.tails)))
         return b"\n".join(head(own, now_us) + rest for own, rest in zip(ids, self.tails, strict=True))
 
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        return self.alternatives[0]
+
     def take(self, tenant: str, tag: str, payload: bytes, now_us: int) -> Take:
         """The op; with an empty payload it only looks."""
         stamp = Stamp(self.level, now_us) if self.level else None
-        return Take(tenant, tag, (self.lines,), (payload,) if payload else (), stamp=stamp)
+        return Take(tenant, tag, self.alternatives, (payload,) if payload else (), "", 0, stamp)
 
 
 class View:
@@ -88,6 +96,7 @@ class View:
         self._limits = _limits(plan) if plan else {}
         self._gauges: dict[str, tuple[Gauge, ...]] = {}
         self._prepared: dict[tuple[Wish, ...], Prepared] = {}
+        self._by_identity: dict[int, tuple[tuple[Wish, ...], Prepared]] = {}
         self._tag = (-1, "")
 
     def tag(self, generation: int) -> str:
@@ -116,7 +125,10 @@ class View:
         maximum = UNBOUNDED if limit.maximum is None or not limit.blocks else limit.maximum
         free = limit.maximum or 0
         slot = Slot(field(limit.meter, limit.window, span), limit.meter, maximum, free, cap[2], cap[0], cap[1])
-        return Gauge(limit, slot._replace(rate_s=limit.window.seconds), micros(span.start), micros(span.end))
+        endless = limit.window is Window.NONE
+        listed = "" if endless or limit.maximum is None or limit.unit == "money" else limit.window.value
+        slot = slot._replace(rate_s=limit.window.seconds)
+        return Gauge(limit, slot, micros(span.start), micros(span.end), None if endless else span.end, listed)
 
     @staticmethod
     def _cap(limit: Limit, month: Span) -> tuple[str, int, int]:
@@ -128,13 +140,25 @@ class View:
     # -- from wishes to lines -----------------------------------------------------------------------------------------
 
     def prepare(self, wishes: tuple[Wish, ...], now_us: int) -> Prepared:
-        """Remembered per set of wishes until one of its windows ends."""
-        known = self._prepared.get(wishes)
-        if known is None or not known.starts_us <= now_us < known.ends_us:
-            if len(self._prepared) >= MAX_PREPARED:
-                self._prepared.clear()
-            known = self._prepared[wishes] = self._prepare(wishes, now_us)
-        return known
+        """Remembered per set of wishes until one of its windows ends.
+
+        A route asks with the same tuple each time: it is looked for by identity first, since hashing it costs more.
+        The tuple is kept with what was found, so that its identity is not given to another.
+        """
+        known = self._by_identity.get(id(wishes))
+        if known is None:
+            found = self._prepared.get(wishes)
+        elif known[1].starts_us <= now_us < known[1].ends_us:
+            return known[1]
+        else:
+            found = None
+        if found is None or not found.starts_us <= now_us < found.ends_us:
+            found = self._prepared[wishes] = self._prepare(wishes, now_us)
+        if len(self._by_identity) >= MAX_PREPARED:
+            self._by_identity.clear()
+            self._prepared.clear()
+        self._by_identity[id(wishes)] = (wishes, found)
+        return found
 
     def _prepare(self, wishes: tuple[Wish, ...], now_us: int) -> Prepared:
         facts, lines, level = [], dict[str, tuple[Line, Gauge | None]](), ""
@@ -152,7 +176,7 @@ class View:
         spans = [(gauge.starts_us, gauge.ends_us) for gauge in gauges if gauge and not gauge.slot.rate_s]
         everything = [meter for wish in wishes for meter in counted_meters(self.catalogue, wish)]
         return Prepared(
-            lines=tuple(line for line, _ in lines.values()),
+            alternatives=(tuple(line for line, _ in lines.values()),),
             gauges=gauges,
             facts=tuple(facts),
             tails=tuple(tail(fact) for fact in facts),

@@ -31,7 +31,7 @@ class Answers:
             return [responses.DEGRADED]
         if 300 <= status < 400:
             return []
-        return responses.rate_limit_headers(admission.decisions, self._meter.clock.now(), self._style.headers)
+        return responses.rate_limit_headers(admission.readings, self._meter.clock.now(), self._style.headers)
 
     def refused(self, admission: Admission, scope: Scope) -> Problem:
         return responses.refused(admission.decisions, scope, now=self._meter.clock.now(), style=self._style)

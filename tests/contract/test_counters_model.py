@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from random import Random
 from typing import NamedTuple
 
@@ -252,13 +251,13 @@ class Pair:
 
     async def apply(self, batch: Batch) -> None:
         expected = await self.memory.apply(0, batch)
-        found = await self.redis.apply(0, replace(batch, ops=tuple(map(self.translated, batch.ops))))
+        found = await self.redis.apply(0, batch._replace(ops=tuple(map(self.translated, batch.ops))))
         if isinstance(expected, Reply) and isinstance(found, Reply) and expected.entry:
             self.twin[expected.entry] = found.entry
         assert found == self.mapped(expected)
 
     def translated(self, op: Op) -> Op:
-        return replace(op, barrier=self.twin[op.barrier]) if isinstance(op, Load) else op
+        return op._replace(barrier=self.twin[op.barrier]) if isinstance(op, Load) else op
 
     def mapped(self, answer: Answer) -> Answer:
         if not isinstance(answer, Reply):

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -115,7 +114,7 @@ def no_generation(patch: pytest.MonkeyPatch) -> None:
 
     def apply(data: Shard, batch: Any, *, boot: str, time_ms: float) -> Any:
         if data.generation and batch.generation and data.boot == boot:
-            batch = replace(batch, generation=data.generation)
+            batch = batch._replace(generation=data.generation)
         return real(data, batch, boot=boot, time_ms=time_ms)
 
     patch.setattr(memory, "apply", apply)

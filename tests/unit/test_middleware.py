@@ -93,11 +93,11 @@ class FakeMeter:
         if self.known is not None and tenant not in self.known:
             raise UnknownTenant
         if self.degraded:
-            return Admission(tenant, "free", allowed=True, decisions=(), degraded=True)
+            return Admission(tenant, "free", allowed=True, degraded=True)
         wanted = sum(wish.quantity for wish in wishes)
         fits = self.used.get(tenant, 0) + wanted <= self.limit
         self.used[tenant] = self.used.get(tenant, 0) + wanted * fits
-        return Admission(tenant, "free", fits, (self.decision(tenant, wanted, fits),))
+        return Admission(tenant, "free", allowed=fits, decisions=(self.decision(tenant, wanted, fits),))
 
     def decision(self, tenant: str, wanted: int, fits: bool) -> Decision:  # noqa: FBT001
         return Decision(
