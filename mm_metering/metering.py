@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import date, datetime, timedelta
 from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack
@@ -288,10 +288,12 @@ class Metering:
 
     # -- what the middleware and the decorators call ------------------------------------------------------------------
 
-    async def take(self, tenant: str, wishes: Sequence[Wish]) -> Admission:
+    def take(self, tenant: str, wishes: Sequence[Wish]) -> Coroutine[Any, Any, Admission]:
         """Counts all wishes or none."""
-        if not self._open:
-            await self.startup()
+        return self.gate.take(tenant, wishes) if self._open else self._take_when_open(tenant, wishes)
+
+    async def _take_when_open(self, tenant: str, wishes: Sequence[Wish]) -> Admission:
+        await self.startup()
         return await self.gate.take(tenant, wishes)
 
     async def reverse(self, admission: Admission, *, meters: Collection[str] | None = None) -> None:

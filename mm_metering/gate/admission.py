@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple
 
 from mm_metering.core.decision import Decision
 from mm_metering.core.facts import Fact
-
-T = TypeVar("T")
-Lazy: TypeAlias = T | Callable[[], T]
 
 
 class Wish(NamedTuple):
@@ -40,11 +37,10 @@ class Admission:
 
     ``decisions`` holds one per limit that was asked, refused ones first, then the most constrained; empty where
     nothing is limited. ``readings`` is the same for an answer's headers. ``facts`` is what was counted, for a reversal;
-    ``taken_back`` once that happened. ``degraded``: allowed without the counters. Most requests need none of the three,
-    so that each may be given as what makes it.
+    ``taken_back`` once that happened. ``degraded``: allowed without the counters.
     """
 
-    __slots__ = ("_decisions", "_facts", "_readings", "allowed", "degraded", "plan", "taken_back", "tenant")
+    __slots__ = ("_decisions", "_facts", "allowed", "degraded", "plan", "taken_back", "tenant")
 
     def __init__(
         self,
@@ -52,9 +48,8 @@ class Admission:
         plan: str,
         *,
         allowed: bool,
-        decisions: Lazy[tuple[Decision, ...]] = (),
-        readings: Lazy[Sequence[Reading | Decision]] | None = None,
-        facts: Lazy[tuple[Fact, ...]] = (),
+        decisions: tuple[Decision, ...] | None = (),
+        facts: tuple[Fact, ...] | None = (),
         degraded: bool = False,
     ) -> None:
         self.tenant = tenant
@@ -63,26 +58,29 @@ class Admission:
         self.degraded = degraded
         self.taken_back = False
         self._decisions = decisions
-        self._readings = readings
         self._facts = facts
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
-        if callable(self._decisions):
-            self._decisions = self._decisions()
+        if self._decisions is None:
+            self._decisions = self._decide()
         return self._decisions
 
     @property
     def readings(self) -> Sequence[Reading | Decision]:
-        if self._readings is None:
-            return self.decisions
-        return self._readings() if callable(self._readings) else self._readings
+        return self.decisions
 
     @property
     def facts(self) -> tuple[Fact, ...]:
-        if callable(self._facts):
-            self._facts = self._facts()
+        if self._facts is None:
+            self._facts = self._name()
         return self._facts
+
+    def _decide(self) -> tuple[Decision, ...]:
+        return ()
+
+    def _name(self) -> tuple[Fact, ...]:
+        return ()
 
     @property
     def binding(self) -> Decision | None:

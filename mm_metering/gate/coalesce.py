@@ -160,6 +160,10 @@ class Lane:
         self._task: asyncio.Task[None] | None = None
         self._watch: asyncio.TimerHandle | None = None
 
+    def time(self) -> float:
+        """Seconds of its loop's clock."""
+        return self._loop.time()
+
     @property
     def unconfirmed(self) -> int:
         """Acknowledged ops that the ledger has not confirmed: journalled, or on their way to be replayed."""

@@ -6,10 +6,9 @@ thread's copy of the context; a write to the object is seen by everyone who hold
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeVar
 
@@ -39,7 +38,7 @@ class Meter(Protocol):
     @property
     def clock(self) -> Clock: ...
 
-    async def take(self, tenant: str, wishes: Sequence[Wish]) -> Admission:
+    def take(self, tenant: str, wishes: Sequence[Wish]) -> Coroutine[Any, Any, Admission]:
         """Counts all wishes or none. Raises UnknownTenant, and StoreUnavailable where an outage denies. If the caller
         is cancelled meanwhile, nothing stays counted."""
         ...
@@ -71,7 +70,6 @@ class Mark(NamedTuple):
     quantity: int | Literal["response_bytes"]
 
 
-@dataclass(slots=True, eq=False)
 class Bound:
     """The tenant that code here runs for; "" in a request whose tenant was not identified yet.
 
@@ -80,15 +78,27 @@ class Bound:
     an error (C2, C3); once it ``is_final`` nothing does. ``added`` is what is still to be written.
     """
 
-    meter: Meter
-    tenant: str
-    route: str = ""
-    pending: tuple[Wish, ...] = ()
-    joined: tuple[Mark, ...] = ()
-    admission: Admission | None = None
-    is_final: bool = False
-    taken: list[Admission] = field(default_factory=list)
-    added: dict[Wish, int] = field(default_factory=dict)
+    __slots__ = ("added", "admission", "is_final", "joined", "meter", "pending", "route", "taken", "tenant")
+
+    def __init__(
+        self,
+        meter: Meter,
+        tenant: str,
+        *,
+        route: str = "",
+        pending: tuple[Wish, ...] = (),
+        joined: tuple[Mark, ...] = (),
+        is_final: bool = False,
+    ) -> None:
+        self.meter = meter
+        self.tenant = tenant
+        self.route = route
+        self.pending = pending
+        self.joined = joined
+        self.is_final = is_final
+        self.admission: Admission | None = None
+        self.taken: list[Admission] = []
+        self.added: dict[Wish, int] = {}
 
     async def identify(self, tenant: str) -> None:
         """Says for whom the request runs, and decides it now: Refused, UnknownTenant or StoreUnavailable end it.

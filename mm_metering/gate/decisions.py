@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from mm_metering.core.decision import Decision, Quantity
+from mm_metering.core.facts import Fact
 from mm_metering.core.limits import UNBOUNDED, Line, State, over_cost
 from mm_metering.core.money import from_nanos
 from mm_metering.core.periods import Window, from_micros
-from mm_metering.gate.admission import Reading
-from mm_metering.gate.tenants import Gauge, Prepared
+from mm_metering.gate.admission import Admission, Reading
+from mm_metering.gate.tenants import Gauge, Prepared, View
 
 _ENDLESS_US: Final = 2**61
 
@@ -28,9 +29,36 @@ def decisions(
     return tuple(sorted(found, key=_closeness)) if len(found) > 1 else tuple(found)
 
 
-def readings(asked: Prepared, states: Sequence[State]) -> list[Reading]:
+class Granted(Admission):
+    """A take that fits. Most requests end without anybody asking for its decisions or facts, so they are made then."""
+
+    __slots__ = ("_asked", "_fact_id", "_now_us", "_states")
+
+    def __init__(self, view: View, asked: Prepared, states: Sequence[State], fact_id: str, now_us: int) -> None:
+        self.tenant = view.tenant
+        self.plan = view.plan_name
+        self.allowed = True
+        self.degraded = self.taken_back = False
+        self._decisions = self._facts = None
+        self._asked = asked
+        self._states = states
+        self._fact_id = fact_id
+        self._now_us = now_us
+
+    def _decide(self) -> tuple[Decision, ...]:
+        return decisions(self._asked, self._states, self.plan, self._now_us, allowed=True)
+
+    def _name(self) -> tuple[Fact, ...]:
+        return self._asked.named(self._fact_id, self._now_us)
+
+    @property
+    def readings(self) -> list[Reading | Decision]:
+        return readings(self._asked, self._states)
+
+
+def readings(asked: Prepared, states: Sequence[State]) -> list[Reading | Decision]:
     """The limits of counts after a take that fits, those with the least left first."""
-    found = [
+    found: list[Reading | Decision] = [
         _reading(gauge, state) for gauge, state in zip(asked.gauges, states, strict=True) if gauge and gauge.listed
     ]
     if len(found) > 1:
@@ -47,7 +75,7 @@ def _reading(gauge: Gauge, state: State) -> Reading:
     return Reading(gauge.limit.meter, gauge.listed, limit, left if left > 0 else 0, over, resets_at)
 
 
-def _share(reading: Reading) -> float:
+def _share(reading: Any) -> float:
     return reading.remaining / reading.limit if reading.limit else 0.0
 
 

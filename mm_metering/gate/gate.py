@@ -11,7 +11,6 @@ import logging
 import weakref
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Protocol
 from zlib import crc32
 
@@ -29,17 +28,16 @@ from mm_metering.backends.counters import (
     position_key,
 )
 from mm_metering.backends.ledger import Ledger, Snapshot
-from mm_metering.clock import Clock
-from mm_metering.core.catalogue import Catalogue
+from mm_metering.clock import Clock, micros_of
+from mm_metering.core.catalogue import Catalogue, Plan
 from mm_metering.core.facts import Fact, encode, void
 from mm_metering.core.identity import tenant_id
-from mm_metering.core.periods import micros
 from mm_metering.core.tenancy import TenantDefaults, TenantRow
 from mm_metering.errors import StoreUnavailable, UnknownTenant
 from mm_metering.gate import loading
 from mm_metering.gate.admission import Admission, Wish
 from mm_metering.gate.coalesce import Fate, Lane, Outcome, Timing
-from mm_metering.gate.decisions import decisions, readings
+from mm_metering.gate.decisions import Granted, decisions
 from mm_metering.gate.plans import PlanBook
 from mm_metering.gate.tenants import Prepared, View, Views, counted_meters, new_fact
 
@@ -83,13 +81,14 @@ class Gate:
         self._ledger = ledger
         self._catalogue = catalogue
         self._plans = plans
-        self._clock = clock
+        self._now_us = micros_of(clock)
         self._drain = drain
         self._new_id = new_id
         self._defaults = defaults
         self._timing = timing or Timing()
         self._views = Views()
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopState] = weakref.WeakKeyDictionary()
+        self._latest: tuple[Callable[[], asyncio.AbstractEventLoop | None], LoopState] = (lambda: None, LoopState())
 
     # -- takes --------------------------------------------------------------------------------------------------------
 
@@ -98,24 +97,28 @@ class Gate:
 
         Raises StoreUnavailable where the counters do not answer and a meter's policy is to deny; UnknownTenant.
         """
-        tenant, wanted = tenant_id(tenant), tuple(wishes)
-        lane = self._lane(tenant)
-        loop = asyncio.get_running_loop()
-        give_up = loop.time() + self._timing.load_s
-        view = self._views.get(tenant, self._now_us()) or await self._view(tenant)
+        wanted = wishes if type(wishes) is tuple else tuple(wishes)
+        now_us = self._now_us()
+        view = self._views.get(tenant, now_us) or await self._view(tenant_id(tenant))
+        lane, give_up = self._lane_of(view.shard), 0.0
         while True:
-            now_us, fact_id = max(self._now_us(), view.starts_us), self._new_id()
+            now_us, fact_id = max(now_us, view.starts_us), self._new_id()
             asked = view.prepare(wanted, now_us)
             payload = b"" if look else asked.payload(fact_id, now_us)
             op = asked.take(tenant, view.tag(lane.generation), payload, now_us)
             outcome = await lane.submit(op, allow=asked.allowed_in_outage and not look)
-            if isinstance(outcome, Miss) and loop.time() < give_up:
+            if isinstance(outcome, Taken):
+                return Granted(view, asked, outcome.states, fact_id, now_us)
+            give_up = give_up or lane.time() + self._timing.load_s
+            if isinstance(outcome, Miss) and lane.time() < give_up:
                 if await self._load(lane, tenant, outcome.barrier):
+                    now_us = self._now_us()
                     view = self._views.get(tenant, now_us) or view
                     continue
                 outcome = self._instead_of_load(lane, tenant, asked, payload)
-            if outcome is not Fate.AGAIN or loop.time() >= give_up:
-                return self._admission(view, asked, outcome, fact_id, now_us)
+            if outcome is not Fate.AGAIN or lane.time() >= give_up:
+                return self._not_granted(view, asked, outcome, fact_id, now_us)
+            now_us = self._now_us()
 
     def _instead_of_load(self, lane: Lane, tenant: str, asked: Prepared, payload: bytes) -> Fate:
         """The outage policy for a tenant that cannot be loaded in time."""
@@ -124,24 +127,14 @@ class Gate:
         lane.append_later([(tenant, payload)])
         return Fate.ALLOWED
 
-    def _admission(self, view: View, asked: Prepared, outcome: Outcome, fact_id: str, now_us: int) -> Admission:
-        plan = view.plan.name if view.plan else ""
+    def _not_granted(self, view: View, asked: Prepared, outcome: Outcome, fact_id: str, now_us: int) -> Admission:
         match outcome:
-            case Taken(states=states):
-                return Admission(
-                    view.tenant,
-                    plan,
-                    allowed=True,
-                    decisions=partial(decisions, asked, states, plan, now_us, allowed=True),
-                    readings=partial(readings, asked, states),
-                    facts=partial(asked.named, fact_id, now_us),
-                )
             case Denied(states=states):
-                answers = decisions(asked, states, plan, now_us, allowed=False)
-                return Admission(view.tenant, plan, allowed=False, decisions=answers)
+                answers = decisions(asked, states, view.plan_name, now_us, allowed=False)
+                return Admission(view.tenant, view.plan_name, allowed=False, decisions=answers)
             case Fate.ALLOWED:
                 facts = asked.named(fact_id, now_us)
-                return Admission(view.tenant, plan, allowed=True, facts=facts, degraded=True)
+                return Admission(view.tenant, view.plan_name, allowed=True, facts=facts, degraded=True)
             case _:
                 raise StoreUnavailable(
                     "counters: no answer in time, so this was not allowed and nothing was counted; "
@@ -237,7 +230,7 @@ class Gate:
                 return await self._read_view(await self._snapshot(tenant))
         except (StoreUnavailable, TimeoutError) as error:
             log.warning("tenant not loaded: %s", error)
-            return View(tenant, None, None, self._catalogue, self._now_us())
+            return self._new_view(tenant, None, None)
 
     async def _read_view(self, snapshot: Snapshot) -> View:
         if snapshot.tenant is None:
@@ -250,7 +243,11 @@ class Gate:
         now_us = self._now_us()
         segment = row.segment_at(now_us)
         plan = await self._plans.get(segment.plan, segment.version)
-        return View(row.id, row, plan, self._catalogue, now_us)
+        return self._new_view(row.id, row, plan)
+
+    def _new_view(self, tenant: str, row: TenantRow | None, plan: Plan | None) -> View:
+        shard, now_us = self.shard_of(tenant), self._now_us()
+        return View(tenant, row, plan, shard=shard, catalogue=self._catalogue, now_us=now_us)
 
     async def _snapshot(self, tenant: str) -> Snapshot:
         now_us = self._now_us()
@@ -311,14 +308,11 @@ class Gate:
         """crc32 of the id, so that every process agrees."""
         return crc32(tenant.encode()) % self._counters.shards
 
-    def _now_us(self) -> int:
-        return micros(self._clock.now())
-
     def _state(self) -> LoopState:
-        loop = asyncio.get_running_loop()
-        state = self._loops.get(loop)
-        if state is None:
-            state = self._loops[loop] = LoopState()
+        loop, (known, state) = asyncio.get_running_loop(), self._latest
+        if known() is not loop:
+            state = self._loops.get(loop) or self._loops.setdefault(loop, LoopState())
+            self._latest = (weakref.ref(loop), state)
         return state
 
     def _lane(self, tenant: str) -> Lane:

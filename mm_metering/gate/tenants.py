@@ -82,9 +82,18 @@ class View:
     """
 
     def __init__(
-        self, tenant: str, row: TenantRow | None, plan: Plan | None, catalogue: Catalogue, now_us: int
+        self,
+        tenant: str,
+        row: TenantRow | None,
+        plan: Plan | None,
+        *,
+        shard: int,
+        catalogue: Catalogue,
+        now_us: int,
     ) -> None:
         self.tenant = tenant
+        self.shard = shard
+        self.plan_name = plan.name if plan else ""
         self.row = row
         self.plan = plan
         self.catalogue = catalogue

@@ -19,6 +19,7 @@ class Answers:
         self.notes = notes
         self._meter = meter
         self._style = style
+        self._is_silent = style.headers == "off"
         self._challenge = challenge
 
     def headers(self, status: int, bound: Bound | None) -> RawHeaders:
@@ -29,7 +30,7 @@ class Answers:
             return []
         if admission.degraded:
             return [responses.DEGRADED]
-        if 300 <= status < 400:
+        if self._is_silent or 300 <= status < 400:
             return []
         return responses.rate_limit_headers(admission.readings, self._meter.clock.now(), self._style.headers)
 
@@ -39,6 +40,9 @@ class Answers:
     def unknown(self, scope: Scope) -> Problem:
         return responses.tenant_unknown(scope, self._challenge, style=self._style)
 
+    def unavailable(self, scope: Scope) -> Problem:
+        return responses.unavailable(scope, style=self._style)
+
     def to(self, error: BaseException, scope: Scope) -> Problem | None:
         """The answer to an error of ours; None for the host's own."""
         match error:
@@ -46,6 +50,6 @@ class Answers:
                 now = self._meter.clock.now()
                 return responses.refused(decisions, scope, now=now, message=str(error), style=self._style)
             case StoreUnavailable():
-                return responses.unavailable(scope, style=self._style)
+                return self.unavailable(scope)
             case _:
                 return None

@@ -21,7 +21,7 @@ from mm_metering.middleware.doctor import Notes
 from mm_metering.middleware.exchange import Exchange, answer
 from mm_metering.middleware.lifespan import Lifespan
 from mm_metering.middleware.responses import HeaderStyle, Problem, Shape, Style
-from mm_metering.middleware.routes import Kind, Resolver, RouteMatch, never_metered, routes_of
+from mm_metering.middleware.routes import METERED, Kind, Resolver, RouteMatch, never_metered, routes_of
 
 log = logging.getLogger("mm_metering.middleware")
 
@@ -152,7 +152,7 @@ class MeteringMiddleware:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         match = self.routes.resolve(scope)
         dispatched_before = scope.get("endpoint")
-        if match.is_metered:
+        if match.kind in METERED:
             admitted = await self._admit(scope, match)
             if isinstance(admitted, Problem):
                 await answer(admitted, scope, send)
@@ -179,23 +179,21 @@ class MeteringMiddleware:
 
         A route that costs nothing is open to callers without a tenant, since nobody pays for them.
         """
-        if self._tenant is None:
-            return Bound(self.meter, "", match.template, match.wishes, match.joined)
-        tenant = await tenants.resolve(self._tenant, scope)
+        tenant = await tenants.resolve(self._tenant, scope) if self._tenant else ""  # until the app identifies it
         if tenant is None:
             return self.answers.unknown(scope) if match.wishes else None
-        bound = Bound(self.meter, tenant, match.template, match.wishes, match.joined)
-        try:
-            return await self._decide(bound, scope) if match.wishes else bound
-        except UnknownTenant:
-            return self.answers.unknown(scope)
-        except StoreUnavailable as error:
-            return self.answers.to(error, scope)
+        bound = Bound(self.meter, tenant, route=match.template, pending=match.wishes, joined=match.joined)
+        return await self._decide(bound, scope) if tenant and match.wishes else bound
 
     async def _decide(self, bound: Bound, scope: Scope) -> Bound | Problem:
-        if not self._is_open:
-            await self.open()
-        admission = await self.meter.take(bound.tenant, bound.pending)
+        try:
+            if not self._is_open:
+                await self.open()
+            admission = await self.meter.take(bound.tenant, bound.pending)
+        except UnknownTenant:
+            return self.answers.unknown(scope)
+        except StoreUnavailable:
+            return self.answers.unavailable(scope)
         if not admission.allowed:
             return self.answers.refused(admission, scope)
         bound.admit(admission)

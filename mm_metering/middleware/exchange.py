@@ -58,7 +58,8 @@ class Exchange:
 
     async def run(self, receive: Receive) -> None:
         """Serve it. What fails before its answer begins is taken back; our errors become answers."""
-        token = enter(self._bound) if self._bound else None
+        bound = self._bound
+        token = enter(bound) if bound else None
         try:
             await self._app(self._scope, receive, self.send)
             if not self._is_started:
@@ -69,26 +70,31 @@ class Exchange:
         finally:
             if token:
                 leave(token)
-            if self._bound and self._is_started:
-                await self._write_rest(self._bound)
+            if bound and self._is_started and (bound.added or self._bytes or not bound.tenant):
+                await self._write_rest(bound)
 
     async def send(self, message: Message) -> None:
         if not self._is_started and message["type"] in STARTS:
             message = await self._begin(message)
-        elif self._match.measured:
+        elif self._match.measured and self._scope.get("method") != "HEAD":  # whose body no server sends
             self._bytes += _size(message)
         await self._send(message)
 
     async def _begin(self, message: Message) -> Message:
         status: int = message.get("status", STARTS[message["type"]])
-        is_changed = bool(status >= 400 or self._later.uncounted(status)) and await self._ends_in_error(status)
-        if self._bound:
-            await self._later.write(self._bound)
-            self._bound.is_final = True
+        bound, is_changed = self._bound, False
+        if status >= 400 or self._later.uncounted(status):
+            is_changed = await self._ends_in_error(status)
+        if bound:
+            if bound.added:
+                await self._later.write(bound)
+            bound.is_final = True
         self._is_started = True
-        silent = is_changed or message["type"] == "websocket.close"
-        added = [] if silent else self._answers.headers(status, self._bound)
-        return {**message, "headers": [*message.get("headers", ()), *added]} if added else message
+        if is_changed or message["type"] == "websocket.close":
+            return message
+        if added := self._answers.headers(status, bound):
+            return {**message, "headers": [*message.get("headers", ()), *added]}
+        return message
 
     async def _ends_in_error(self, status: int) -> bool:
         """Take back what must not count (C2, C3), before the client can know; whether there was anything.

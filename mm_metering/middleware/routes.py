@@ -72,15 +72,12 @@ class RouteMatch(NamedTuple):
     measured: tuple[Wish, ...] = ()
 
     @property
-    def is_metered(self) -> bool:
-        return self.kind is Kind.ROUTE or self.kind is Kind.MOUNT
-
-    @property
     def is_guess(self) -> bool:
         """Whether the app may well have no such route: it cannot be read, and no key of [routes] matches."""
         return self.kind is Kind.MOUNT and self.template == UNMATCHED
 
 
+METERED: Final = frozenset((Kind.ROUTE, Kind.MOUNT))
 NOT_FOUND: Final = RouteMatch(Kind.NOT_FOUND)
 EXEMPT: Final = RouteMatch(Kind.EXEMPT)
 PREFLIGHT: Final = RouteMatch(Kind.PREFLIGHT)
