@@ -379,6 +379,18 @@ async def test_the_bytes_of_a_response_are_measured_without_buffering(
     assert await used(metering, "egress", "api_calls") == (70_000, 1)
 
 
+async def test_a_head_request_sends_no_bytes_to_measure(metering: Metering) -> None:
+    app = FastAPI()
+    page = metered("egress", quantity="response_bytes")(lambda: Response(b"x" * 1_000))
+    app.add_api_route("/page", page, methods=["GET", "HEAD"])
+    metering.install(app, tenant=from_header("x-org-id"))
+    async with client(app) as http:
+        assert (await http.head("/page")).status_code == 200
+        assert await used(metering, "egress", "api_calls") == (0, 1)
+        assert (await http.get("/page")).status_code == 200
+    assert await used(metering, "egress", "api_calls") == (1_000, 2)
+
+
 async def test_a_meter_says_on_which_answers_it_counts(metering: Metering) -> None:
     @metered("polite")
     async def page(status: int) -> Response:
