@@ -7,6 +7,8 @@ local START = '0-0'
 local KEEP_S = { d = 3 * 86400, m = 40 * 86400 } -- memory.KEEP_S
 local MOST_AT_ONCE = 4000 -- arguments of one redis.call; Lua's own bound is 8000
 
+local EXACT = 1e14 -- below it ".." prints a whole number in full
+
 -- Numbers are doubles, exact to 2^53: "%.0f" prints them so, ".." and cjson corrupt them from 1e14.
 local function text(value)
   if type(value) == 'number' then
@@ -30,6 +32,17 @@ local function tenant(b, key_index)
   if not t then
     t = { key = b.keys[tonumber(key_index)], values = {}, changed = {} }
     b.tenants[key_index] = t
+    local plain = b.plain[key_index]
+    if plain then
+      b.plain[key_index] = nil
+      t.known = true
+      for k = 1, #plain.fields do
+        t.values[plain.fields[k]] = plain.found[k]
+      end
+      for k = 1, #plain.sets, 2 do
+        put(t, plain.sets[k], plain.sets[k + 1])
+      end
+    end
   end
   return t
 end

@@ -31,6 +31,16 @@ local function parse_slot(source)
   return slot
 end
 
+-- Counts without a price, a cap or a rate: what most takes ask for.
+local function is_plain(slots)
+  for i = 1, #slots do
+    if slots[i].price > 0 or slots[i].rate_s > 0 then
+      return false
+    end
+  end
+  return #slots > 0
+end
+
 -- Alternatives of slots: "\f" between alternatives, "\n" between slots, "\t" between a slot's values.
 -- ``fields`` is what must be read to decide, ``meters`` numbers an alternative's meters in order of appearance.
 local slots_of = remembered(function(source)
@@ -58,6 +68,7 @@ local slots_of = remembered(function(source)
     end
     result[#result + 1] = slots
   end
+  result.plain = #result == 1 and is_plain(result[1])
   return result
 end)
 
@@ -65,6 +76,10 @@ local numbers_of = remembered(function(source)
   local result = {}
   for each in string.gmatch(source, '%S+') do
     result[#result + 1] = tonumber(each)
+  end
+  result.same = true
+  for i = 2, #result do
+    result.same = result.same and result[i] == result[1]
   end
   return result
 end)

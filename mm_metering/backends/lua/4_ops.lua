@@ -49,9 +49,17 @@ local function revision(b, tag)
 end
 
 -- The data may hold tags of an older generation: only one of this generation counts as loaded.
+local function is_own(b, tag)
+  local own = b.own_tags[tag]
+  if own == nil then
+    own = revision(b, tag) >= 0
+    b.own_tags[tag] = own
+  end
+  return own
+end
+
 local function is_loaded(b, t, tag)
-  local prefix = b.generation .. '.'
-  return t.values[TAG] == tag and string.sub(tag, 1, #prefix) == prefix
+  return t.values[TAG] == tag and is_own(b, tag)
 end
 
 -- used, or used,held,extra where one of these is there. Keeps the text for the write.
@@ -130,9 +138,43 @@ local function options_of(source)
   }
 end
 
+-- The rule for a tenant's first take in a batch, if it asks for counts that are open and fit, one amount per meter:
+-- nearly every request. nil, with nothing changed, where it does not apply; what was read is kept for the general form.
+local function take_plain(b, key_index, tag, alternatives, amounts, payload)
+  local fields, slots = alternatives.fields, alternatives[1]
+  local found = redis.call('HMGET', b.keys[tonumber(key_index)], unpack(fields))
+  local grant, shown, sets = amounts[1], '', {}
+  local fits = found[1] == tag and is_own(b, tag) and amounts.same
+  for k = 1, fits and #slots or 0 do
+    local slot, used, held = slots[k], found[2 * k + 1], found[2 * k + 2]
+    local after = used and used + grant
+    if not used or after >= EXACT or slot.maximum ~= UNBOUNDED and after + (held or 0) > slot.maximum then
+      fits = false
+      break
+    end
+    sets[2 * k - 1], sets[2 * k] = slot.field, after
+    shown = held and shown .. ' ' .. after .. ',' .. held .. ',0' or shown .. ' ' .. after
+  end
+  local plain = { fields = fields, found = found, sets = sets }
+  if not fits then
+    plain.sets = {}
+    return nil, plain
+  end
+  b.lines[#b.lines + 1] = payload
+  return 'T0 ' .. string.rep(grant .. ',', slots.count - 1) .. grant .. shown, plain
+end
+
 -- take | tenant tag slots amounts options, then a payload per alternative; looks only without payloads.
 local function take(b, args, i, looks)
-  local t, tag, alternatives = tenant(b, args[i]), args[i + 1], slots_of(args[i + 2])
+  local key_index, tag, alternatives = args[i], args[i + 1], slots_of(args[i + 2])
+  if alternatives.plain and not (looks or b.tenants[key_index] or b.plain[key_index]) and args[i + 4] == '' then
+    local result, plain = take_plain(b, key_index, tag, alternatives, numbers_of(args[i + 3]), args[i + 5])
+    b.plain[key_index] = plain
+    if result then
+      return result, i + 6
+    end
+  end
+  local t = tenant(b, key_index)
   local next_i = i + 5 + (looks and 0 or #alternatives)
   know(t, alternatives.fields)
   if not is_loaded(b, t, tag) then

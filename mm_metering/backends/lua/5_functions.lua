@@ -14,6 +14,11 @@ local function append_all(b)
 end
 
 local function write_all(b)
+  for key_index, plain in pairs(b.plain) do
+    if plain.sets[1] then
+      redis.call('HSET', b.keys[tonumber(key_index)], unpack(plain.sets))
+    end
+  end
   for _, t in pairs(b.tenants) do
     if next(t.changed) then
       write(b, t, t.expires)
@@ -53,7 +58,7 @@ local function apply(keys, args)
   local now_s = math.floor(tonumber(args[4]) / 1000000)
   local b = {
     keys = keys, stream = keys[2], generation = generation, birth = m[3], open_at_us = tonumber(m[4]),
-    now_s = now_s, hour = math.floor(now_s / 3600), keep_ms = args[5], tenants = {}, unloaded = {}, lines = {},
+    now_s = now_s, hour = math.floor(now_s / 3600), keep_ms = args[5], tenants = {}, unloaded = {}, lines = {}, own_tags = {}, plain = {},
   }
   local results, i = {}, 6
   while i <= #args do
