@@ -18,7 +18,7 @@ from mm_metering.middleware import openapi, tenants
 from mm_metering.middleware.aftermath import Aftermath
 from mm_metering.middleware.answers import Answers
 from mm_metering.middleware.doctor import Notes
-from mm_metering.middleware.exchange import Exchange, answer
+from mm_metering.middleware.exchange import Exchange, answer, refuse
 from mm_metering.middleware.lifespan import Lifespan
 from mm_metering.middleware.responses import HeaderStyle, Problem, Shape, Style
 from mm_metering.middleware.routes import METERED, Kind, Resolver, RouteMatch, never_metered, routes_of
@@ -155,7 +155,7 @@ class MeteringMiddleware:
         if match.kind in METERED:
             admitted = await self._admit(scope, match)
             if isinstance(admitted, Problem):
-                await answer(admitted, scope, send)
+                await refuse(admitted, scope, receive, send)
                 return
             exchange = Exchange(self.app, self.answers, self.later, match=match, bound=admitted, scope=scope, send=send)
             await exchange.run(receive)

@@ -21,6 +21,8 @@ CAUSES_AT_MOST: Final = 8
 POLICY_VIOLATION: Final = 1008
 """The websocket close code of a client that may not go on (RFC 6455, 7.4.1)."""
 
+BODILESS: Final = ("GET", "HEAD")
+"""The methods of requests that come without a body."""
 STARTS: Final = {
     "http.response.start": 200,
     "websocket.accept": 200,
@@ -153,6 +155,34 @@ async def answer(problem: Problem, scope: Scope, send: Send) -> None:
         await send({"type": "websocket.http.response.body", "body": problem.body})
     else:
         await send({"type": "websocket.close", "code": POLICY_VIOLATION})
+
+
+async def refuse(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
+    """The answer to a request that the app does not see. It does not wait for the body, and nobody keeps that.
+
+    A server that holds a few parts of a body back for the app (hypercorn) does not end the answer before they are
+    taken: with a large upload it would wait for ever. So what has come is thrown away while the answer ends.
+    """
+    if scope["type"] != "http" or scope["method"] in BODILESS:
+        await answer(problem, scope, send)
+        return
+
+    async def send_and_discard(message: Message) -> None:
+        if message["type"] != "http.response.body":  # before the answer has begun, reading would invite the body
+            await send(message)
+            return
+        discarding = asyncio.create_task(_discard(receive))
+        try:
+            await send(message)
+        finally:
+            discarding.cancel()
+
+    await answer(problem, scope, send_and_discard)
+
+
+async def _discard(receive: Receive) -> None:
+    while (await receive()).get("more_body", False):
+        pass
 
 
 async def close(problem: Problem, send: Send) -> None:

@@ -233,6 +233,27 @@ async def test_an_allowed_request_is_counted_once_and_says_what_is_left() -> Non
     ]
 
 
+async def test_what_has_come_of_a_refused_upload_is_read_only_while_its_answer_ends() -> None:
+    """hypercorn ends an answer when the app has taken what it held back for it, and never if the app does not."""
+    held: asyncio.Queue[Message] = asyncio.Queue(maxsize=1)
+    held.put_nowait({"type": "http.request", "body": b"x" * 65_536, "more_body": True})
+    happened = []
+
+    async def receive() -> Message:
+        happened.append("read")
+        return await held.get()
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            await held.put({"type": "http.disconnect"})
+        happened.append(message["type"])
+
+    async with asyncio.timeout(5):
+        await serving(page, FakeMeter(limit=0))(request_scope(method="POST", x_org_id="acme"), receive, send)
+    assert happened[:2] == ["http.response.start", "read"]
+    assert happened[-1] == "http.response.body"
+
+
 async def test_a_refused_request_never_reaches_its_handler() -> None:
     meter, reached = FakeMeter(limit=0), []
     answer = await ask(serving(lambda request: reached.append(1), meter))
