@@ -119,7 +119,8 @@ def with_asgi_ratelimit(url: str, limits: int) -> ASGIApp:
         return tenant_of(scope), "default"
 
     rule = Rule(day=MANY, month=MANY) if limits == 2 else Rule(day=MANY)
-    return RateLimitMiddleware(starlette(), who, RedisBackend(StrictRedis.from_url(url)), {r"^/x": [rule]})
+    app: ASGIApp = RateLimitMiddleware(starlette(), who, RedisBackend(StrictRedis.from_url(url)), {r"^/x": [rule]})
+    return app
 
 
 def with_fastapi_limiter(url: str, limits: int) -> ASGIApp:
