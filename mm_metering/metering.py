@@ -39,8 +39,8 @@ from mm_metering.gate.recorder import Outcome, Recorder, Tally
 from mm_metering.gate.refusals import raise_if_refused
 from mm_metering.middleware.asgi import install
 from mm_metering.middleware.doctor import Finding, Notes, check_routes
-from mm_metering.middleware.responses import HeaderStyle, Shape
 from mm_metering.middleware.routes import Resolver as HostRoutes
+from mm_metering.middleware.shapes import HeaderStyle, Shape
 from mm_metering.middleware.tenants import Found, Resolver, found_id
 from mm_metering.worker.drain import Drain
 from mm_metering.worker.runner import Worker

@@ -9,7 +9,8 @@ from mm_metering.gate.admission import Admission
 from mm_metering.gate.context import Bound, Meter
 from mm_metering.middleware import responses
 from mm_metering.middleware.doctor import Notes
-from mm_metering.middleware.responses import Problem, RawHeaders, Style
+from mm_metering.middleware.responses import Problem, RawHeaders
+from mm_metering.middleware.shapes import Style
 
 
 class Answers:

@@ -20,8 +20,9 @@ from mm_metering.middleware.answers import Answers
 from mm_metering.middleware.doctor import Notes
 from mm_metering.middleware.exchange import Exchange, answer, refuse
 from mm_metering.middleware.lifespan import Lifespan
-from mm_metering.middleware.responses import HeaderStyle, Problem, Shape, Style
+from mm_metering.middleware.responses import Problem
 from mm_metering.middleware.routes import METERED, Kind, Resolver, RouteMatch, never_metered, routes_of
+from mm_metering.middleware.shapes import HeaderStyle, Shape, Style
 
 log = logging.getLogger("mm_metering.middleware")
 
@@ -77,20 +78,20 @@ def install(
         "headers": headers,
         "error_shapes": error_shapes,
     }
-    MeteringMiddleware(app, **options)  # so that a wrong option is told here, not at the first request
+    style = Style(headers, error_shapes or {})
     app.user_middleware.append(Middleware(MeteringMiddleware, **options))
     routes = Resolver(app.router, lambda: metering.catalogue, _paths(exempt))
     if hasattr(app, "openapi"):
-        _document(app, routes)
+        _document(app, routes, style)
     return routes
 
 
-def _document(app: Any, routes: Resolver) -> None:
+def _document(app: Any, routes: Resolver, style: Style) -> None:
     """Let the app's own ``openapi()`` say what operations cost."""
     plain = app.openapi
 
     def openapi_with_costs() -> dict[str, Any]:
-        schema: dict[str, Any] = openapi.document(plain(), routes.table().costs_of)
+        schema: dict[str, Any] = openapi.document(plain(), routes.table().costs_of, style=style)
         return schema
 
     app.openapi = openapi_with_costs

@@ -1,18 +1,21 @@
 """What an answer says about metering: RateLimit headers, and problem bodies for refusals.
 
 RateLimit-Policy and RateLimit are RFC 9651 lists of strings (draft-ietf-httpapi-ratelimit-headers-10); bodies are
-RFC 9457 problems with a stable ``code``. DESIGN.md section 8 is the table.
+RFC 9457 problems with a stable ``code``, of which problem.schema.json tells the members. DESIGN.md section 8 is the
+table.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from calendar import monthrange
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
+from importlib.resources import files
 from typing import Any, Final, NamedTuple, TypeAlias
 from urllib.parse import quote
 
@@ -21,10 +24,22 @@ from uuid_utils import uuid7
 
 from mm_metering.core.decision import Decision, Quantity
 from mm_metering.core.refusals import BUSY_RETRY_S, sentence, until_s, wait_s
+from mm_metering.gate.admission import Reading
+from mm_metering.middleware.shapes import PLAIN, HeaderStyle, Kinds, Style, shaped
 
 PROBLEM_BASE: Final = "https://mm-metering.readthedocs.io/problems/"
 """A problem's ``type`` is this plus its code."""
-EXPOSED_HEADERS: Final = ("RateLimit", "RateLimit-Policy", "Retry-After", "MM-Metering", "x-should-retry")
+EXPOSED_HEADERS: Final = (
+    "RateLimit",
+    "RateLimit-Policy",
+    "X-RateLimit-Limit",
+    "X-RateLimit-Remaining",
+    "X-RateLimit-Reset",
+    "Retry-After",
+    "MM-Metering",
+    "x-should-retry",
+    "WWW-Authenticate",
+)
 """For CORSMiddleware(expose_headers=...): what browsers may read of our headers."""
 DEGRADED: Final = (b"mm-metering", b"degraded")
 
@@ -40,24 +55,32 @@ RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
 
 
 class Reason(NamedTuple):
-    """What a code means in HTTP."""
+    """What a code means in HTTP, and to the clients of AI providers."""
 
     status: int
     title: str
+    kinds: Kinds
 
+
+_USED_UP = Kinds("insufficient_quota", "rate_limit_error")
+_TOO_FAST = Kinds("rate_limit_exceeded", "rate_limit_error")
+_UNPAID = Kinds("insufficient_quota", "billing_error")
+_FORBIDDEN = Kinds("invalid_request_error", "permission_error")
+_NOBODY = Kinds("invalid_request_error", "authentication_error")
+_OUTAGE = Kinds("server_error", "api_error")
 
 REASONS: Final = {
-    "quota-exceeded": Reason(429, "Quota exceeded"),
-    "rate-limited": Reason(429, "Too many requests"),
-    "budget-busy": Reason(429, "Budget busy"),
-    "budget-exceeded": Reason(402, "Budget exceeded"),
-    "payment-required": Reason(402, "Payment required"),
-    "feature-not-in-plan": Reason(403, "Not in this plan"),
-    "model-not-allowed": Reason(403, "Model not allowed"),
-    "model-unpriced": Reason(403, "Model without a price"),
-    "tenant-suspended": Reason(403, "Tenant suspended"),
-    "tenant-unknown": Reason(401, "Unknown tenant"),
-    "metering-unavailable": Reason(503, "Usage accounting unavailable"),
+    "quota-exceeded": Reason(429, "Quota exceeded", _USED_UP),
+    "rate-limited": Reason(429, "Too many requests", _TOO_FAST),
+    "budget-busy": Reason(429, "Budget busy", _TOO_FAST),
+    "budget-exceeded": Reason(402, "Budget exceeded", _UNPAID),
+    "payment-required": Reason(402, "Payment required", _UNPAID),
+    "feature-not-in-plan": Reason(403, "Not in this plan", _FORBIDDEN),
+    "model-not-allowed": Reason(403, "Model not allowed", _FORBIDDEN),
+    "model-unpriced": Reason(403, "Model without a price", _FORBIDDEN),
+    "tenant-suspended": Reason(403, "Tenant suspended", _FORBIDDEN),
+    "tenant-unknown": Reason(401, "Unknown tenant", _NOBODY),
+    "metering-unavailable": Reason(503, "Usage accounting unavailable", _OUTAGE),
 }
 
 
@@ -77,12 +100,20 @@ class Problem(NamedTuple):
 # ---- problems ----
 
 
-def refused(decisions: Sequence[Decision], scope: Scope, *, now: datetime, message: str | None = None) -> Problem:
+def problem_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a refusal's body in each of its shapes; a new dict each time."""
+    schema: dict[str, Any] = json.loads(files(__package__).joinpath("problem.schema.json").read_text("utf-8"))
+    return schema
+
+
+def refused(
+    decisions: Sequence[Decision], scope: Scope, *, now: datetime, message: str | None = None, style: Style = PLAIN
+) -> Problem:
     """What the first decision, a refused one, says, or the error that carried it; with all limits that refused."""
     first = decisions[0]
     code = first.reason or "quota-exceeded"
     if code == "metering-unavailable":
-        return unavailable(scope)
+        return unavailable(scope, style=style)
     violated = [each for each in decisions if not each.allowed]
     status = REASONS[code].status
     longest_s = max(_wait_s(each, now) for each in violated) if status == 429 else None
@@ -93,28 +124,34 @@ def refused(decisions: Sequence[Decision], scope: Scope, *, now: datetime, messa
     }
     if first.plan:
         members["plan"] = first.plan
-    headers = [] if status == 403 else rate_limit_headers(decisions, now)
+    headers = [] if status == 403 else rate_limit_headers(decisions, now, style.headers)
     if status in (402, 403) or (longest_s or 0) > CLIENT_WAIT_MAX_S:
         headers.append((b"x-should-retry", b"false"))
-    return _problem(code, scope, members, headers, retry_after_s=longest_s)
+    return _problem(code, scope, members, headers, style=style, retry_after_s=longest_s)
 
 
-def tenant_unknown(scope: Scope, challenge: str) -> Problem:
+def tenant_unknown(scope: Scope, challenge: str, *, style: Style = PLAIN) -> Problem:
     """A missing and a wrong key read the same, so that nobody can tell which keys exist."""
     members = {"detail": "tenant: the request names nobody we know; send the credentials you were given"}
-    return _problem("tenant-unknown", scope, members, [(b"www-authenticate", challenge.encode())])
+    return _problem("tenant-unknown", scope, members, [(b"www-authenticate", challenge.encode())], style=style)
 
 
-def unavailable(scope: Scope) -> Problem:
+def unavailable(scope: Scope, *, style: Style = PLAIN) -> Problem:
     members = {
         "detail": "usage: limits cannot be checked right now, so nothing was done and nothing was counted; "
         f"try again in {UNAVAILABLE_RETRY_S} seconds"
     }
-    return _problem("metering-unavailable", scope, members, [], retry_after_s=UNAVAILABLE_RETRY_S)
+    return _problem("metering-unavailable", scope, members, [], style=style, retry_after_s=UNAVAILABLE_RETRY_S)
 
 
 def _problem(
-    code: str, scope: Scope, members: dict[str, Any], headers: RawHeaders, *, retry_after_s: int | None = None
+    code: str,
+    scope: Scope,
+    members: dict[str, Any],
+    headers: RawHeaders,
+    *,
+    style: Style,
+    retry_after_s: int | None = None,
 ) -> Problem:
     reason = REASONS[code]
     document = {
@@ -130,8 +167,9 @@ def _problem(
     if retry_after_s is not None:
         document["retry_after"] = retry_after_s
         headers = [(b"retry-after", str(retry_after_s).encode()), *headers]
+    content_type, document = shaped(document, style.shape_of(scope["path"]), reason.kinds)
     body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
-    sized = [(b"content-type", b"application/problem+json"), (b"content-length", str(len(body)).encode())]
+    sized = [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode())]
     return Problem(reason.status, [*sized, (b"cache-control", b"no-store"), *headers], body)
 
 
@@ -164,34 +202,52 @@ def _json(amount: Quantity | None) -> int | str | None:
 # ---- RateLimit fields ----
 
 
-def rate_limit_headers(decisions: Iterable[Decision], now: datetime) -> RawHeaders:
-    """RateLimit-Policy and RateLimit for windows of counts, the most constrained first.
+def rate_limit_headers(
+    decisions: Iterable[Decision | Reading], now: datetime, style: HeaderStyle = "standard"
+) -> RawHeaders:
+    """What is left of windows of counts, the most constrained first; of that one alone in the legacy fields.
 
     Levels and unlimited quotas have no window to speak of, and money is nobody's business but the tenant's.
     """
     listed = [each for each in decisions if _is_listed(each)][:POLICIES_AT_MOST]
     if not listed:
         return []
+    standard = _standard(listed, now) if style in ("standard", "both") else []
+    return standard + _legacy(listed[0]) if style in ("legacy", "both") else standard
+
+
+def _standard(listed: Sequence[Decision | Reading], now: datetime) -> RawHeaders:
     policies = ", ".join(map(_policy_of, listed))
     limits = ", ".join(_item(each, now) for each in listed)
     return [(b"ratelimit-policy", policies.encode()), (b"ratelimit", limits.encode())]
 
 
-def _is_listed(decision: Decision) -> bool:
+def _legacy(decision: Decision | Reading) -> RawHeaders:
+    """Reset is a point in time, in Unix seconds rounded up: GitHub's meaning, which most clients of these fields know.
+
+    Others send seconds from now in a field of the same name. Clients that cannot tell go by Retry-After.
+    """
+    numbers = {b"limit": _sf(decision.limit or 0), b"remaining": _sf(decision.remaining or 0)}
+    if decision.resets_at is not None:
+        numbers[b"reset"] = math.ceil(decision.resets_at.timestamp())
+    return [(b"x-ratelimit-" + name, str(number).encode()) for name, number in numbers.items()]
+
+
+def _is_listed(decision: Decision | Reading) -> bool:
     return isinstance(decision.limit, int) and decision.window in _WINDOWS
 
 
-def _policy_of(decision: Decision) -> str:
+def _policy_of(decision: Decision | Reading) -> str:
     ends = decision.resets_at if decision.window == "month" else None  # only a month's length depends on where it lies
-    return _policy(decision.meter, decision.window, decision.limit, ends)
+    return _policy(decision.meter, decision.window or "", decision.limit or 0, ends)
 
 
 @lru_cache(maxsize=4096)
-def _policy(meter: str, window: str, limit: int, resets_at: datetime | None) -> str:
+def _policy(meter: str, window: str, limit: Quantity, resets_at: datetime | None) -> str:
     return f'"{meter}-{window}";q={_sf(limit)};w={_window_s(window, resets_at)}'
 
 
-def _item(decision: Decision, now: datetime) -> str:
+def _item(decision: Decision | Reading, now: datetime) -> str:
     left = decision.remaining or 0
     text = f'"{_policy_name(decision)}";r={_sf(left)}'
     if decision.resets_at is not None:
@@ -202,7 +258,7 @@ def _item(decision: Decision, now: datetime) -> str:
     return text + ';mm-state="warn"' if is_near else text
 
 
-def _policy_name(decision: Decision) -> str:
+def _policy_name(decision: Decision | Reading) -> str:
     return f"{decision.meter}-{decision.window}" if decision.window in _WINDOWS else decision.meter
 
 

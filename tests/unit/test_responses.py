@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from starlette.types import Scope
 
 from mm_metering.core.decision import Decision
+from mm_metering.errors import InvalidInput
 from mm_metering.middleware.responses import (
+    DEGRADED,
+    EXPOSED_HEADERS,
     POLICIES_AT_MOST,
     PROBLEM_BASE,
     REASONS,
@@ -24,6 +27,7 @@ from mm_metering.middleware.responses import (
     tenant_unknown,
     unavailable,
 )
+from mm_metering.middleware.shapes import Style
 
 NOW = datetime(2026, 11, 22, 9, 31, 28, tzinfo=UTC)
 MIDNIGHT = datetime(2026, 11, 23, tzinfo=UTC)  # 52,112 s later
@@ -171,6 +175,70 @@ def test_every_field_is_a_structured_field(limit: int, used: int, window: str, l
     assert list(policy) == list(state) == [f"api_calls-{window}"]
     for value in (*policy[f"api_calls-{window}"].values(), *state[f"api_calls-{window}"].values()):
         assert isinstance(value, str) or 0 <= value < 10**15
+
+
+@pytest.mark.parametrize(
+    ("style", "names"),
+    [
+        ("standard", ["ratelimit-policy", "ratelimit"]),
+        ("legacy", ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"]),
+        (
+            "both",
+            ["ratelimit-policy", "ratelimit", *(f"x-ratelimit-{name}" for name in ("limit", "remaining", "reset"))],
+        ),
+        ("off", []),
+    ],
+)
+def test_a_host_chooses_the_fields(style: Any, names: list[str]) -> None:
+    found = {name.decode(): value.decode() for name, value in rate_limit_headers([CALLS], NOW, style)}
+    assert list(found) == names
+    if style == "legacy":
+        assert [*found.values()] == ["10000", "9993", str(int(MIDNIGHT.timestamp()))]
+    problem = refused([USED_UP], scope(), now=NOW, style=Style(headers=style))
+    assert [name for name in names if header(problem, name) is None] == []
+    assert header(problem, "retry-after") == "52112"
+
+
+def test_the_legacy_fields_are_of_the_most_constrained_window_alone() -> None:
+    month = but(CALLS, window="month", limit=50, remaining=3, resets_at=DECEMBER)
+    found = dict(rate_limit_headers([month, CALLS], NOW, "legacy"))
+    assert found[b"x-ratelimit-limit"] == b"50"
+
+
+def test_all_that_is_sent_is_exposed() -> None:
+    sent = {name for name, _ in rate_limit_headers([CALLS], NOW, "both")} | {DEGRADED[0]}
+    for problem in (refused([USED_UP], scope(), now=NOW), tenant_unknown(scope(), "Bearer"), unavailable(scope())):
+        sent |= {name for name, _ in problem.headers}
+    plain = {b"content-type", b"content-length", b"cache-control"}
+    assert {name.decode() for name in sent - plain} == {name.lower() for name in EXPOSED_HEADERS}
+
+
+@pytest.mark.parametrize(
+    ("path", "shape"),
+    [
+        ("/v1/chat", "openai"),
+        ("/v1/chat/completions", "openai"),
+        ("/v1/chatter", "problem"),
+        ("/v1/chat/claude/messages", "anthropic"),
+        ("/", "problem"),
+    ],
+)
+def test_the_longest_prefix_that_ends_at_a_slash_gives_the_shape(path: str, shape: str) -> None:
+    assert Style(error_shapes={"/v1/chat": "openai", "/v1/chat/claude/": "anthropic"}).shape_of(path) == shape
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"headers": "loud"}, "headers"),
+        ({"error_shapes": {"v1": "openai"}}, "error_shapes"),
+        ({"error_shapes": {"/v1": "gemini"}}, "error_shapes"),
+    ],
+)
+def test_a_style_that_does_not_exist_is_refused(wrong: Any, field: str) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        Style(**wrong)
+    assert refusal.value.field == field
 
 
 # ---- problems ----
