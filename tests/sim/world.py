@@ -325,9 +325,10 @@ class World:
             for lane in lanes:
                 lane._counters.faults = lane._ledger._faults = self.calm  # type: ignore[attr-defined]
         self.server.down_until = 0.0
+        drain = self._drain(self.calm)  # one, as a process has: it remembers how long a shard has been behind
         for _ in range(400):
             await gate.settle(within_s=30)
-            await self._drain(self.calm).fully()
+            await drain.fully()
             if gate.journal_facts == 0:
                 break
             await asyncio.sleep(0.05)
