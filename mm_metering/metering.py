@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import date, datetime, timedelta
@@ -99,6 +100,7 @@ class Metering:
         self._versions: dict[str, int] = {}
         self._opening: asyncio.Task[None] | None = None
         self._open = False
+        self._lock = threading.Lock()
         self._portal = Portal()
         self.notes = Notes()
         self._hosts: list[HostRoutes] = []
@@ -153,12 +155,19 @@ class Metering:
         await self.shutdown()
 
     async def startup(self) -> None:
-        """Opens the ledger and every shard, applies plans, starts the inline worker. A second call does nothing."""
-        if self._open:
-            return
-        if self._opening is None or self._opening.get_loop() is not asyncio.get_running_loop():
-            self._opening = asyncio.create_task(self._start())
-        await asyncio.shield(self._opening)
+        """Opens the ledger and every shard, applies plans, starts the inline worker. A second call does nothing; one
+        from another event loop meanwhile waits for the first."""
+        while not self._open:
+            with self._lock:
+                if self._opening is None or self._opening.get_loop().is_closed():
+                    self._opening = asyncio.create_task(self._start())
+                opening, loop = self._opening, self._opening.get_loop()
+            if loop is asyncio.get_running_loop():
+                await asyncio.shield(opening)
+            elif loop.is_running():
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_ended(opening), loop))
+            else:
+                await asyncio.sleep(0.01)  # it is about to close
 
     async def _start(self) -> None:
         try:
@@ -217,11 +226,10 @@ class Metering:
         if self._worker:
             await self._worker.aclose()
             await self._drain.fully()
-        await asyncio.to_thread(self._portal.run_if_open, self.gate.aclose)
-        await asyncio.to_thread(self._portal.close)
         await self.gate.aclose()
         await self.counters.aclose()
         await self.ledger.aclose()
+        await asyncio.to_thread(self._portal.close)  # last: the stores gave back what they had on its loop
 
     def _defaults(self) -> TenantDefaults:
         plan = self.catalogue.default_plan or ""
@@ -392,11 +400,10 @@ class Metering:
         await self._drain.fully()
 
     async def _settle(self) -> None:
-        """Everything acknowledged on this loop, and on the portal's, is in the stream."""
+        """Everything acknowledged in this process is in the stream."""
         loop = asyncio.get_running_loop()
         await asyncio.gather(*(task for task in self._soon if task.get_loop() is loop))
         await self.gate.settle()
-        await asyncio.to_thread(self._portal.run_if_open, self.gate.settle)
 
     async def create_usage_snapshot(self, tenant: str, day: date | str) -> UsageSnapshot:
         """One day of a tenant in its zone, with all that was acknowledged before the call."""
@@ -438,6 +445,10 @@ class Metering:
         """The tenant's invoice for a calendar month in its zone, as it stands; the current month if absent."""
         await self.flush()
         return await self._invoices.preview(tenant, period)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    await asyncio.shield(task)
 
 
 def _new_id() -> str:

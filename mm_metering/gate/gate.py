@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 from zlib import crc32
 
 from mm_metering.backends.counters import (
@@ -45,6 +45,7 @@ log = logging.getLogger("mm_metering.gate")
 
 LOAD_RETRY_S = 0.02
 RETAG_TRIES = 50
+CLOSE_S = 10.0
 
 
 class Drain(Protocol):
@@ -344,10 +345,26 @@ class Gate:
             )
 
     async def settle(self, *, within_s: float = 10.0) -> None:
-        """Waits until everything acknowledged on this loop stands in the stream; StoreUnavailable otherwise."""
-        done = await asyncio.gather(*(lane.settled(within_s=within_s) for lane in self._state().lanes.values()))
-        if not all(done):
+        """Waits until everything acknowledged in this process stands in the stream; StoreUnavailable otherwise."""
+
+        async def settled_here() -> bool:
+            lanes = self._state().lanes.values()
+            return all(await asyncio.gather(*(lane.settled(within_s=within_s) for lane in lanes)))
+
+        if not all(await self._on_every_loop(settled_here, within_s=within_s + 1)):
             raise StoreUnavailable(f"counters: not everything was written within {within_s:.0f} s; it stays journalled")
+
+    async def _on_every_loop(self, work: Callable[[], Coroutine[Any, Any, bool]], *, within_s: float) -> list[bool]:
+        """What it comes to on each loop that runs; False for one that does not come to it in time."""
+        here = asyncio.get_running_loop()
+        found = [await work()]
+        for loop in [each for each in list(self._loops) if each is not here and each.is_running()]:
+            future = asyncio.run_coroutine_threadsafe(work(), loop)
+            try:
+                found.append(await asyncio.wait_for(asyncio.wrap_future(future), within_s))
+            except TimeoutError:
+                found.append(False)
+        return found
 
     @property
     def journal_facts(self) -> int:
@@ -355,9 +372,15 @@ class Gate:
         return sum(lane.unconfirmed for state in self._loops.values() for lane in state.lanes.values())
 
     async def aclose(self) -> None:
-        """Stops this loop's lanes."""
-        state = self._loops.pop(asyncio.get_running_loop(), LoopState())
-        await asyncio.gather(*(lane.aclose() for lane in state.lanes.values()))
+        """Stops the lanes of every loop that runs."""
+
+        async def close_here() -> bool:
+            state = self._loops.pop(asyncio.get_running_loop(), LoopState())
+            await asyncio.gather(*(lane.aclose() for lane in state.lanes.values()))
+            return True
+
+        await self._on_every_loop(close_here, within_s=CLOSE_S)
+        self._latest = (lambda: None, LoopState())
 
 
 def _split(fact: Fact, meters: Collection[str] | None) -> tuple[Fact, Fact]:

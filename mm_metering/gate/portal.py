@@ -31,13 +31,6 @@ class Portal:
                 self._open = (os.getpid(), stack.enter_context(start_blocking_portal("asyncio")), stack)
             return self._open[1]
 
-    def run_if_open(self, work: Callable[[], Awaitable[object]]) -> None:
-        """Runs it on the thread's loop if there is one."""
-        with self._lock:
-            here = self._open if self._open and self._open[0] == os.getpid() else None
-        if here is not None:
-            here[1].call(work)
-
     def close(self) -> None:
         """Ends the thread. Blocks until what runs there is done."""
         with self._lock:
