@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import deepcopy
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from mm_metering.middleware.responses import CLIENT_WAIT_MAX_S, problem_schema
@@ -76,29 +77,26 @@ _HEADERS: Final[Mapping[str, Json]] = {
 def document(schema: Json, cost_of: CostOf, *, style: Style = PLAIN) -> Json:
     """The document with what its operations cost. ``cost_of`` takes a method in capitals and a path template.
 
-    What the host has documented stays as it is, and a second call changes nothing. The answer shares the parts that
-    are the same with ``schema``.
+    What the host has documented stays as it is, and a second call changes nothing. ``schema`` is never changed, also
+    not by later changes to the answer.
     """
-    costs = {
-        (path, method): dict(cost)
-        for path, item in schema.get("paths", {}).items()
-        for method in METHODS
-        if method in item and (cost := cost_of(method.upper(), path))
-    }
+    told = deepcopy(schema)
+    costs = {at: cost for at in _operations(told) if (cost := cost_of(at[1].upper(), at[0]))}
     if not costs:
-        return schema
-    components = _Components(schema.get("components", {}))
+        return told
+    components = _Components(told.get("components", {}))
     refusals = _refusals(components, style)
-    told = _headers(components, (*_LIMITS[style.headers], "MM-Metering"))
+    limits = _headers(components, (*_LIMITS[style.headers], "MM-Metering"))
+    for (path, method), cost in costs.items():
+        told["paths"][path][method] = _operation(told["paths"][path][method], cost, refusals, limits)
+    return {**told, "components": components.all}
 
-    def part(path: str, key: str, content: Any) -> Any:
-        cost = costs.get((path, key))
-        return _operation(content, cost, refusals, told) if cost else content
 
-    paths = {
-        path: {key: part(path, key, content) for key, content in item.items()} for path, item in schema["paths"].items()
-    }
-    return {**schema, "paths": paths, "components": components.all}
+def _operations(schema: Json) -> Iterator[tuple[str, str]]:
+    """The path template and method of each. Between the paths the host may have ``x-`` entries of any form."""
+    for path, item in schema.get("paths", {}).items():
+        if path.startswith("/"):
+            yield from ((path, method) for method in METHODS if method in item)
 
 
 class _Components:
@@ -107,48 +105,56 @@ class _Components:
     def __init__(self, theirs: Json) -> None:
         self.all = dict(theirs)
 
-    def add(self, kind: str, name: str, content: Json) -> Json:
-        """A reference to the component, which is called ``name_2`` and so on where the host's own has the name."""
+    def add(self, kind: str, name: str, content: Json) -> str:
+        """Where the component is: under ``name_2`` and so on if the host's own has the name."""
         there: Json = self.all.get(kind, {})
         names = (name, *(f"{name}_{number}" for number in range(2, len(there) + 3)))
         free = next(each for each in names if there.get(each, content) == content)
-        self.all[kind] = {**there, free: content}
-        return {"$ref": f"#/components/{kind}/{free}"}
+        self.all[kind] = {**there, free: deepcopy(content)}
+        return f"#/components/{kind}/{free}"
 
 
-def _refusals(components: _Components, style: Style) -> Json:
-    """Status → reference to its response. ``$id`` is left out: it would change what other references mean."""
-    body = {key: value for key, value in problem_schema().items() if key not in ("$schema", "$id")}
-    content = {"schema": components.add("schemas", "MeteringProblem", body)}
+def _refusals(components: _Components, style: Style) -> Mapping[str, str]:
+    """Status → where its response is."""
     return {
-        status: components.add(
-            "responses",
-            refusal.name,
-            {
-                "description": refusal.description,
-                "headers": _headers(
-                    components, (*refusal.headers, *(_LIMITS[style.headers] if refusal.tells_limits else ()))
-                ),
-                "content": dict.fromkeys(style.content_types(), content),
-            },
-        )
+        status: components.add("responses", refusal.name, _refusal(refusal, components, style))
         for status, refusal in _REFUSALS.items()
     }
 
 
-def _headers(components: _Components, names: Iterable[str]) -> Json:
+def _refusal(refusal: _Refusal, components: _Components, style: Style) -> Json:
+    """The body's schema goes without its ``$id``, which would change what the references in it mean."""
+    body = {key: value for key, value in problem_schema().items() if key not in ("$schema", "$id")}
+    schema = components.add("schemas", "MeteringProblem", body)
+    limits = _LIMITS[style.headers] if refusal.tells_limits else ()
+    return {
+        "description": refusal.description,
+        "headers": _refs(_headers(components, (*refusal.headers, *limits))),
+        "content": {each: {"schema": {"$ref": schema}} for each in style.content_types()},
+    }
+
+
+def _headers(components: _Components, names: Iterable[str]) -> Mapping[str, str]:
+    """Name → where the header is."""
     return {name: components.add("headers", name, _HEADERS[name]) for name in names}
 
 
-def _operation(operation: Json, cost: Mapping[str, int], refusals: Json, told: Json) -> Json:
-    documented = {status: _response(status, each, told) for status, each in operation.get("responses", {}).items()}
-    return {**operation, "responses": {**refusals, **documented}, COST: cost}
+def _refs(places: Mapping[str, str]) -> Json:
+    return {name: {"$ref": place} for name, place in places.items()}
 
 
-def _response(status: str, response: Json, told: Json) -> Json:
+def _operation(
+    operation: Json, cost: Mapping[str, int], refusals: Mapping[str, str], limits: Mapping[str, str]
+) -> Json:
+    documented = {status: _response(status, each, limits) for status, each in operation.get("responses", {}).items()}
+    return {**operation, "responses": {**_refs(refusals), **documented}, COST: dict(cost)}
+
+
+def _response(status: str, response: Json, limits: Mapping[str, str]) -> Json:
     """A success also names the headers that tell the limits. References and the host's own headers stay."""
     if not status.startswith("2") or "$ref" in response:
         return response
     theirs: Json = response.get("headers", {})
     known = {name.lower() for name in theirs}
-    return {**response, "headers": {**theirs, **{name: told[name] for name in told if name.lower() not in known}}}
+    ours = _refs({name: place for name, place in limits.items() if name.lower() not in known})
+    return {**response, "headers": {**theirs, **ours}}

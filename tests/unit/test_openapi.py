@@ -54,6 +54,26 @@ def test_a_second_time_changes_nothing_and_the_given_document_never_changes() ->
     assert document(once, costs) == once
 
 
+def test_changing_the_answer_changes_neither_the_given_document_nor_the_next_answer() -> None:
+    plain = host().openapi()
+    before, expected = copy.deepcopy(plain), copy.deepcopy(document(plain, costs))
+    told = document(plain, costs)
+    told["components"]["headers"]["Retry-After"]["schema"]["minimum"] = 9
+    told["paths"]["/a"]["get"]["responses"]["429"]["description"] = "mine"
+    told["components"]["schemas"]["Own"] = {}
+    assert plain == before
+    assert document(plain, costs) == expected
+
+
+def test_entries_beside_the_paths_are_left_alone() -> None:
+    plain = host().openapi()
+    plain["paths"] |= {"x-owner": "team-a", "x-version": 7}
+    plain["paths"]["/a"]["parameters"] = []
+    told = document(plain, lambda method, path: {"api_calls": 1})
+    assert (told["paths"]["x-owner"], told["paths"]["x-version"]) == ("team-a", 7)
+    assert told["paths"]["/a"]["parameters"] == []
+
+
 def test_without_a_metered_operation_nothing_is_added() -> None:
     plain = host().openapi()
     assert document(plain, lambda method, path: None) == plain
