@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from mm_metering.metering import Metering
     from mm_metering.middleware.asgi import MeteringMiddleware
     from mm_metering.middleware.responses import EXPOSED_HEADERS
-    from mm_metering.middleware.tenants import anonymous, first_of, from_header, from_jwt, from_state, from_user
+    from mm_metering.middleware.tenants import anonymous, first_of, from_header, from_state, from_user
+    from mm_metering.middleware.tokens import from_jwt
 
 _HOMES = {
     "EXPOSED_HEADERS": "mm_metering.middleware.responses",
@@ -28,7 +29,7 @@ _HOMES = {
     "current": "mm_metering.gate.context",
     "first_of": "mm_metering.middleware.tenants",
     "from_header": "mm_metering.middleware.tenants",
-    "from_jwt": "mm_metering.middleware.tenants",
+    "from_jwt": "mm_metering.middleware.tokens",
     "from_state": "mm_metering.middleware.tenants",
     "from_user": "mm_metering.middleware.tenants",
     "message_quota": "mm_metering.decorators",
