@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from mm_metering.clock import FrozenClock, SystemClock
     from mm_metering.core.decision import Decision
     from mm_metering.core.events import UsageEvent
-    from mm_metering.decorators import message_quota, metered, quota
+    from mm_metering.decorators import MeteredSocket, message_quota, metered, quota
     from mm_metering.gate.context import current
     from mm_metering.metering import Metering
     from mm_metering.middleware.asgi import MeteringMiddleware
@@ -21,6 +21,7 @@ _HOMES = {
     "EXPOSED_HEADERS": "mm_metering.middleware.responses",
     "Decision": "mm_metering.core.decision",
     "FrozenClock": "mm_metering.clock",
+    "MeteredSocket": "mm_metering.decorators",
     "Metering": "mm_metering.metering",
     "MeteringMiddleware": "mm_metering.middleware.asgi",
     "SystemClock": "mm_metering.clock",
@@ -41,6 +42,7 @@ __all__ = [
     "EXPOSED_HEADERS",
     "Decision",
     "FrozenClock",
+    "MeteredSocket",
     "Metering",
     "MeteringMiddleware",
     "SystemClock",
