@@ -10,6 +10,23 @@ if TYPE_CHECKING:
     from mm_metering.core.decision import Decision
     from mm_metering.core.events import UsageEvent
     from mm_metering.decorators import MeteredSocket, message_quota, metered, quota
+    from mm_metering.errors import (
+        BudgetExceeded,
+        CatalogueError,
+        EventConflict,
+        FeatureNotInPlan,
+        InvalidEvent,
+        InvalidMoney,
+        InvalidTenant,
+        MeteringError,
+        ModelNotAllowed,
+        NotBound,
+        PeriodNotOver,
+        QuotaExceeded,
+        Refused,
+        StoreUnavailable,
+        UnknownTenant,
+    )
     from mm_metering.gate.context import current
     from mm_metering.metering import Metering
     from mm_metering.middleware.asgi import MeteringMiddleware
@@ -18,13 +35,28 @@ if TYPE_CHECKING:
     from mm_metering.middleware.tokens import from_jwt
 
 _HOMES = {
-    "EXPOSED_HEADERS": "mm_metering.middleware.responses",
+    "BudgetExceeded": "mm_metering.errors",
+    "CatalogueError": "mm_metering.errors",
     "Decision": "mm_metering.core.decision",
+    "EXPOSED_HEADERS": "mm_metering.middleware.responses",
+    "EventConflict": "mm_metering.errors",
+    "FeatureNotInPlan": "mm_metering.errors",
     "FrozenClock": "mm_metering.clock",
+    "InvalidEvent": "mm_metering.errors",
+    "InvalidMoney": "mm_metering.errors",
+    "InvalidTenant": "mm_metering.errors",
     "MeteredSocket": "mm_metering.decorators",
     "Metering": "mm_metering.metering",
+    "MeteringError": "mm_metering.errors",
     "MeteringMiddleware": "mm_metering.middleware.asgi",
+    "ModelNotAllowed": "mm_metering.errors",
+    "NotBound": "mm_metering.errors",
+    "PeriodNotOver": "mm_metering.errors",
+    "QuotaExceeded": "mm_metering.errors",
+    "Refused": "mm_metering.errors",
+    "StoreUnavailable": "mm_metering.errors",
     "SystemClock": "mm_metering.clock",
+    "UnknownTenant": "mm_metering.errors",
     "UsageEvent": "mm_metering.core.events",
     "anonymous": "mm_metering.middleware.tenants",
     "current": "mm_metering.gate.context",
@@ -40,12 +72,27 @@ _HOMES = {
 
 __all__ = [
     "EXPOSED_HEADERS",
+    "BudgetExceeded",
+    "CatalogueError",
     "Decision",
+    "EventConflict",
+    "FeatureNotInPlan",
     "FrozenClock",
+    "InvalidEvent",
+    "InvalidMoney",
+    "InvalidTenant",
     "MeteredSocket",
     "Metering",
+    "MeteringError",
     "MeteringMiddleware",
+    "ModelNotAllowed",
+    "NotBound",
+    "PeriodNotOver",
+    "QuotaExceeded",
+    "Refused",
+    "StoreUnavailable",
     "SystemClock",
+    "UnknownTenant",
     "UsageEvent",
     "anonymous",
     "current",
