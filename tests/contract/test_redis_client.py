@@ -14,6 +14,7 @@ import pytest
 
 from mm_metering.backends.counters import START, Answer, Append, Batch, Fenced, Load, Reply, Take, Taken
 from mm_metering.backends.redis import MAX_CONNECTIONS, RedisCounters, library
+from mm_metering.backends.redis_line import ErrorReply
 from mm_metering.backends.urls import open_counters
 from mm_metering.core.facts import WIRE
 from mm_metering.core.limits import Line, Slot, State
@@ -394,3 +395,23 @@ async def test_a_server_that_may_evict_is_warned_of_once(
         await counters.read(0, after=START, limit=1)
     await counters.aclose()
     assert [record.message.count("maxmemory-policy allkeys-lru") for record in caplog.records] == [1]
+
+
+async def test_the_acl_user_of_the_docs_can_do_all_it_needs_and_nothing_else(redis_server: RedisServer) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "redis.md").read_text()
+    words = next(line for line in text.splitlines() if line.startswith("ACL SETUSER")).split()
+    admin = RedisCounters(redis_server.url)
+    await admin._connections().call(words)
+    user = RedisCounters(redis_server.url.replace("unix://", "unix://metering:a-long-password@"), timeout_s=10)
+    await ready(user, "t")
+    answer = await user.apply(0, batch(1, take()))
+    assert isinstance(answer, Reply)
+    assert await user.counters(0, "t")
+    assert (await user.read(0, after=START, limit=10)).entries
+    await user.trim(0, generation=1, position=answer.entry)
+    for command in (("GET", "another"), ("FLUSHALL",), ("KEYS", "*"), ("CONFIG", "GET", "*")):
+        with pytest.raises(ErrorReply, match="NOPERM"):
+            await user._connections().call(command)
+    await admin._connections().call(("ACL", "DELUSER", "metering"))
+    await user.aclose()
+    await admin.aclose()
