@@ -20,8 +20,10 @@ from mm_metering.middleware.answers import Answers
 from mm_metering.middleware.doctor import Notes
 from mm_metering.middleware.exchange import Exchange, answer, refuse
 from mm_metering.middleware.lifespan import Lifespan
+from mm_metering.middleware.matches import METERED, Kind, RouteMatch
+from mm_metering.middleware.reading import never_metered, routes_of
 from mm_metering.middleware.responses import Problem
-from mm_metering.middleware.routes import METERED, Kind, Resolver, RouteMatch, never_metered, routes_of
+from mm_metering.middleware.routes import Resolver
 from mm_metering.middleware.shapes import HeaderStyle, Shape, Style
 
 log = logging.getLogger("mm_metering.middleware")

@@ -14,8 +14,8 @@ from mm_metering.errors import Refused, UnknownTenant
 from mm_metering.gate.context import Bound, enter, leave
 from mm_metering.middleware.aftermath import Aftermath
 from mm_metering.middleware.answers import Answers
+from mm_metering.middleware.matches import RouteMatch
 from mm_metering.middleware.responses import Problem
-from mm_metering.middleware.routes import RouteMatch
 
 CAUSES_AT_MOST: Final = 8
 POLICY_VIOLATION: Final = 1008

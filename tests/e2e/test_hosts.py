@@ -20,7 +20,7 @@ from litestar.response import Stream
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mm_metering import FrozenClock, Metering, MeteringMiddleware, from_header, metered
-from mm_metering.middleware.routes import UNMATCHED
+from mm_metering.middleware.matches import UNMATCHED
 
 ORDER = "/v1/orders/{id}"
 PLANS: dict[str, Any] = {

@@ -28,7 +28,8 @@ from mm_metering.core.catalogue import Catalogue
 from mm_metering.decorators import metered
 from mm_metering.errors import CatalogueError
 from mm_metering.gate.admission import Wish
-from mm_metering.middleware.routes import UNMATCHED, Kind, Resolver, RouteMatch
+from mm_metering.middleware.matches import UNMATCHED, Kind, RouteMatch
+from mm_metering.middleware.routes import Resolver
 
 Routes: TypeAlias = dict[str, Any]
 METERS = {
