@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ async def used(stores: dict[str, str], calls: int) -> None:
 
 
 def in_ledger(stores: dict[str, str]) -> int:
-    with sqlite3.connect(stores["ledger"].removeprefix("sqlite:///")) as database:
+    with closing(sqlite3.connect(stores["ledger"].removeprefix("sqlite:///"))) as database:
         (total,) = database.execute("SELECT COALESCE(SUM(quantity), 0) FROM mm_usage_fact").fetchone()
     return int(total)
 
