@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
+import http_sf
 import jsonschema
 import pytest
 
@@ -85,6 +86,19 @@ def test_an_answer_is_as_its_file_says(name: str) -> None:
 @pytest.mark.parametrize("name", ANSWERS)
 def test_a_body_keeps_the_published_schema(name: str) -> None:
     VALIDATOR.validate(json.loads(ANSWERS[name].body))
+
+
+FORMS = {"cache-control": "dictionary", "ratelimit": "list", "ratelimit-policy": "list"}
+"""RFC 9651 types by field; the others are items."""
+UNSTRUCTURED = "www-authenticate"
+"""RFC 9110 gives challenges a grammar of their own."""
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_every_header_can_be_parsed(name: str) -> None:
+    for field, value in ANSWERS[name].headers:
+        if field.decode() != UNSTRUCTURED:
+            assert http_sf.parse(value, tltype=FORMS.get(field.decode(), "item"))
 
 
 def test_the_schema_knows_every_code_and_refuses_others() -> None:
