@@ -9,6 +9,12 @@ from typing import Final
 from mm_metering.core.decision import Decision, Quantity
 
 BUSY_RETRY_S: Final = 1
+_WITHOUT_NUMBERS: Final = {
+    "model-not-allowed": "this model is not on the tenant's list; use one that is, or have it added",
+    "model-unpriced": "this model has no price, so it cannot run under a budget; add one under [ai.prices]",
+    "payment-required": "a bill is unpaid; pay it, then try again",
+    "tenant-suspended": "this account is suspended; ask whoever runs this service",
+}
 _WHEN: Final = {"day": " today", "month": " this month", "minute": " this minute", "second": " this second"}
 
 
@@ -30,7 +36,7 @@ def sentence(decision: Decision, now: datetime) -> str:
             plan = f"the plan {decision.plan}" if decision.plan else "this plan"
             return f"{meter}: not part of {plan}; move to a plan that has it"
         case reason:
-            return f"{meter}: {reason or 'refused'}"
+            return f"{meter}: {_WITHOUT_NUMBERS.get(reason or '', reason or 'refused')}"
 
 
 def wait_s(decision: Decision, now: datetime) -> int:

@@ -82,11 +82,6 @@ class Admission:
     def _name(self) -> tuple[Fact, ...]:
         return ()
 
-    @property
-    def binding(self) -> Decision | None:
-        """The decision that speaks for all: the first refused one, else the one closest to its limit."""
-        return self.decisions[0] if self.decisions else None
-
     def on(self, meter: str, requested: int) -> Decision:
         """What was decided for one meter: the refused limit, else the closest; unlimited where no limit was asked."""
         own = [decision for decision in self.decisions if decision.meter == meter]

@@ -182,11 +182,6 @@ def current() -> Bound:
     return bound
 
 
-def current_tenant() -> str:
-    """The id of the bound tenant; NotBound without one."""
-    return current().tenant
-
-
 @contextmanager
 def bind(meter: Meter, tenant: str) -> Iterator[Bound]:
     """Run a block for a tenant, outside of a request or, for another tenant, inside of one."""

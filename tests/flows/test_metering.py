@@ -27,7 +27,7 @@ from mm_metering.errors import (
     StoreUnavailable,
     UnknownTenant,
 )
-from mm_metering.gate.context import current_tenant
+from mm_metering.gate.context import current
 from tests.flows.conftest import Make
 
 CAPPED = {
@@ -288,9 +288,9 @@ async def test_no_server_at_start_is_one_clear_sentence() -> None:
 
 async def test_bind_names_the_tenant_of_a_block(memory: Metering) -> None:
     with pytest.raises(NotBound, match=r"metering\.bind"):
-        current_tenant()
+        current()
     with memory.bind("org_123"):
-        assert current_tenant() == "org_123"
+        assert current().tenant == "org_123"
 
 
 async def test_tenants_are_upserted(metering: Metering, clock: FrozenClock) -> None:

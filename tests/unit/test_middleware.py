@@ -41,7 +41,7 @@ from mm_metering.errors import (
     UnknownTenant,
 )
 from mm_metering.gate.admission import Admission, Wish
-from mm_metering.gate.context import bind, current, current_tenant
+from mm_metering.gate.context import bind, current
 from mm_metering.middleware.asgi import MeteringMiddleware, install
 from mm_metering.middleware.doctor import Notes
 from mm_metering.middleware.responses import EXPOSED_HEADERS
@@ -317,7 +317,7 @@ async def test_a_route_that_costs_nothing_binds_a_tenant_if_there_is_one() -> No
 
     def endpoint(request: Request) -> Response:
         try:
-            return PlainTextResponse(current_tenant())
+            return PlainTextResponse(current().tenant)
         except NotBound:
             return PlainTextResponse("nobody")
 
@@ -667,17 +667,17 @@ async def test_the_tenant_is_bound_in_handlers_threads_streams_and_background_ta
     seen: list[str] = []
 
     async def chunks() -> AsyncIterator[bytes]:
-        seen.append(current_tenant())
+        seen.append(current().tenant)
         yield b""
 
     def endpoint(request: Request) -> Response:  # runs in a thread
-        seen.append(current_tenant())
-        return StreamingResponse(chunks(), background=BackgroundTask(lambda: seen.append(current_tenant())))
+        seen.append(current().tenant)
+        return StreamingResponse(chunks(), background=BackgroundTask(lambda: seen.append(current().tenant)))
 
     await ask(serving(endpoint, FakeMeter()))
     assert seen == ["acme"] * 3
     with pytest.raises(NotBound, match=r"with metering\.bind"):
-        current_tenant()
+        current()
 
 
 async def test_what_a_handler_takes_besides_goes_back_with_the_request() -> None:
@@ -696,8 +696,8 @@ def test_bind_is_for_one_block_and_nests() -> None:
     with bind(meter, "outer") as bound:
         assert current() is bound
         with bind(meter, "inner"):
-            assert current_tenant() == "inner"
-        assert current_tenant() == "outer"
+            assert current().tenant == "inner"
+        assert current().tenant == "outer"
     with pytest.raises(InvalidTenant), bind(meter, "nul\x00"):
         pass
 
