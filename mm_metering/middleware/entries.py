@@ -100,15 +100,8 @@ class Branch:
         return walk(self._children, request.below(path[: -len(rest)]))
 
 
-class HostBranch:
+class HostBranch(Branch):
     """A host. It depends on a header, so nothing under it can be looked up by its path alone."""
-
-    is_final = True
-
-    def __init__(self, regex: re.Pattern[str], children: Entries | None, opaque: Entry) -> None:
-        self._match = regex.match
-        self._children = children
-        self._opaque = opaque
 
     def find(self, request: Request, path: str) -> RouteMatch | None:
         if request.scope is None or not self._match(_host(request.scope)):
