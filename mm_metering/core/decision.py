@@ -17,7 +17,8 @@ class Decision(BaseModel):
 
     limit None means unlimited. Past a limit that charges, ``allowed`` is True, ``remaining`` 0 and ``overage`` what
     lies past it. ``reason`` is None or a code of the HTTP table: quota-exceeded, rate-limited, budget-exceeded,
-    budget-busy, feature-not-in-plan, metering-unavailable. ``degraded``: allowed while the counters did not answer.
+    budget-busy, feature-not-in-plan, metering-unavailable. ``window_s`` is the length of the window: a day
+    with a clock change has 23 or 25 hours. ``degraded``: allowed while the counters did not answer.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -34,6 +35,7 @@ class Decision(BaseModel):
     plan: str | None = None
     overage: Quantity = 0
     window: str | None = None
+    window_s: int | None = None
     degraded: bool = False
 
     def __bool__(self) -> bool:

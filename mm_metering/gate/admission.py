@@ -29,6 +29,7 @@ class Reading(NamedTuple):
     remaining: int
     overage: int
     resets_at: datetime | None
+    window_s: int
     allowed: bool = True
 
 

@@ -72,7 +72,7 @@ def _reading(gauge: Gauge, state: State) -> Reading:
     left = limit - used - held
     resets_at = from_micros((extra + gauge.slot.rate_s) * 1_000_000) if gauge.slot.rate_s else gauge.ends_at
     over = 0 if gauge.limit.then == "block" or used <= limit else used - limit
-    return Reading(gauge.limit.meter, gauge.listed, limit, left if left > 0 else 0, over, resets_at)
+    return Reading(gauge.limit.meter, gauge.listed, limit, left if left > 0 else 0, over, resets_at, gauge.window_s)
 
 
 def _share(reading: Any) -> float:
@@ -106,6 +106,7 @@ def _decision(gauge: Gauge, line: Line, state: State, plan: str, now_us: int, *,
         plan=plan,
         overage=_shown(gauge, max(0, used - limit) if limit is not None and not gauge.limit.blocks else 0),
         window=gauge.limit.window.value,
+        window_s=gauge.window_s or None,
     )
 
 

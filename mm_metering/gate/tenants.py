@@ -39,6 +39,13 @@ class Gauge(NamedTuple):
     ends_at: datetime | None
     listed: str
 
+    @property
+    def window_s(self) -> int:
+        """How long the window is; 0 for none."""
+        if self.ends_at is None:
+            return 0
+        return self.slot.rate_s or (self.ends_us - self.starts_us) // 1_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:

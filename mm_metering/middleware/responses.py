@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from calendar import monthrange
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
 from importlib.resources import files
@@ -238,13 +237,13 @@ def _is_listed(decision: Decision | Reading) -> bool:
 
 
 def _policy_of(decision: Decision | Reading) -> str:
-    ends = decision.resets_at if decision.window == "month" else None  # only a month's length depends on where it lies
-    return _policy(decision.meter, decision.window or "", decision.limit or 0, ends)
+    return _policy(decision.meter, decision.window or "", decision.limit or 0, decision.window_s)
 
 
 @lru_cache(maxsize=4096)
-def _policy(meter: str, window: str, limit: Quantity, resets_at: datetime | None) -> str:
-    return f'"{meter}-{window}";q={_sf(limit)};w={_window_s(window, resets_at)}'
+def _policy(meter: str, window: str, limit: Quantity, window_s: int | None) -> str:
+    """``w`` is optional: it is left out where a decision does not say how long its window is."""
+    return f'"{meter}-{window}";q={_sf(limit)}' + (f";w={window_s}" if window_s else "")
 
 
 def _item(decision: Decision | Reading, now: datetime) -> str:
@@ -267,22 +266,8 @@ def _sf(amount: Quantity) -> int:
     return min(max(int(amount), 0), _LARGEST_SF_INTEGER)
 
 
-_FIXED_S: Final = {"second": 1, "minute": 60, "day": 86_400}
 _CALENDAR: Final = ("day", "month")
-_WINDOWS: Final = (*_FIXED_S, "month")
-
-
-def _window_s(window: str, resets_at: datetime | None) -> int:
-    """The length of the window that ends at ``resets_at``.
-
-    A decision does not carry its tenant's zone. Local midnight lies within 14 hours of the UTC one, so the month that
-    ends is told from the UTC date; the hour that a clock change adds or takes is not.
-    """
-    if window in _FIXED_S or resets_at is None:
-        return _FIXED_S.get(window, 30 * 86_400)
-    month_after = resets_at + timedelta(days=4) if resets_at.day >= 28 else resets_at
-    last_day = month_after.replace(day=1) - timedelta(days=1)
-    return monthrange(last_day.year, last_day.month)[1] * 86_400
+_WINDOWS: Final = ("second", "minute", *_CALENDAR)
 
 
 def _wait_s(decision: Decision, now: datetime) -> int:

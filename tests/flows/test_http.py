@@ -13,6 +13,7 @@ from fastapi.responses import StreamingResponse
 
 from mm_metering import FrozenClock, Metering, from_header, metered
 from mm_metering.errors import QuotaExceeded
+from tests.flows.conftest import Make
 
 
 def app_of(metering: Metering) -> FastAPI:
@@ -142,3 +143,23 @@ async def test_the_last_unit_goes_to_exactly_one(metering: Metering) -> None:
     with pytest.raises(QuotaExceeded) as refused:
         await metering.enforce_quota("acme", "api_calls")
     assert refused.value.decision.used == 100
+
+
+@pytest.mark.parametrize(
+    ("now", "timezone", "day_s", "month_d"),
+    [
+        ("2024-01-15T12:00:00Z", "UTC", 86_400, 31),
+        ("2024-02-29T12:00:00Z", "America/New_York", 86_400, 29),
+        ("2024-03-10T12:00:00Z", "America/New_York", 82_800, 31),
+        ("2024-11-03T12:00:00Z", "America/New_York", 90_000, 30),
+    ],
+)
+async def test_a_policys_window_is_as_long_as_the_tenants_own(
+    make: Make, now: str, timezone: str, day_s: int, month_d: int
+) -> None:
+    memory = await make(clock=FrozenClock(now))
+    await memory.put_tenant("acme", plan="pro", timezone=timezone)
+    async with client_of(app_of(memory)) as client:
+        policy = (await client.post("/api/v1/reports")).headers["ratelimit-policy"]
+    month_s = month_d * 86_400 + day_s - 86_400
+    assert sorted(policy.split(", ")) == [f'"api_calls-day";q=10000;w={day_s}', f'"reports-month";q=50;w={month_s}']

@@ -53,6 +53,7 @@ def decision(code: str) -> Decision:
         retry_after_s={"rate-limited": 3, "quota-exceeded": 52_112}.get(code),
         plan="pro",
         window="second" if code == "rate-limited" else "day",
+        window_s=1 if code == "rate-limited" else 86_400,
     )
 
 

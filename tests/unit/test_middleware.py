@@ -112,6 +112,7 @@ class FakeMeter:
             retry_after_s=None if fits else 52_112,
             plan="free",
             window="day",
+            window_s=86_400,
         )
 
     async def add(self, tenant: str, wishes: Sequence[Wish]) -> None:
