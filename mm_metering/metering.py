@@ -33,7 +33,7 @@ from mm_metering.errors import MeteringError, UnknownTenant
 from mm_metering.gate.admission import Admission, Wish
 from mm_metering.gate.coalesce import Timing
 from mm_metering.gate.context import Bound, bind, bound_here, current
-from mm_metering.gate.gate import Gate
+from mm_metering.gate.gate import POLL_S, Gate
 from mm_metering.gate.plans import PlanBook
 from mm_metering.gate.portal import Portal
 from mm_metering.gate.recorder import Outcome, Recorder, Tally
@@ -156,18 +156,19 @@ class Metering:
 
     async def startup(self) -> None:
         """Opens the ledger and every shard, applies plans, starts the inline worker. A second call does nothing; one
-        from another event loop meanwhile waits for the first."""
-        while not self._open:
+        from another event loop meanwhile waits for the first, and opens it itself if that one failed or its loop ended.
+        """
+        while True:
             with self._lock:
+                if self._open:
+                    return
                 if self._opening is None or self._opening.get_loop().is_closed():
                     self._opening = asyncio.create_task(self._start())
-                opening, loop = self._opening, self._opening.get_loop()
-            if loop is asyncio.get_running_loop():
+                opening = self._opening
+            if opening.get_loop() is asyncio.get_running_loop():
                 await asyncio.shield(opening)
-            elif loop.is_running():
-                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_ended(opening), loop))
             else:
-                await asyncio.sleep(0.01)  # it is about to close
+                await asyncio.sleep(POLL_S)
 
     async def _start(self) -> None:
         try:
@@ -324,7 +325,11 @@ class Metering:
             task.add_done_callback(self._soon.discard)
 
     def from_sync(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Runs async work of this Metering for a caller that is not async, and waits."""
+        """Runs async work of this Metering for a caller that is not async, and waits. MeteringError on the thread of
+        the loop that is opening it: that loop would stand still, and so never have opened it."""
+        opening = self._opening
+        if opening is not None and opening.get_loop() is _loop_here():
+            raise MeteringError("a sync call came while this event loop opens: await metering.startup() before it")
         return self._portal.run(work)
 
     # -- limits -------------------------------------------------------------------------------------------------------
@@ -394,15 +399,19 @@ class Metering:
         return await self.record(event)
 
     async def flush(self) -> None:
-        """Does now what the worker does continuously: everything acknowledged before this call is in the ledger."""
+        """Does now what the worker does continuously: everything acknowledged before this call, on any event loop of
+        this process, is in the ledger. A loop that has ended took its journal along: what an outage allowed there, or
+        a server has lost since, is not found again."""
         await self.startup()
         await self._settle()
         await self._drain.fully()
 
     async def _settle(self) -> None:
         """Everything acknowledged in this process is in the stream."""
-        loop = asyncio.get_running_loop()
-        await asyncio.gather(*(task for task in self._soon if task.get_loop() is loop))
+        loop, soon = asyncio.get_running_loop(), [*self._soon]
+        await asyncio.gather(*(task for task in soon if task.get_loop() is loop))
+        while not all(task.done() or task.get_loop().is_closed() for task in soon):  # noqa: ASYNC110 - of other loops
+            await asyncio.sleep(POLL_S)
         await self.gate.settle()
 
     async def create_usage_snapshot(self, tenant: str, day: date | str) -> UsageSnapshot:
@@ -447,8 +456,11 @@ class Metering:
         return await self._invoices.preview(tenant, period)
 
 
-async def _ended(task: asyncio.Task[None]) -> None:
-    await asyncio.shield(task)
+def _loop_here() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _new_id() -> str:

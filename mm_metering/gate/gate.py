@@ -10,6 +10,7 @@ import asyncio
 import logging
 import weakref
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from zlib import crc32
@@ -46,6 +47,8 @@ log = logging.getLogger("mm_metering.gate")
 LOAD_RETRY_S = 0.02
 RETAG_TRIES = 50
 CLOSE_S = 10.0
+POLL_S = 0.002
+"""How often work on another event loop is looked at."""
 
 
 class Drain(Protocol):
@@ -351,20 +354,20 @@ class Gate:
             lanes = self._state().lanes.values()
             return all(await asyncio.gather(*(lane.settled(within_s=within_s) for lane in lanes)))
 
-        if not all(await self._on_every_loop(settled_here, within_s=within_s + 1)):
+        def is_settled() -> bool:
+            return all(_is_settled(lane) for lane in self._state().lanes.values())
+
+        done = await asyncio.gather(
+            settled_here(),
+            *(_on(loop, settled_here, unless=is_settled, within_s=within_s + 1) for loop in self._others()),
+        )
+        if not all(done):
             raise StoreUnavailable(f"counters: not everything was written within {within_s:.0f} s; it stays journalled")
 
-    async def _on_every_loop(self, work: Callable[[], Coroutine[Any, Any, bool]], *, within_s: float) -> list[bool]:
-        """What it comes to on each loop that runs; False for one that does not come to it in time."""
-        here = asyncio.get_running_loop()
-        found = [await work()]
-        for loop in [each for each in list(self._loops) if each is not here and each.is_running()]:
-            future = asyncio.run_coroutine_threadsafe(work(), loop)
-            try:
-                found.append(await asyncio.wait_for(asyncio.wrap_future(future), within_s))
-            except TimeoutError:
-                found.append(False)
-        return found
+    def _others(self) -> list[asyncio.AbstractEventLoop]:
+        """The other loops that run."""
+        here, loops = asyncio.get_running_loop(), [each() for each in self._loops.keyrefs()]
+        return [loop for loop in loops if loop is not None and loop is not here and loop.is_running()]
 
     @property
     def journal_facts(self) -> int:
@@ -379,8 +382,48 @@ class Gate:
             await asyncio.gather(*(lane.aclose() for lane in state.lanes.values()))
             return True
 
-        await self._on_every_loop(close_here, within_s=CLOSE_S)
+        await asyncio.gather(
+            close_here(), *(_on(loop, close_here, unless=lambda: False, within_s=CLOSE_S) for loop in self._others())
+        )
         self._latest = (lambda: None, LoopState())
+
+
+def _is_settled(lane: Lane) -> bool:
+    """Whether all that it has acknowledged stands in the stream. To be asked on its own loop."""
+    return not (lane.down or lane.journal.waiting or lane.unconfirmed > lane.journal.facts)
+
+
+async def _on(
+    loop: asyncio.AbstractEventLoop,
+    work: Callable[[], Coroutine[Any, Any, bool]],
+    *,
+    unless: Callable[[], bool],
+    within_s: float,
+) -> bool:
+    """What work comes to on another loop; False if that takes too long. True if ``unless`` says so there already, or
+    that loop ends first, and its lanes with it.
+
+    Nothing is awaited that belongs to that loop: when it ends such a future is cancelled, or never done.
+    """
+    done, give_up = Future[bool](), asyncio.get_running_loop().time() + within_s
+    begun: list[asyncio.Task[bool]] = []
+
+    def begin() -> None:
+        if unless():
+            done.set_result(True)
+            return
+        begun.append(loop.create_task(work()))
+        begun[0].add_done_callback(lambda task: done.set_result(task.cancelled() or task.result()))
+
+    try:
+        loop.call_soon_threadsafe(begin)
+    except RuntimeError:  # it is closed
+        return True
+    while not (done.done() or loop.is_closed()):
+        if asyncio.get_running_loop().time() >= give_up:
+            return False
+        await asyncio.sleep(POLL_S)
+    return not done.done() or done.result()
 
 
 def _split(fact: Fact, meters: Collection[str] | None) -> tuple[Fact, Fact]:
