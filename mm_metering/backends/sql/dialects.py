@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any, Final, Protocol
@@ -100,6 +101,16 @@ class Dialect(Protocol):
         ...
 
 
+class RollsBack(sqlite3.Connection):
+    """A close that ends its transaction. SQLite keeps one that is closed in the middle, and its write lock, until the
+    last cursor is gone: after a cancelled write that is the next run of the garbage collector."""
+
+    def close(self) -> None:
+        if self.in_transaction:
+            self.rollback()
+        super().close()
+
+
 class Sqlite:
     """One file in WAL mode, synced at each commit; several processes take turns in writing."""
 
@@ -111,7 +122,7 @@ class Sqlite:
             url.set(drivername="sqlite+aiosqlite"),
             pool_size=POOL_SIZE,
             pool_timeout=BUSY_TIMEOUT_S,
-            connect_args={"timeout": BUSY_TIMEOUT_S},
+            connect_args={"timeout": BUSY_TIMEOUT_S, "factory": RollsBack},
         )
         event.listen(engine.sync_engine, "connect", _on_connect)
         event.listen(engine.sync_engine, "begin", _on_begin)
