@@ -288,9 +288,8 @@ class Lane:
         try:
             return await self._counters.apply(self.shard, batch)
         except asyncio.CancelledError:
-            if not deadline.is_over:
+            if not deadline.is_over or deadline.is_cancelled_besides():
                 raise
-            deadline.uncancel()
             self._silences += 1
             flight.lost += 1
             raise StoreUnavailable(f"counters: no answer within {deadline.seconds * 1000:.0f} ms") from None
@@ -407,10 +406,9 @@ class Deadline:
     def cancel(self) -> None:
         self._handle.cancel()
 
-    def uncancel(self) -> None:
-        """The task goes on."""
-        if self._task is not None:
-            self._task.uncancel()
+    def is_cancelled_besides(self) -> bool:
+        """Takes its own cancel back: the task goes on, unless somebody else cancelled it as well."""
+        return self._task is not None and self._task.uncancel() > 0
 
     def _end(self, turns: int) -> None:
         if turns:

@@ -95,6 +95,29 @@ def test_a_shard_that_the_ledger_has_left_behind_is_certified_by_the_drain() -> 
     assert run(0, main()) == (3, 3)
 
 
+@pytest.mark.parametrize("also_cancelled", [False, True])
+def test_a_deadline_does_not_swallow_somebody_elses_cancel(*, also_cancelled: bool) -> None:
+    async def main() -> tuple[bool, bool]:
+        made: list[coalesce.Deadline] = []
+
+        async def waiting() -> tuple[bool, bool]:
+            made.append(coalesce.Deadline(asyncio.get_running_loop(), 60))
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                made[0].cancel()
+            return made[0].is_over, made[0].is_cancelled_besides()
+
+        task = asyncio.create_task(waiting())
+        await asyncio.sleep(0)
+        made[0]._end(0)
+        if also_cancelled:
+            task.cancel()
+        return await task
+
+    assert run(0, main()) == (True, also_cancelled)
+
+
 # -- rules taken out, each of which must be caught -------------------------------------------------------------------
 
 
