@@ -107,7 +107,7 @@ class Exchange:
         error = sys.exc_info()[1]
         if status == 500 and error is not None and self._problem(error):
             raise error
-        nothing = status in (401, 403) or (self._match.is_guess and status in (404, 405)) or _stems_from_refusal(error)
+        nothing = status in (401, 403) or self._match.has_no_route(status) or _stems_from_refusal(error)
         return await self._take_back(None if nothing else status)
 
     async def _take_back(self, status: int | None) -> bool:

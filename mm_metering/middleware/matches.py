@@ -48,10 +48,10 @@ class RouteMatch(NamedTuple):
     joined: tuple[Mark, ...] = ()
     measured: tuple[Wish, ...] = ()
 
-    @property
-    def is_guess(self) -> bool:
-        """Whether the app may well have no such route: it cannot be read, and no key of [routes] matches."""
-        return self.kind is Kind.MOUNT and self.template == UNMATCHED
+    def has_no_route(self, status: int) -> bool:
+        """Whether an app that cannot be read said by this status that it has no such route or method. Its 404 is its
+        own answer where a key of [routes] matched."""
+        return self.endpoint is None and (status == 405 or (status == 404 and self.template == UNMATCHED))
 
 
 METERED: Final = frozenset((Kind.ROUTE, Kind.MOUNT))
