@@ -49,8 +49,8 @@ class Admission:
         plan: str,
         *,
         allowed: bool,
-        decisions: tuple[Decision, ...] | None = (),
-        facts: tuple[Fact, ...] | None = (),
+        decisions: tuple[Decision, ...] = (),
+        facts: tuple[Fact, ...] = (),
         degraded: bool = False,
     ) -> None:
         self.tenant = tenant
@@ -63,8 +63,6 @@ class Admission:
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
-        if self._decisions is None:
-            self._decisions = self._decide()
         return self._decisions
 
     @property
@@ -73,15 +71,7 @@ class Admission:
 
     @property
     def facts(self) -> tuple[Fact, ...]:
-        if self._facts is None:
-            self._facts = self._name()
         return self._facts
-
-    def _decide(self) -> tuple[Decision, ...]:
-        return ()
-
-    def _name(self) -> tuple[Fact, ...]:
-        return ()
 
     def on(self, meter: str, requested: int) -> Decision:
         """What was decided for one meter: the refused limit, else the closest; unlimited where no limit was asked."""

@@ -39,21 +39,27 @@ class Granted(Admission):
         self.plan = view.plan_name
         self.allowed = True
         self.degraded = self.taken_back = False
-        self._decisions = self._facts = None
+        self._decisions, self._facts = (), ()
         self._asked = asked
         self._states = states
         self._fact_id = fact_id
         self._now_us = now_us
 
-    def _decide(self) -> tuple[Decision, ...]:
-        return decisions(self._asked, self._states, self.plan, self._now_us, allowed=True)
-
-    def _name(self) -> tuple[Fact, ...]:
-        return self._asked.named(self._fact_id, self._now_us)
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        if not self._decisions:
+            self._decisions = decisions(self._asked, self._states, self.plan, self._now_us, allowed=True)
+        return self._decisions
 
     @property
     def readings(self) -> list[Reading | Decision]:
         return readings(self._asked, self._states)
+
+    @property
+    def facts(self) -> tuple[Fact, ...]:
+        if not self._facts:
+            self._facts = self._asked.named(self._fact_id, self._now_us)
+        return self._facts
 
 
 def readings(asked: Prepared, states: Sequence[State]) -> list[Reading | Decision]:
