@@ -49,17 +49,22 @@ _dump = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True).encode
 
 def encode(fact: Fact) -> bytes:
     """One line of ASCII JSON."""
-    return head(fact.id, fact.occurred_us) + tail(fact)
+    return line(fact.id, fact.occurred_us, quoted(fact.kind), quoted(fact.tenant), rest(fact))
 
 
-def head(fact_id: str, occurred_us: int) -> bytes:
-    """The part of a line that differs between two facts of the same kind of request."""
-    return f"[{_dump(fact_id)},{occurred_us},".encode()
+def line(fact_id: str, occurred_us: int, kind: bytes, tenant: bytes, rest: bytes) -> bytes:
+    """A line made of its parts: requests of one kind differ in id, instant and tenant, and the others may be kept."""
+    return b"[%b,%d,%b,%b,%b" % (quoted(fact_id), occurred_us, kind, tenant, rest)
 
 
-def tail(fact: Fact) -> bytes:
-    """The part after ``head``: equal for all facts that differ in id and time only, so callers may keep it."""
-    return _dump(fact[2:])[1:].encode()
+def quoted(text: str) -> bytes:
+    """The text as JSON."""
+    return _dump(text).encode()
+
+
+def rest(fact: Fact) -> bytes:
+    """The part of a line after the tenant."""
+    return _dump(fact[4:])[1:].encode()
 
 
 def decode(line: bytes | str) -> Fact:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 from mm_metering.core.decision import Decision
 from mm_metering.core.facts import Fact
+from mm_metering.core.periods import micros
+
+WINDOWS: Final = ("second", "minute", "day", "month")
 
 
 class Wish(NamedTuple):
@@ -20,16 +24,28 @@ class Wish(NamedTuple):
     meter: str | None = None
 
 
-class Reading(NamedTuple):
-    """What a limit of counts stands at after a take that fits: the part of a Decision that each answer shows."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Policy:
+    """A limit of counts in a window, as an answer shows it. Compared by identity: it is one object for as long as its
+    window is open, so what follows from it may be kept by it.
+
+    window_s  how long the window is; 0 where that is not known
+    """
 
     meter: str
     window: str
     limit: int
+    window_s: int
+
+
+class Reading(NamedTuple):
+    """What a limit of counts stands at: the part of a Decision that each answer shows. ``resets_us`` is 0 where the
+    window has no end."""
+
+    policy: Policy
     remaining: int
     overage: int
-    resets_at: datetime | None
-    window_s: int
+    resets_us: int
     allowed: bool = True
 
 
@@ -37,8 +53,9 @@ class Admission:
     """The answer to a set of wishes, all or nothing.
 
     ``decisions`` holds one per limit that was asked, refused ones first, then the most constrained; empty where
-    nothing is limited. ``readings`` is the same for an answer's headers. ``facts`` is what was counted, for a reversal;
-    ``taken_back`` once that happened. ``degraded``: allowed without the counters.
+    nothing is limited. ``readings`` is the same for an answer's headers, without levels, money and what is unlimited.
+    ``facts`` is what was counted, for a reversal; ``taken_back`` once that happened. ``degraded``: allowed without the
+    counters.
     """
 
     __slots__ = ("_decisions", "_facts", "allowed", "degraded", "plan", "taken_back", "tenant")
@@ -66,8 +83,8 @@ class Admission:
         return self._decisions
 
     @property
-    def readings(self) -> Sequence[Reading | Decision]:
-        return self.decisions
+    def readings(self) -> Sequence[Reading]:
+        return readings(self.decisions)
 
     @property
     def facts(self) -> tuple[Fact, ...]:
@@ -82,3 +99,21 @@ class Admission:
         return Decision(
             allowed=self.allowed, meter=meter, requested=requested, plan=self.plan or None, degraded=self.degraded
         )
+
+
+def readings(decisions: Sequence[Decision]) -> list[Reading]:
+    """What these decisions say of limits of counts in a window, in their order."""
+    return [
+        Reading(
+            _policy(each.meter, each.window, each.limit, each.window_s or 0),
+            int(each.remaining or 0),
+            int(each.overage),
+            micros(each.resets_at) if each.resets_at else 0,
+            each.allowed,
+        )
+        for each in decisions
+        if isinstance(each.limit, int) and each.window in WINDOWS
+    ]
+
+
+_policy = lru_cache(maxsize=1024)(Policy)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from mm_metering.core.decision import Decision, Quantity
 from mm_metering.core.facts import Fact
@@ -12,7 +12,8 @@ from mm_metering.core.limits import UNBOUNDED, Line, State, over_cost
 from mm_metering.core.money import from_nanos
 from mm_metering.core.periods import Window, from_micros
 from mm_metering.gate.admission import Admission, Reading
-from mm_metering.gate.tenants import Gauge, Prepared, View
+from mm_metering.gate.tenants import View
+from mm_metering.gate.windows import Gauge, Prepared
 
 _ENDLESS_US: Final = 2**61
 
@@ -32,14 +33,14 @@ def decisions(
 class Granted(Admission):
     """A take that fits. Most requests end without anybody asking for its decisions or facts, so they are made then."""
 
-    __slots__ = ("_asked", "_fact_id", "_now_us", "_states")
+    __slots__ = ("_asked", "_fact_id", "_now_us", "_states", "_view")
 
     def __init__(self, view: View, asked: Prepared, states: Sequence[State], fact_id: str, now_us: int) -> None:
         self.tenant = view.tenant
-        self.plan = view.plan_name
+        self.plan = view.plan
         self.allowed = True
         self.degraded = self.taken_back = False
-        self._decisions, self._facts = (), ()
+        self._view = view
         self._asked = asked
         self._states = states
         self._fact_id = fact_id
@@ -47,42 +48,35 @@ class Granted(Admission):
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
-        if not self._decisions:
-            self._decisions = decisions(self._asked, self._states, self.plan, self._now_us, allowed=True)
-        return self._decisions
+        return decisions(self._asked, self._states, self.plan, self._now_us, allowed=True)
 
     @property
-    def readings(self) -> list[Reading | Decision]:
+    def readings(self) -> list[Reading]:
         return readings(self._asked, self._states)
 
     @property
     def facts(self) -> tuple[Fact, ...]:
-        if not self._facts:
-            self._facts = self._asked.named(self._fact_id, self._now_us)
-        return self._facts
+        return self._view.facts(self._asked, self._fact_id, self._now_us)
 
 
-def readings(asked: Prepared, states: Sequence[State]) -> list[Reading | Decision]:
-    """The limits of counts after a take that fits, those with the least left first."""
-    found: list[Reading | Decision] = [
-        _reading(gauge, state) for gauge, state in zip(asked.gauges, states, strict=True) if gauge and gauge.listed
-    ]
+def readings(asked: Prepared, states: Sequence[State]) -> list[Reading]:
+    """The limits of counts in a window after a take that fits, those with the least left first."""
+    found = []
+    for gauge, (used, held, extra) in zip(asked.gauges, states, strict=True):
+        if gauge is None or gauge.policy is None:
+            continue
+        policy, slot = gauge.policy, gauge.slot
+        left = policy.limit - used - held
+        over = used - policy.limit if slot.maximum == UNBOUNDED and used > policy.limit else 0
+        resets_us = (extra + slot.rate_s) * 1_000_000 if slot.rate_s else gauge.ends_us
+        found.append(Reading(policy, left if left > 0 else 0, over, resets_us))
     if len(found) > 1:
         found.sort(key=_share)
     return found
 
 
-def _reading(gauge: Gauge, state: State) -> Reading:
-    used, held, extra = state
-    limit = gauge.limit.maximum or 0
-    left = limit - used - held
-    resets_at = from_micros((extra + gauge.slot.rate_s) * 1_000_000) if gauge.slot.rate_s else gauge.ends_at
-    over = 0 if gauge.limit.then == "block" or used <= limit else used - limit
-    return Reading(gauge.limit.meter, gauge.listed, limit, left if left > 0 else 0, over, resets_at, gauge.window_s)
-
-
-def _share(reading: Any) -> float:
-    return reading.remaining / reading.limit if reading.limit else 0.0
+def _share(reading: Reading) -> float:
+    return reading.remaining / reading.policy.limit if reading.policy.limit else 0.0
 
 
 def _closeness(decision: Decision) -> tuple[bool, bool, float]:

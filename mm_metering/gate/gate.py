@@ -25,6 +25,7 @@ from mm_metering.backends.counters import (
     NotLoaded,
     Post,
     Retag,
+    Take,
     Taken,
     position_key,
 )
@@ -33,6 +34,7 @@ from mm_metering.clock import Clock, micros_of
 from mm_metering.core.catalogue import Catalogue, Plan
 from mm_metering.core.facts import Fact, encode, void
 from mm_metering.core.identity import tenant_id
+from mm_metering.core.periods import zone
 from mm_metering.core.tenancy import TenantDefaults, TenantRow
 from mm_metering.errors import StoreUnavailable, UnknownTenant
 from mm_metering.gate import loading
@@ -40,11 +42,14 @@ from mm_metering.gate.admission import Admission, Wish
 from mm_metering.gate.coalesce import Fate, Lane, Outcome, Timing
 from mm_metering.gate.decisions import Granted, decisions
 from mm_metering.gate.plans import PlanBook
-from mm_metering.gate.tenants import Prepared, View, Views, counted_meters, new_fact
+from mm_metering.gate.tenants import View, Views
+from mm_metering.gate.windows import PlanWindows, Prepared, counted_meters, new_fact
 
 log = logging.getLogger("mm_metering.gate")
 
 LOAD_RETRY_S = 0.02
+MAX_WINDOWS = 4096
+"""Most plan versions x time zones that are kept; past it all are made anew."""
 RETAG_TRIES = 50
 CLOSE_S = 10.0
 POLL_S = 0.002
@@ -91,6 +96,7 @@ class Gate:
         self._defaults = defaults
         self._timing = timing or Timing()
         self._views = Views()
+        self._windows: dict[tuple[str, int, str], PlanWindows] = {}
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopState] = weakref.WeakKeyDictionary()
         self._latest: tuple[Callable[[], asyncio.AbstractEventLoop | None], LoopState] = (lambda: None, LoopState())
 
@@ -106,12 +112,12 @@ class Gate:
         view = self._views.get(tenant, now_us) or await self._view(tenant_id(tenant))
         lane, give_up = self._lane_of(view.shard), 0.0
         while True:
-            now_us, fact_id = max(now_us, view.starts_us), self._new_id()
-            asked = view.prepare(wanted, now_us)
-            payload = b"" if look else asked.payload(fact_id, now_us)
-            op = asked.take(tenant, view.tag(lane.generation), payload, now_us)
+            now_us = max(now_us, view.starts_us)
+            fact_id = "" if look else self._new_id()
+            asked = view.windows.prepare(wanted, now_us)
+            op = view.take(asked, view.tag(lane.generation), fact_id, now_us)
             outcome = await lane.submit(op, allow=asked.allowed_in_outage and not look)
-            if isinstance(outcome, Taken):
+            if type(outcome) is Taken:
                 return Granted(view, asked, outcome.states, fact_id, now_us)
             give_up = give_up or lane.time() + self._timing.load_s
             if isinstance(outcome, Miss) and lane.time() < give_up:
@@ -119,26 +125,27 @@ class Gate:
                     now_us = self._now_us()
                     view = self._views.get(tenant, now_us) or view
                     continue
-                outcome = self._instead_of_load(lane, tenant, asked, payload)
+                outcome = self._instead_of_load(lane, op, allow=asked.allowed_in_outage)
             if outcome is not Fate.AGAIN or lane.time() >= give_up:
                 return self._not_granted(view, asked, outcome, fact_id, now_us)
             now_us = self._now_us()
 
-    def _instead_of_load(self, lane: Lane, tenant: str, asked: Prepared, payload: bytes) -> Fate:
+    @staticmethod
+    def _instead_of_load(lane: Lane, op: Take, *, allow: bool) -> Fate:
         """The outage policy for a tenant that cannot be loaded in time."""
-        if not asked.allowed_in_outage or not payload:
+        if not allow or not op.payloads:
             return Fate.UNAVAILABLE
-        lane.append_later([(tenant, payload)])
+        lane.append_later([(op.tenant, op.payloads[0])])
         return Fate.ALLOWED
 
     def _not_granted(self, view: View, asked: Prepared, outcome: Outcome, fact_id: str, now_us: int) -> Admission:
         match outcome:
             case Denied(states=states):
-                answers = decisions(asked, states, view.plan_name, now_us, allowed=False)
-                return Admission(view.tenant, view.plan_name, allowed=False, decisions=answers)
+                answers = decisions(asked, states, view.plan, now_us, allowed=False)
+                return Admission(view.tenant, view.plan, allowed=False, decisions=answers)
             case Fate.ALLOWED:
-                facts = asked.named(fact_id, now_us)
-                return Admission(view.tenant, view.plan_name, allowed=True, facts=facts, degraded=True)
+                facts = view.facts(asked, fact_id, now_us)
+                return Admission(view.tenant, view.plan, allowed=True, facts=facts, degraded=True)
             case _:
                 raise StoreUnavailable(
                     "counters: no answer in time, so this was not allowed and nothing was counted; "
@@ -234,7 +241,7 @@ class Gate:
                 return await self._read_view(await self._snapshot(tenant))
         except (StoreUnavailable, TimeoutError) as error:
             log.warning("tenant not loaded: %s", error)
-            return self._new_view(tenant, None, None)
+            return self._view_of(tenant, None, self._windows_of(None, 0, self._catalogue.timezone), self._now_us())
 
     async def _read_view(self, snapshot: Snapshot) -> View:
         if snapshot.tenant is None:
@@ -247,11 +254,19 @@ class Gate:
         now_us = self._now_us()
         segment = row.segment_at(now_us)
         plan = await self._plans.get(segment.plan, segment.version)
-        return self._new_view(row.id, row, plan)
+        return self._view_of(row.id, row, self._windows_of(plan, segment.version, row.timezone), now_us)
 
-    def _new_view(self, tenant: str, row: TenantRow | None, plan: Plan | None) -> View:
-        shard, now_us = self.shard_of(tenant), self._now_us()
-        return View(tenant, row, plan, shard=shard, catalogue=self._catalogue, now_us=now_us)
+    def _view_of(self, tenant: str, row: TenantRow | None, windows: PlanWindows, now_us: int) -> View:
+        return View(tenant, row, windows, shard=self.shard_of(tenant), now_us=now_us)
+
+    def _windows_of(self, plan: Plan | None, version: int, timezone: str) -> PlanWindows:
+        key = (plan.name if plan else "", version, timezone)
+        known = self._windows.get(key)
+        if known is None:
+            if len(self._windows) >= MAX_WINDOWS:
+                self._windows.clear()
+            known = self._windows[key] = PlanWindows(plan, zone(timezone), self._catalogue)
+        return known
 
     async def _snapshot(self, tenant: str) -> Snapshot:
         now_us = self._now_us()

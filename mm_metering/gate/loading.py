@@ -14,7 +14,8 @@ from mm_metering.core.facts import Fact
 from mm_metering.core.limits import Slot, over_cost
 from mm_metering.core.periods import from_micros, local_day
 from mm_metering.core.rating import Terms, Use, cap_used
-from mm_metering.gate.tenants import Gauge, View, level_field, stamp_field
+from mm_metering.gate.tenants import View
+from mm_metering.gate.windows import Gauge, level_field, stamp_field
 
 HOLD_US: Final = 600_000_000
 """A hold is overdue ten minutes after it was taken, unless it is renewed."""
@@ -28,10 +29,10 @@ def first_day(now_us: int) -> date:
 def counters(view: View, snapshot: Snapshot, terms: Terms, now_us: int) -> dict[str, int]:
     """Every field of the tenant's hash: sums, holds' twins, caps and levels, for the windows that are open now."""
     values: dict[str, int] = {}
-    for meter in view.limited_meters:
+    for meter in view.windows.limited_meters:
         rows = [row for row in snapshot.usage if row.meter == meter and not row.scope]
         for gauge in _open_gauges(view, meter, now_us):
-            if view.catalogue.meters[meter].aggregation == "level":
+            if view.windows.catalogue.meters[meter].aggregation == "level":
                 values |= _levels(meter, gauge, snapshot)
             else:
                 used = _used(view, gauge, rows)
@@ -55,20 +56,20 @@ def holds(view: View, snapshot: Snapshot, now_us: int) -> Mapping[str, OpenHold]
 
 def _open_gauges(view: View, meter: str, now_us: int) -> Iterable[Gauge]:
     """The windows that hold now, and those that begin within the time an event may lie ahead."""
-    now = [gauge for gauge in view.gauges(meter, now_us) if not gauge.slot.rate_s]
-    soon = [gauge for gauge in view.gauges(meter, now_us + MAX_AHEAD_S * 1_000_000) if not gauge.slot.rate_s]
+    now = [gauge for gauge in view.windows.gauges(meter, now_us) if not gauge.slot.rate_s]
+    soon = [gauge for gauge in view.windows.gauges(meter, now_us + MAX_AHEAD_S * 1_000_000) if not gauge.slot.rate_s]
     return {gauge.slot.field: gauge for gauge in (*now, *soon)}.values()
 
 
 def _used(view: View, gauge: Gauge, rows: Iterable[UsageRow]) -> int:
-    first = local_day(from_micros(gauge.starts_us), view.zone)
-    last = local_day(from_micros(gauge.ends_us - 1), view.zone)
+    first = local_day(from_micros(gauge.starts_us), view.windows.zone)
+    last = local_day(from_micros(gauge.ends_us - 1), view.windows.zone)
     return sum(row.quantity for row in rows if first <= row.day <= last)
 
 
 def _capped(view: View, gauge: Gauge, rows: Iterable[UsageRow], terms: Terms) -> int:
     uses = [Use(row.day, row.since_us, "", row.quantity, 1) for row in rows]
-    month = local_day(from_micros(gauge.starts_us), view.zone)
+    month = local_day(from_micros(gauge.starts_us), view.windows.zone)
     return cap_used(gauge.limit.meter, uses, terms, month=month)
 
 
@@ -85,7 +86,7 @@ def _levels(meter: str, gauge: Gauge, snapshot: Snapshot) -> Mapping[str, int]:
 def _held(view: View, hold: Fact, now_us: int) -> Iterable[tuple[Slot, int]]:
     """What an open hold holds in the windows that are open now."""
     for count in hold.counts:
-        for gauge in view.gauges(count.meter, hold.occurred_us) if not count.scope else ():
+        for gauge in view.windows.gauges(count.meter, hold.occurred_us) if not count.scope else ():
             if gauge.ends_us > now_us and not gauge.slot.rate_s:
                 yield gauge.slot, count.amount
 

@@ -24,7 +24,7 @@ from mm_metering.core.money import to_nanos
 from mm_metering.core.periods import micros
 from mm_metering.errors import EventConflict, InvalidEvent
 from mm_metering.gate.gate import Gate
-from mm_metering.gate.tenants import default_cost
+from mm_metering.gate.windows import default_cost
 
 Outcome = Literal["recorded", "duplicate"]
 

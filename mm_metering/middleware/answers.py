@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from starlette.types import Scope
 
+from mm_metering.clock import micros_of
 from mm_metering.errors import Refused, StoreUnavailable
 from mm_metering.gate.admission import Admission
 from mm_metering.gate.context import Bound, Meter
 from mm_metering.middleware import responses
 from mm_metering.middleware.doctor import Notes
-from mm_metering.middleware.responses import Problem, RawHeaders
+from mm_metering.middleware.ratelimit import RawHeaders, rate_limit_headers
+from mm_metering.middleware.responses import Problem
 from mm_metering.middleware.shapes import Style
 
 
@@ -19,6 +21,7 @@ class Answers:
     def __init__(self, meter: Meter, notes: Notes, style: Style, challenge: str) -> None:
         self.notes = notes
         self._meter = meter
+        self._now_us = micros_of(meter.clock)
         self._style = style
         self._is_silent = style.headers == "off"
         self._challenge = challenge
@@ -33,7 +36,7 @@ class Answers:
             return [responses.DEGRADED]
         if self._is_silent or 300 <= status < 400:
             return []
-        return responses.rate_limit_headers(admission.readings, self._meter.clock.now(), self._style.headers)
+        return rate_limit_headers(admission.readings, self._now_us(), self._style.headers)
 
     def refused(self, admission: Admission, scope: Scope) -> Problem:
         return responses.refused(admission.decisions, scope, now=self._meter.clock.now(), style=self._style)

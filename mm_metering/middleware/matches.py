@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.gate.admission import Wish
 from mm_metering.gate.context import Mark, marks_of, taken_when_called
-from mm_metering.gate.tenants import counted_meters
+from mm_metering.gate.windows import counted_meters
 
 UNMATCHED: Final = "(unmatched)"
 """The resource of all that an app serves whose routes cannot be read: one bucket, never raw paths (I2)."""

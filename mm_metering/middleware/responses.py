@@ -8,23 +8,23 @@ table.
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
-from functools import lru_cache
 from importlib.resources import files
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 from starlette.types import Scope, Send
 from uuid_utils import uuid7
 
 from mm_metering.core.decision import Decision, Quantity
-from mm_metering.core.refusals import BUSY_RETRY_S, sentence, until_s, wait_s
-from mm_metering.gate.admission import Reading
-from mm_metering.middleware.shapes import PLAIN, HeaderStyle, Kinds, Style, shaped
+from mm_metering.core.periods import micros
+from mm_metering.core.refusals import BUSY_RETRY_S, sentence, wait_s
+from mm_metering.gate.admission import readings
+from mm_metering.middleware.ratelimit import RawHeaders, policy_name, rate_limit_headers
+from mm_metering.middleware.shapes import PLAIN, Kinds, Style, shaped
 
 PROBLEM_BASE: Final = "https://mm-metering.readthedocs.io/problems/"
 """A problem's ``type`` is this plus its code."""
@@ -42,15 +42,10 @@ EXPOSED_HEADERS: Final = (
 """For CORSMiddleware(expose_headers=...): what browsers may read of our headers."""
 DEGRADED: Final = (b"mm-metering", b"degraded")
 
-POLICIES_AT_MOST: Final = 4
 CLIENT_WAIT_MAX_S: Final = 60
 """Past this, clients are told not to retry by themselves: some SDKs sleep for as long as Retry-After says."""
 UNAVAILABLE_RETRY_S: Final = 5
-_LARGEST_SF_INTEGER: Final = 999_999_999_999_999
-_WARN_BELOW = 5  # a fifth left
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}", re.ASCII)
-
-RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
 
 
 class Reason(NamedTuple):
@@ -118,12 +113,12 @@ def refused(
     longest_s = max(_wait_s(each, now) for each in violated) if status == 429 else None
     members: dict[str, Any] = {
         "detail": message or sentence(first, now),
-        "violated-policies": [_policy_name(each) for each in violated],
+        "violated-policies": [policy_name(each.meter, each.window) for each in violated],
         "limits": [_limit(each, now) for each in violated],
     }
     if first.plan:
         members["plan"] = first.plan
-    headers = [] if status == 403 else rate_limit_headers(decisions, now, style.headers)
+    headers = [] if status == 403 else rate_limit_headers(readings(decisions), micros(now), style.headers)
     if status in (402, 403) or (longest_s or 0) > CLIENT_WAIT_MAX_S:
         headers.append((b"x-should-retry", b"false"))
     return _problem(code, scope, members, headers, style=style, retry_after_s=longest_s)
@@ -180,7 +175,7 @@ def request_id(scope: Scope) -> str:
 
 def _limit(decision: Decision, now: datetime) -> dict[str, Any]:
     entry = {
-        "policy": _policy_name(decision),
+        "policy": policy_name(decision.meter, decision.window),
         "meter": decision.meter,
         "limit": _json(decision.limit),
         "used": _json(decision.used),
@@ -196,78 +191,6 @@ def _limit(decision: Decision, now: datetime) -> dict[str, Any]:
 def _json(amount: Quantity | None) -> int | str | None:
     """Money as a string: a JSON number is a binary float to most readers."""
     return format(amount, "f") if isinstance(amount, Decimal) else amount
-
-
-# ---- RateLimit fields ----
-
-
-def rate_limit_headers(
-    decisions: Iterable[Decision | Reading], now: datetime, style: HeaderStyle = "standard"
-) -> RawHeaders:
-    """What is left of windows of counts, the most constrained first; of that one alone in the legacy fields.
-
-    Levels and unlimited quotas have no window to speak of, and money is nobody's business but the tenant's.
-    """
-    listed = [each for each in decisions if _is_listed(each)][:POLICIES_AT_MOST]
-    if not listed:
-        return []
-    standard = _standard(listed, now) if style in ("standard", "both") else []
-    return standard + _legacy(listed[0]) if style in ("legacy", "both") else standard
-
-
-def _standard(listed: Sequence[Decision | Reading], now: datetime) -> RawHeaders:
-    policies = ", ".join(map(_policy_of, listed))
-    limits = ", ".join(_item(each, now) for each in listed)
-    return [(b"ratelimit-policy", policies.encode()), (b"ratelimit", limits.encode())]
-
-
-def _legacy(decision: Decision | Reading) -> RawHeaders:
-    """Reset is a point in time, in Unix seconds rounded up: GitHub's meaning, which most clients of these fields know.
-
-    Others send seconds from now in a field of the same name. Clients that cannot tell go by Retry-After.
-    """
-    numbers = {b"limit": _sf(decision.limit or 0), b"remaining": _sf(decision.remaining or 0)}
-    if decision.resets_at is not None:
-        numbers[b"reset"] = math.ceil(decision.resets_at.timestamp())
-    return [(b"x-ratelimit-" + name, str(number).encode()) for name, number in numbers.items()]
-
-
-def _is_listed(decision: Decision | Reading) -> bool:
-    return isinstance(decision.limit, int) and decision.window in _WINDOWS
-
-
-def _policy_of(decision: Decision | Reading) -> str:
-    return _policy(decision.meter, decision.window or "", decision.limit or 0, decision.window_s)
-
-
-@lru_cache(maxsize=4096)
-def _policy(meter: str, window: str, limit: Quantity, window_s: int | None) -> str:
-    """``w`` is optional: it is left out where a decision does not say how long its window is."""
-    return f'"{meter}-{window}";q={_sf(limit)}' + (f";w={window_s}" if window_s else "")
-
-
-def _item(decision: Decision | Reading, now: datetime) -> str:
-    left = decision.remaining or 0
-    text = f'"{_policy_name(decision)}";r={_sf(left)}'
-    if decision.resets_at is not None:
-        text += f";t={until_s(decision.resets_at, now)}"
-    if decision.overage:
-        return f'{text};mm-state="overage";mm-overage={_sf(decision.overage)}'
-    is_near = decision.allowed and decision.window in _CALENDAR and left * _WARN_BELOW <= (decision.limit or 0)
-    return text + ';mm-state="warn"' if is_near else text
-
-
-def _policy_name(decision: Decision | Reading) -> str:
-    return f"{decision.meter}-{decision.window}" if decision.window in _WINDOWS else decision.meter
-
-
-def _sf(amount: Quantity) -> int:
-    """An integer of a structured field: at most 15 digits, never below 0."""
-    return min(max(int(amount), 0), _LARGEST_SF_INTEGER)
-
-
-_CALENDAR: Final = ("day", "month")
-_WINDOWS: Final = ("second", "minute", *_CALENDAR)
 
 
 def _wait_s(decision: Decision, now: datetime) -> int:

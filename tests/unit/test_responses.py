@@ -14,20 +14,21 @@ from hypothesis import strategies as st
 from starlette.types import Scope
 
 from mm_metering.core.decision import Decision
+from mm_metering.core.periods import micros
 from mm_metering.errors import InvalidInput
+from mm_metering.gate.admission import readings
+from mm_metering.middleware.ratelimit import POLICIES_AT_MOST, RawHeaders, rate_limit_headers
 from mm_metering.middleware.responses import (
     DEGRADED,
     EXPOSED_HEADERS,
-    POLICIES_AT_MOST,
     PROBLEM_BASE,
     REASONS,
     Problem,
-    rate_limit_headers,
     refused,
     tenant_unknown,
     unavailable,
 )
-from mm_metering.middleware.shapes import Style
+from mm_metering.middleware.shapes import HeaderStyle, Style
 
 NOW = datetime(2026, 11, 22, 9, 31, 28, tzinfo=UTC)
 MIDNIGHT = datetime(2026, 11, 23, tzinfo=UTC)  # 52,112 s later
@@ -68,8 +69,12 @@ def but(decision: Decision, **changes: Any) -> Decision:
     return decision.model_copy(update=changes)
 
 
+def sent(decisions: list[Decision], now: datetime = NOW, style: HeaderStyle = "standard") -> RawHeaders:
+    return rate_limit_headers(readings(decisions), micros(now), style)
+
+
 def fields(decisions: list[Decision], now: datetime = NOW) -> dict[str, str]:
-    return {name.decode(): value.decode() for name, value in rate_limit_headers(decisions, now)}
+    return {name.decode(): value.decode() for name, value in sent(decisions, now)}
 
 
 def parsed(value: str) -> dict[str, dict[str, Any]]:
@@ -187,7 +192,7 @@ def test_every_field_is_a_structured_field(limit: int, used: int, window: str, l
     ],
 )
 def test_a_host_chooses_the_fields(style: Any, names: list[str]) -> None:
-    found = {name.decode(): value.decode() for name, value in rate_limit_headers([CALLS], NOW, style)}
+    found = {name.decode(): value.decode() for name, value in sent([CALLS], style=style)}
     assert list(found) == names
     if style == "legacy":
         assert [*found.values()] == ["10000", "9993", str(int(MIDNIGHT.timestamp()))]
@@ -198,16 +203,16 @@ def test_a_host_chooses_the_fields(style: Any, names: list[str]) -> None:
 
 def test_the_legacy_fields_are_of_the_most_constrained_window_alone() -> None:
     month = but(CALLS, window="month", limit=50, remaining=3, resets_at=DECEMBER)
-    found = dict(rate_limit_headers([month, CALLS], NOW, "legacy"))
+    found = dict(sent([month, CALLS], style="legacy"))
     assert found[b"x-ratelimit-limit"] == b"50"
 
 
 def test_all_that_is_sent_is_exposed() -> None:
-    sent = {name for name, _ in rate_limit_headers([CALLS], NOW, "both")} | {DEGRADED[0]}
+    names = {name for name, _ in sent([CALLS], style="both")} | {DEGRADED[0]}
     for problem in (refused([USED_UP], scope(), now=NOW), tenant_unknown(scope(), "Bearer"), unavailable(scope())):
-        sent |= {name for name, _ in problem.headers}
+        names |= {name for name, _ in problem.headers}
     plain = {b"content-type", b"content-length", b"cache-control"}
-    assert {name.decode() for name in sent - plain} == {name.lower() for name in EXPOSED_HEADERS}
+    assert {name.decode() for name in names - plain} == {name.lower() for name in EXPOSED_HEADERS}
 
 
 @pytest.mark.parametrize(
