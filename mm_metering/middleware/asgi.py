@@ -12,17 +12,16 @@ from typing import Any, Final, Protocol
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mm_metering.errors import InvalidInput, MeteringError, StoreUnavailable, UnknownTenant
-from mm_metering.gate.context import Bound, Meter
+from mm_metering.errors import InvalidInput, MeteringError
+from mm_metering.gate.context import Meter
 from mm_metering.middleware import openapi, tenants
 from mm_metering.middleware.aftermath import Aftermath
 from mm_metering.middleware.answers import Answers
 from mm_metering.middleware.doctor import Notes
-from mm_metering.middleware.exchange import Exchange, answer, refuse
+from mm_metering.middleware.exchange import Exchange, answer
 from mm_metering.middleware.lifespan import Lifespan
-from mm_metering.middleware.matches import METERED, Kind, RouteMatch
+from mm_metering.middleware.matches import Kind, RouteMatch
 from mm_metering.middleware.reading import never_metered, routes_of
-from mm_metering.middleware.responses import Problem
 from mm_metering.middleware.routes import Resolver
 from mm_metering.middleware.shapes import HeaderStyle, Shape, Style
 
@@ -126,9 +125,9 @@ class MeteringMiddleware:
         )
         self.later = Aftermath(metering)
         self.routes = Resolver(app, lambda: metering.catalogue, _paths(exempt))
+        self.tenant = tenant
+        self.is_open = False
         self._free = frozenset((*metering.catalogue.exempt, *_paths(exempt)))
-        self._tenant = tenant
-        self._is_open = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -140,7 +139,14 @@ class MeteringMiddleware:
             except MeteringError as error:
                 await self._answer(error, scope, send)
         elif self._is_first(scope):
-            await self._serve(scope, receive, send)
+            before, match = scope.get("endpoint"), self.routes.resolve(scope)
+            if match.is_metered:
+                await Exchange(self, match, scope=scope, send=send).run(receive)
+            else:
+                await self._pass(scope, receive, send)
+            endpoint = scope.get("endpoint")
+            if endpoint is not match.endpoint and endpoint is not before:
+                self._confirm(match, endpoint)
         else:
             await self.app(scope, receive, send)
 
@@ -152,22 +158,11 @@ class MeteringMiddleware:
         scope[SEEN] = (*seen, self.meter)
         return True
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        match = self.routes.resolve(scope)
-        dispatched_before = scope.get("endpoint")
-        if match.kind in METERED:
-            admitted = await self._admit(scope, match)
-            if isinstance(admitted, Problem):
-                await refuse(admitted, scope, receive, send)
-                return
-            exchange = Exchange(self.app, self.answers, self.later, match=match, bound=admitted, scope=scope, send=send)
-            await exchange.run(receive)
-        else:
-            try:
-                await self.app(scope, receive, send)
-            except MeteringError as error:
-                await self._answer(error, scope, send)
-        self._confirm(match, scope.get("endpoint"), dispatched_before)
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self.app(scope, receive, send)
+        except MeteringError as error:
+            await self._answer(error, scope, send)
 
     async def _answer(self, error: MeteringError, scope: Scope, send: Send) -> None:
         """Where nothing is metered the app may still ask for limits itself, and a refusal of those gets its answer; one
@@ -177,37 +172,12 @@ class MeteringMiddleware:
             raise error
         await answer(problem, scope, send)
 
-    async def _admit(self, scope: Scope, match: RouteMatch) -> Bound | Problem | None:
-        """Take what the route costs: for whom the request runs, or the answer to give instead.
-
-        A route that costs nothing is open to callers without a tenant, since nobody pays for them.
-        """
-        tenant = await tenants.resolve(self._tenant, scope) if self._tenant else ""  # until the app identifies it
-        if tenant is None:
-            return self.answers.unknown(scope) if match.wishes else None
-        bound = Bound(self.meter, tenant, route=match.template, pending=match.wishes, joined=match.joined)
-        return await self._decide(bound, scope) if tenant and match.wishes else bound
-
-    async def _decide(self, bound: Bound, scope: Scope) -> Bound | Problem:
-        try:
-            if not self._is_open:
-                await self.open()
-            admission = await self.meter.take(bound.tenant, bound.pending)
-        except UnknownTenant:
-            return self.answers.unknown(scope)
-        except StoreUnavailable:
-            return self.answers.unavailable(scope)
-        if not admission.allowed:
-            return self.answers.refused(admission, scope)
-        bound.admit(admission)
-        return bound
-
-    def _confirm(self, match: RouteMatch, endpoint: object, before: object) -> None:
-        """Compare with what was dispatched: a route we misread may go unmetered, so it leaves a line in the log."""
-        if endpoint is None or endpoint is before or endpoint is match.endpoint:
+    def _confirm(self, match: RouteMatch, endpoint: object) -> None:
+        """Something else was dispatched: a route we misread may go unmetered, so it leaves a line in the log."""
+        if endpoint is None or match.kind not in (Kind.ROUTE, Kind.NOT_FOUND):
             return
-        if match.kind not in (Kind.ROUTE, Kind.NOT_FOUND) or never_metered(endpoint) or routes_of(endpoint):
-            return  # the last is a mounted app that has no such route
+        if never_metered(endpoint) or routes_of(endpoint):  # the second is a mounted app that has no such route
+            return
         name = getattr(endpoint, "__qualname__", type(endpoint).__name__)
         self.answers.notes.note(
             "misread", f"metered as {match.template}, but served by {name}; please report the app's routes"
@@ -220,10 +190,10 @@ class MeteringMiddleware:
 
     async def open(self) -> None:
         await self.meter.startup()
-        self._is_open = True
+        self.is_open = True
 
     async def close(self) -> None:
-        self._is_open = False
+        self.is_open = False
         await self.later.settle()
         await self.meter.shutdown()
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, Protocol
 
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mm_metering.errors import Refused, UnknownTenant
-from mm_metering.gate.context import Bound, enter, leave
+from mm_metering.errors import Refused, StoreUnavailable, UnknownTenant
+from mm_metering.gate.context import Bound, Meter, enter, leave
 from mm_metering.middleware.aftermath import Aftermath
 from mm_metering.middleware.answers import Answers
 from mm_metering.middleware.matches import RouteMatch
 from mm_metering.middleware.responses import Problem
+from mm_metering.middleware.tenants import Resolver, resolve
 
 CAUSES_AT_MOST: Final = 8
 POLICY_VIOLATION: Final = 1008
@@ -32,69 +34,126 @@ STARTS: Final = {
 """What begins an answer, and its status where the message carries none."""
 
 
+class Host(Protocol):
+    """What an exchange needs of the middleware it belongs to."""
+
+    @property
+    def app(self) -> ASGIApp: ...
+
+    @property
+    def meter(self) -> Meter: ...
+
+    @property
+    def tenant(self) -> Resolver | None: ...
+
+    @property
+    def answers(self) -> Answers: ...
+
+    @property
+    def later(self) -> Aftermath: ...
+
+    @property
+    def is_open(self) -> bool: ...
+
+    async def open(self) -> None: ...
+
+
 class Exchange:
-    """Passes messages on as they come; nothing is buffered."""
+    """Takes what the route costs, then passes messages on as they come; nothing is buffered."""
 
-    __slots__ = ("_answers", "_app", "_bound", "_bytes", "_is_started", "_later", "_match", "_scope", "_send")
+    __slots__ = ("_bound", "_bytes", "_host", "_is_started", "_match", "_scope", "_send")
 
-    def __init__(
-        self,
-        app: Any,
-        answers: Answers,
-        later: Aftermath,
-        *,
-        match: RouteMatch,
-        bound: Bound | None,
-        scope: Scope,
-        send: Send,
-    ) -> None:
-        self._app = app
-        self._answers = answers
-        self._later = later
+    def __init__(self, host: Host, match: RouteMatch, *, scope: Scope, send: Send) -> None:
+        self._host = host
         self._match = match
-        self._bound = bound
         self._scope = scope
         self._send = send
+        self._bound: Bound | None = None
         self._bytes = 0
         self._is_started = False
 
     async def run(self, receive: Receive) -> None:
-        """Serve it. What fails before its answer begins is taken back; our errors become answers."""
+        """Serve it, unless it is refused. What fails before its answer begins is taken back; our errors become
+        answers."""
+        problem = await self._admit()
+        if problem is not None:
+            await refuse(problem, self._scope, receive, self._send)
+            return
         bound = self._bound
-        token = enter(bound) if bound else None
+        token = enter(bound) if bound is not None else None
         try:
-            await self._app(self._scope, receive, self.send)
+            await self._host.app(self._scope, receive, self.send)
             if not self._is_started:
                 await self._take_back(None)
         except (Exception, asyncio.CancelledError) as error:
             if not await self._is_answered(error):
                 raise
         finally:
-            if token:
+            if token is not None:
                 leave(token)
-            if bound and self._is_started and (bound.added or self._bytes or not bound.tenant):
+            if bound is not None and self._is_started and (bound.added or self._bytes or not bound.tenant):
                 await self._write_rest(bound)
 
-    async def send(self, message: Message) -> None:
-        if not self._is_started and message["type"] in STARTS:
-            message = await self._begin(message)
-        elif self._match.measured and self._scope.get("method") != "HEAD":  # whose body no server sends
-            self._bytes += _size(message)
-        await self._send(message)
+    # -- before the app -----------------------------------------------------------------------------------------------
 
-    async def _begin(self, message: Message) -> Message:
+    async def _admit(self) -> Problem | None:
+        """Take what the route costs; the answer to give instead if that is refused.
+
+        A route that costs nothing is open to callers without a tenant, since nobody pays for them.
+        """
+        host, match = self._host, self._match
+        tenant = await resolve(host.tenant, self._scope) if host.tenant else ""  # until the app identifies it
+        if tenant is None:
+            return host.answers.unknown(self._scope) if match.wishes else None
+        self._bound = bound = Bound(host.meter, tenant, route=match.template, pending=match.wishes, joined=match.joined)
+        if not (tenant and match.wishes):
+            return None
+        try:
+            if not host.is_open:
+                await host.open()
+            admission = await host.meter.take(tenant, match.wishes)
+        except UnknownTenant:
+            return host.answers.unknown(self._scope)
+        except StoreUnavailable:
+            return host.answers.unavailable(self._scope)
+        if not admission.allowed:
+            return host.answers.refused(admission, self._scope)
+        bound.admit(admission)
+        return None
+
+    # -- its answer ---------------------------------------------------------------------------------------------------
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """What the app calls. Not a coroutine of its own: most messages need nothing of it that waits."""
+        if self._is_started or message["type"] not in STARTS:
+            if self._match.measured and self._scope.get("method") != "HEAD":  # whose body no server sends
+                self._bytes += _size(message)
+            return self._send(message)
         status: int = message.get("status", STARTS[message["type"]])
-        bound, is_changed = self._bound, False
-        if status >= 400 or self._later.uncounted(status):
+        bound = self._bound
+        if status >= 400 or (bound is not None and bound.added) or self._host.later.uncounted(status):
+            return self._begin_after(message, status)
+        return self._send(self._begun(message, status))
+
+    async def _begin_after(self, message: Message, status: int) -> None:
+        """Begin the answer when what it means for the usage is done."""
+        is_changed = False
+        if status >= 400 or self._host.later.uncounted(status):
             is_changed = await self._ends_in_error(status)
-        if bound:
-            if bound.added:
-                await self._later.write(bound)
+        if self._bound is not None and self._bound.added:
+            await self._host.later.write(self._bound)
+        started = self._begun(message, status)
+        await self._send(message if is_changed else started)
+
+    def _begun(self, message: Message, status: int) -> Message:
+        """The answer's first message with our headers; from here on nothing is taken back."""
+        bound = self._bound
+        if bound is not None:
             bound.is_final = True
         self._is_started = True
-        if is_changed or message["type"] == "websocket.close":
+        if message["type"] == "websocket.close":
             return message
-        if added := self._answers.headers(status, bound):
+        if added := self._host.answers.headers(status, bound):
             return {**message, "headers": [*message.get("headers", ()), *added]}
         return message
 
@@ -112,7 +171,7 @@ class Exchange:
 
     async def _take_back(self, status: int | None) -> bool:
         """All of it, or what an answer with this status does not leave counted."""
-        return await self._later.take_back(self._bound, status) if self._bound else False
+        return await self._host.later.take_back(self._bound, status) if self._bound else False
 
     async def _is_answered(self, error: BaseException) -> bool:
         """Whether an error is ours and the client has its answer now; the host's own are taken back and go on."""
@@ -130,16 +189,16 @@ class Exchange:
     def _problem(self, error: BaseException) -> Problem | None:
         """An unknown tenant is the client's fault while the request has none; later it is the host's own business."""
         if isinstance(error, UnknownTenant) and self._bound and not self._bound.tenant:
-            return self._answers.unknown(self._scope)
-        return self._answers.to(error, self._scope)
+            return self._host.answers.unknown(self._scope)
+        return self._host.answers.to(error, self._scope)
 
     async def _write_rest(self, bound: Bound) -> None:
         """What was measured, and added after the answer had begun."""
         for what in self._match.measured if self._bytes else ():
             bound.add_wish(what._replace(quantity=self._bytes))
-        await self._later.write_quietly(bound)
+        await self._host.later.write_quietly(bound)
         if bound.pending and not bound.tenant:
-            self._answers.notes.note(
+            self._host.answers.notes.note(
                 "unidentified", f"{self._match.template} was served without identify(): not metered"
             )
 

@@ -24,7 +24,7 @@ _CONVERTER = re.compile(r"\{(\w+):\w+\}")
 
 
 class Kind(StrEnum):
-    """What a request meets. Only routes and mounts are taken."""
+    """What a request meets. Only routes and mounts are metered."""
 
     ROUTE = "route"
     MOUNT = "mount"  # an app whose routes cannot be read
@@ -47,6 +47,7 @@ class RouteMatch(NamedTuple):
     wishes: tuple[Wish, ...] = ()
     joined: tuple[Mark, ...] = ()
     measured: tuple[Wish, ...] = ()
+    is_metered: bool = False
 
     def has_no_route(self, status: int) -> bool:
         """Whether an app that cannot be read said by this status that it has no such route or method. Its 404 is its
@@ -54,7 +55,6 @@ class RouteMatch(NamedTuple):
         return self.endpoint is None and (status == 405 or (status == 404 and self.template == UNMATCHED))
 
 
-METERED: Final = frozenset((Kind.ROUTE, Kind.MOUNT))
 NOT_FOUND: Final = RouteMatch(Kind.NOT_FOUND)
 EXEMPT: Final = RouteMatch(Kind.EXEMPT)
 PREFLIGHT: Final = RouteMatch(Kind.PREFLIGHT)
@@ -98,7 +98,7 @@ class Costs:
         )
         wishes = self(method, template, marks)
         joined = tuple(each for each in taken_when_called(handler) if any(each is known for known in marks))
-        return RouteMatch(kind, template, endpoint, wishes, joined, measured)
+        return RouteMatch(kind, template, endpoint, wishes, joined, measured, kind in (Kind.ROUTE, Kind.MOUNT))
 
     def _entry(self, method: str, template: str) -> Mapping[str, int]:
         found = self._routes.get(f"{method} {template}")

@@ -45,7 +45,8 @@ Lookup: TypeAlias = Callable[[str], Found | Awaitable[Found]]
 async def resolve(resolver: Resolver, scope: Scope) -> str | None:
     """The caller's tenant id; None for nobody, for a wrong credential, and for text that cannot be an id."""
     try:
-        return found_id(await settled(resolver(scope)))
+        found = resolver(scope)
+        return found_id(found if isinstance(found, str) else await settled(found))
     except UnknownTenant as error:
         log.debug("a credential names no tenant: %s", error)
         return None
