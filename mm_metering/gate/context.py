@@ -195,8 +195,7 @@ def bind(meter: Meter, tenant: str) -> Iterator[Bound]:
             meter.add_soon(bound.tenant, added)
 
 
-def enter(bound: Bound) -> Token[Bound]:
-    return _bound.set(bound)
+enter: Callable[[Bound], Token[Bound]] = _bound.set
 
 
 def leave(token: Token[Bound]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 from mm_metering.core.decision import Decision, Quantity
@@ -16,6 +17,7 @@ from mm_metering.gate.tenants import View
 from mm_metering.gate.windows import Gauge, Prepared
 
 _ENDLESS_US: Final = 2**61
+_reading: Final = partial(tuple.__new__, Reading)  # half the cost of calling it
 
 
 def decisions(
@@ -62,21 +64,17 @@ class Granted(Admission):
 def readings(asked: Prepared, states: Sequence[State]) -> list[Reading]:
     """The limits of counts in a window after a take that fits, those with the least left first."""
     found = []
-    for gauge, (used, held, extra) in zip(asked.gauges, states, strict=True):
-        if gauge is None or gauge.policy is None:
-            continue
-        policy, slot = gauge.policy, gauge.slot
-        left = policy.limit - used - held
-        over = used - policy.limit if slot.maximum == UNBOUNDED and used > policy.limit else 0
-        resets_us = (extra + slot.rate_s) * 1_000_000 if slot.rate_s else gauge.ends_us
-        found.append(Reading(policy, left if left > 0 else 0, over, resets_us))
+    for order, policy, charges, slot, ends_us in asked.shown:
+        used, held, extra = states[order]
+        limit = policy.limit
+        remaining = limit - used - held
+        remaining = max(remaining, 0)
+        over = used - limit if charges and used > limit else 0
+        resets_us = (extra + slot.rate_s) * 1_000_000 if slot.rate_s else ends_us
+        found.append(_reading((remaining / limit if limit else 0.0, order, policy, remaining, over, resets_us, True)))
     if len(found) > 1:
-        found.sort(key=_share)
+        found.sort()
     return found
-
-
-def _share(reading: Reading) -> float:
-    return reading.remaining / reading.policy.limit if reading.policy.limit else 0.0
 
 
 def _closeness(decision: Decision) -> tuple[bool, bool, float]:

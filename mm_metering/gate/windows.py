@@ -38,17 +38,28 @@ class Gauge(NamedTuple):
         return self.slot.rate_s or (self.ends_us - self.starts_us) // 1_000_000
 
 
+class Shown(NamedTuple):
+    """A line whose limit an answer tells of: its number among the lines, and what is known beforehand."""
+
+    order: int
+    policy: Policy
+    charges: bool
+    slot: Slot
+    ends_us: int
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A set of wishes against a plan, right from ``starts_us`` until ``ends_us``: all but tenant, ids and the instant.
 
-    ``forms`` are the kinds and the rests of the facts' lines.
+    ``forms`` are the kinds and the rests of the facts' lines; ``shown`` are the lines that an answer tells of.
     """
 
     alternatives: tuple[tuple[Line, ...], ...]
     gauges: tuple[Gauge | None, ...]
     facts: tuple[Fact, ...]
     forms: tuple[tuple[bytes, bytes], ...]
+    shown: tuple[Shown, ...]
     level: str
     allowed_in_outage: bool
     starts_us: int
@@ -146,6 +157,11 @@ class PlanWindows:
             gauges=gauges,
             facts=tuple(facts),
             forms=tuple((quoted(fact.kind), rest(fact)) for fact in facts),
+            shown=tuple(
+                Shown(order, gauge.policy, not gauge.limit.blocks, gauge.slot, gauge.ends_us)
+                for order, gauge in enumerate(gauges)
+                if gauge and gauge.policy
+            ),
             level=level,
             allowed_in_outage=all(meter.on_outage == "allow" for meter in everything),
             starts_us=max((start for start, _ in spans), default=0),

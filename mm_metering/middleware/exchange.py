@@ -17,7 +17,7 @@ from mm_metering.middleware.aftermath import Aftermath
 from mm_metering.middleware.answers import Answers
 from mm_metering.middleware.matches import RouteMatch
 from mm_metering.middleware.responses import Problem
-from mm_metering.middleware.tenants import Resolver, resolve
+from mm_metering.middleware.tenants import Resolver, begin
 
 CAUSES_AT_MOST: Final = 8
 POLICY_VIOLATION: Final = 1008
@@ -102,10 +102,12 @@ class Exchange:
         A route that costs nothing is open to callers without a tenant, since nobody pays for them.
         """
         host, match = self._host, self._match
-        tenant = await resolve(host.tenant, self._scope) if host.tenant else ""  # until the app identifies it
+        tenant = begin(host.tenant, self._scope) if host.tenant else ""  # until the app identifies it
+        if not (tenant is None or isinstance(tenant, str)):
+            tenant = await tenant
         if tenant is None:
             return host.answers.unknown(self._scope) if match.wishes else None
-        self._bound = bound = Bound(host.meter, tenant, route=match.template, pending=match.wishes, joined=match.joined)
+        bound = self._bound = Bound(host.meter, tenant, route=match.template, pending=match.wishes, joined=match.joined)
         if not (tenant and match.wishes):
             return None
         try:

@@ -42,15 +42,18 @@ def rate_limit_headers(readings: Sequence[Reading], now_us: int, style: HeaderSt
 
 def _standard(listed: Sequence[Reading], now_us: int) -> RawHeaders:
     policies, items = [], []
-    for policy, remaining, overage, resets_us, allowed in listed:
-        text = _text(policy)
-        policies.append(text.policy)
-        item = f"{text.name};r={remaining}" if remaining <= _LARGEST else f"{text.name};r={_LARGEST}"
+    for _, _, policy, remaining, overage, resets_us, allowed in listed:
+        name, q, near = _text(policy)
+        policies.append(q)
+        if near < remaining <= _LARGEST and resets_us > now_us:  # most answers by far
+            items.append(f"{name};r={remaining};t={(resets_us - now_us + 999_999) // 1_000_000}")
+            continue
+        item = f"{name};r={min(remaining, _LARGEST)}"
         if resets_us:
-            item = f"{item};t={max(0, -((now_us - resets_us) // 1_000_000))}"
+            item += f";t={max(0, -((now_us - resets_us) // 1_000_000))}"
         if overage:
-            item = f'{item};mm-state="overage";mm-overage={min(overage, _LARGEST)}'
-        elif remaining <= text.near and allowed:
+            item += f';mm-state="overage";mm-overage={min(overage, _LARGEST)}'
+        elif remaining <= near and allowed:
             item += ';mm-state="warn"'
         items.append(item)
     return [(b"ratelimit-policy", ", ".join(policies).encode()), (b"ratelimit", ", ".join(items).encode())]

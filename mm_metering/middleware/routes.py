@@ -41,10 +41,13 @@ class Resolver:
         self._table: Table | None = None
 
     def resolve(self, scope: Scope) -> RouteMatch:
-        method: str = scope.get("method", WEBSOCKET)
+        table = self._table
+        if table is None or table.is_stale():
+            table = self.table()
+        method, path, root = scope.get("method", WEBSOCKET), scope["path"], scope.get("root_path")
         if method == "OPTIONS" and any(name == b"access-control-request-method" for name, _ in scope["headers"]):
             return PREFLIGHT
-        return self.table().find(method, route_path(scope["path"], scope.get("root_path", "")), scope)
+        return table.find(method, route_path(path, root) if root else path, scope)
 
     def table(self) -> Table:
         """The table as of now. The first one is checked against the catalogue: CatalogueError for what is wrong."""
@@ -74,14 +77,16 @@ class Table:
         self._entries: Entries = (reader.opaque(UNMATCHED, ""),) if entries is None else entries
         self.listed = reader.listed
         self._is_conditional = reader.is_conditional
-        self._lists = reader.lists
-        self._lengths = [len(each) for each in self._lists]
+        self._sizes = [(each, len(each)) for each in reader.lists]
         paths = set() if reader.is_conditional else {*reader.paths, *exempt}
         self._fixed = {path: self._all_methods(path) for path in paths}
         self._varying = tuple(each for each in self._entries if not (paths and isinstance(each, Leaf) and each.fixed))
 
     def is_stale(self) -> bool:
-        return [*map(len, self._lists)] != self._lengths
+        for routes, size in self._sizes:  # noqa: SIM110 - once per request, and any() costs three times as much
+            if len(routes) != size:
+                return True
+        return False
 
     def has_route(self, key: str) -> bool:
         method, _, template = key.partition(" ")
@@ -126,8 +131,9 @@ class Table:
 
     def find(self, method: str, path: str, scope: Scope) -> RouteMatch:
         fixed = self._fixed.get(path)
-        found = fixed.get(method) if fixed is not None else None
-        return self._search(method, path, scope, known=fixed is not None) if found is None else found
+        if fixed is not None and method in fixed:
+            return fixed[method]
+        return self._search(method, path, scope, known=fixed is not None)
 
     def _all_methods(self, path: str) -> dict[str, RouteMatch]:
         if path in self._exempt:

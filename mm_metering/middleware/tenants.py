@@ -27,6 +27,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}", re.ASCII)
 _CHALLENGE: Final = 'ApiKey realm="api"'
 BEARER: Final = 'Bearer realm="api"'
 AUTHORIZATION: Final = b"authorization"
+WRONG: Final = "a credential names no tenant: %s"
 
 
 class HasId(Protocol):
@@ -42,13 +43,22 @@ Resolver: TypeAlias = Callable[[Scope], Found | Awaitable[Found]]
 Lookup: TypeAlias = Callable[[str], Found | Awaitable[Found]]
 
 
-async def resolve(resolver: Resolver, scope: Scope) -> str | None:
-    """The caller's tenant id; None for nobody, for a wrong credential, and for text that cannot be an id."""
+def begin(resolver: Resolver, scope: Scope) -> str | Awaitable[str | None] | None:
+    """The caller's tenant id; None for nobody, for a wrong credential, and for text that cannot be an id. Awaitable
+    where the resolver is; most are not, and need no coroutine."""
     try:
         found = resolver(scope)
-        return found_id(found if isinstance(found, str) else await settled(found))
+        return found_id(found) if isinstance(found, str) or not isinstance(found, Awaitable) else _end(found)
     except UnknownTenant as error:
-        log.debug("a credential names no tenant: %s", error)
+        log.debug(WRONG, error)
+        return None
+
+
+async def _end(found: Awaitable[Found]) -> str | None:
+    try:
+        return found_id(await found)
+    except UnknownTenant as error:
+        log.debug(WRONG, error)
         return None
 
 
@@ -234,11 +244,14 @@ def header_challenge(name: str, *, other: str) -> str:
 
 def _only(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str | None:
     """The header's value if it was sent once. Two values are two claims, and proxies differ in which one they read."""
-    values = [value for each, value in headers if each == name]
-    if len(values) != 1:
-        return None
+    found = None
+    for each, value in headers:
+        if each == name:
+            if found is not None:
+                return None
+            found = value
     try:
-        return values[0].decode().strip() or None
+        return found.decode().strip() or None if found is not None else None
     except UnicodeDecodeError:
         return None
 

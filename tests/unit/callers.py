@@ -9,13 +9,18 @@ from typing import Any
 import jwt
 from starlette.types import Scope
 
-from mm_metering.middleware.tenants import Found, Resolver
+from mm_metering.middleware.tenants import Found, Resolver, begin, settled
 
 PAST = 946_684_800
 """2000, which is over by any clock."""
 FUTURE = 4_102_444_800
 """2100."""
 SECRET = "0123456789abcdef" * 2
+
+
+async def resolve(resolver: Resolver, scope: Scope) -> str | None:
+    """What the middleware makes of a resolver's answer."""
+    return await settled(begin(resolver, scope))
 
 
 def scope_of(*headers: tuple[str, str | bytes], **more: object) -> Scope:

@@ -40,10 +40,9 @@ from mm_metering.middleware.tenants import (
     from_header,
     from_state,
     from_user,
-    resolve,
 )
 from mm_metering.middleware.tokens import from_jwt
-from tests.unit.callers import PAST, SECRET, ask, later, scope_of, signed, with_key, with_token
+from tests.unit.callers import PAST, SECRET, ask, later, resolve, scope_of, signed, with_key, with_token
 
 NO_KEYS: dict[str, str] = {}
 

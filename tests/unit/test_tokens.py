@@ -20,9 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mm_metering.errors import InvalidInput, MissingExtra, UnknownTenant
-from mm_metering.middleware.tenants import resolve
 from mm_metering.middleware.tokens import from_jwt
-from tests.unit.callers import FUTURE, PAST, SECRET, ask, later, scope_of, signed, with_token
+from tests.unit.callers import FUTURE, PAST, SECRET, ask, later, resolve, scope_of, signed, with_token
 
 LONG_SECRET = SECRET * 2
 
