@@ -39,12 +39,9 @@ class Policy:
 
 
 class Reading(NamedTuple):
-    """What a limit of counts stands at: the part of a Decision that each answer shows. ``left`` is the share of the
-    limit that remains; they sort by it, and then by ``order``, which differs. ``resets_us`` is 0 for a window without
-    end."""
+    """What a limit of counts stands at: the part of a Decision that each answer shows. ``resets_us`` is 0 for a window
+    without end."""
 
-    left: float
-    order: int
     policy: Policy
     remaining: int
     overage: int
@@ -108,15 +105,13 @@ def readings(decisions: Sequence[Decision]) -> list[Reading]:
     """What these decisions say of limits of counts in a window, in their order."""
     return [
         Reading(
-            int(each.remaining or 0) / max(1, each.limit),
-            order,
             _policy(each.meter, each.window, each.limit, each.window_s or 0),
             int(each.remaining or 0),
             int(each.overage),
             micros(each.resets_at) if each.resets_at else 0,
             each.allowed,
         )
-        for order, each in enumerate(decisions)
+        for each in decisions
         if isinstance(each.limit, int) and each.window in WINDOWS
     ]
 

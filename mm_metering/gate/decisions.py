@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from functools import partial
 from typing import Final
 
 from mm_metering.core.decision import Decision, Quantity
@@ -17,7 +16,6 @@ from mm_metering.gate.tenants import View
 from mm_metering.gate.windows import Gauge, Prepared
 
 _ENDLESS_US: Final = 2**61
-_reading: Final = partial(tuple.__new__, Reading)  # half the cost of calling it
 
 
 def decisions(
@@ -35,7 +33,7 @@ def decisions(
 class Granted(Admission):
     """A take that fits. Most requests end without anybody asking for its decisions or facts, so they are made then."""
 
-    __slots__ = ("_asked", "_fact_id", "_now_us", "_states", "_view")
+    __slots__ = ("_fact_id", "_now_us", "_view", "asked", "states")
 
     def __init__(self, view: View, asked: Prepared, states: Sequence[State], fact_id: str, now_us: int) -> None:
         self.tenant = view.tenant
@@ -43,38 +41,37 @@ class Granted(Admission):
         self.allowed = True
         self.degraded = self.taken_back = False
         self._view = view
-        self._asked = asked
-        self._states = states
+        self.asked = asked
+        self.states = states
         self._fact_id = fact_id
         self._now_us = now_us
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
-        return decisions(self._asked, self._states, self.plan, self._now_us, allowed=True)
+        return decisions(self.asked, self.states, self.plan, self._now_us, allowed=True)
 
     @property
     def readings(self) -> list[Reading]:
-        return readings(self._asked, self._states)
+        return readings(self.asked, self.states)
 
     @property
     def facts(self) -> tuple[Fact, ...]:
-        return self._view.facts(self._asked, self._fact_id, self._now_us)
+        return self._view.facts(self.asked, self._fact_id, self._now_us)
 
 
 def readings(asked: Prepared, states: Sequence[State]) -> list[Reading]:
     """The limits of counts in a window after a take that fits, those with the least left first."""
     found = []
-    for order, policy, charges, slot, ends_us in asked.shown:
+    for order, policy, slot, ends_us in asked.shown:
         used, held, extra = states[order]
-        limit = policy.limit
-        remaining = limit - used - held
-        remaining = max(remaining, 0)
-        over = used - limit if charges and used > limit else 0
+        over = used - policy.limit if slot.maximum == UNBOUNDED and used > policy.limit else 0
         resets_us = (extra + slot.rate_s) * 1_000_000 if slot.rate_s else ends_us
-        found.append(_reading((remaining / limit if limit else 0.0, order, policy, remaining, over, resets_us, True)))
-    if len(found) > 1:
-        found.sort()
-    return found
+        found.append(Reading(policy, max(0, policy.limit - used - held), over, resets_us))
+    return sorted(found, key=_share)
+
+
+def _share(reading: Reading) -> float:
+    return reading.remaining / reading.policy.limit if reading.policy.limit else 0.0
 
 
 def _closeness(decision: Decision) -> tuple[bool, bool, float]:

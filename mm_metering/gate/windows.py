@@ -43,16 +43,16 @@ class Shown(NamedTuple):
 
     order: int
     policy: Policy
-    charges: bool
     slot: Slot
     ends_us: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
     """A set of wishes against a plan, right from ``starts_us`` until ``ends_us``: all but tenant, ids and the instant.
 
-    ``forms`` are the kinds and the rests of the facts' lines; ``shown`` are the lines that an answer tells of.
+    ``forms`` are the kinds and the rests of the facts' lines; ``shown`` are the lines that an answer tells of. Compared
+    by identity, like a Policy.
     """
 
     alternatives: tuple[tuple[Line, ...], ...]
@@ -158,7 +158,7 @@ class PlanWindows:
             facts=tuple(facts),
             forms=tuple((quoted(fact.kind), rest(fact)) for fact in facts),
             shown=tuple(
-                Shown(order, gauge.policy, not gauge.limit.blocks, gauge.slot, gauge.ends_us)
+                Shown(order, gauge.policy, gauge.slot, gauge.ends_us)
                 for order, gauge in enumerate(gauges)
                 if gauge and gauge.policy
             ),

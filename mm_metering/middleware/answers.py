@@ -8,9 +8,10 @@ from mm_metering.clock import micros_of
 from mm_metering.errors import Refused, StoreUnavailable
 from mm_metering.gate.admission import Admission
 from mm_metering.gate.context import Bound, Meter
+from mm_metering.gate.decisions import Granted
 from mm_metering.middleware import responses
 from mm_metering.middleware.doctor import Notes
-from mm_metering.middleware.ratelimit import RawHeaders, rate_limit_headers
+from mm_metering.middleware.ratelimit import RawHeaders, headers_of, rate_limit_headers
 from mm_metering.middleware.responses import Problem
 from mm_metering.middleware.shapes import Style
 
@@ -36,6 +37,8 @@ class Answers:
             return [responses.DEGRADED]
         if self._is_silent or 300 <= status < 400:
             return []
+        if isinstance(admission, Granted):
+            return headers_of(admission, self._now_us(), self._style.headers)
         return rate_limit_headers(admission.readings, self._now_us(), self._style.headers)
 
     def refused(self, admission: Admission, scope: Scope) -> Problem:

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
+from mm_metering.core.limits import State
 from mm_metering.gate.admission import WINDOWS, Policy, Reading
+from mm_metering.gate.decisions import Granted
+from mm_metering.gate.windows import Prepared
 from mm_metering.middleware.shapes import HeaderStyle
 
 RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
@@ -18,6 +21,7 @@ RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
 POLICIES_AT_MOST: Final = 4
 _LARGEST: Final = 999_999_999_999_999
 """The largest integer of a structured field."""
+SIMPLE: Final = 2
 _CALENDAR: Final = ("day", "month")
 
 
@@ -42,12 +46,9 @@ def rate_limit_headers(readings: Sequence[Reading], now_us: int, style: HeaderSt
 
 def _standard(listed: Sequence[Reading], now_us: int) -> RawHeaders:
     policies, items = [], []
-    for _, _, policy, remaining, overage, resets_us, allowed in listed:
+    for policy, remaining, overage, resets_us, allowed in listed:
         name, q, near = _text(policy)
         policies.append(q)
-        if near < remaining <= _LARGEST and resets_us > now_us:  # most answers by far
-            items.append(f"{name};r={remaining};t={(resets_us - now_us + 999_999) // 1_000_000}")
-            continue
         item = f"{name};r={min(remaining, _LARGEST)}"
         if resets_us:
             item += f";t={max(0, -((now_us - resets_us) // 1_000_000))}"
@@ -57,6 +58,54 @@ def _standard(listed: Sequence[Reading], now_us: int) -> RawHeaders:
             item += ';mm-state="warn"'
         items.append(item)
     return [(b"ratelimit-policy", ", ".join(policies).encode()), (b"ratelimit", ", ".join(items).encode())]
+
+
+def headers_of(granted: Granted, now_us: int, style: HeaderStyle) -> RawHeaders:
+    """The fields of a take that fits. Nearly always they are simple, and made at once."""
+    made = _simple(_rows(granted.asked), granted.states, now_us) if style == "standard" else None
+    return rate_limit_headers(granted.readings, now_us, style) if made is None else made
+
+
+class Row(NamedTuple):
+    """What of a simple item is known beforehand: the number of its line, and its texts."""
+
+    line: int
+    limit: int
+    near: int
+    ends_us: int
+    name: str
+    policy: str
+
+
+def _simple(rows: Sequence[Row], states: Sequence[State], now_us: int) -> RawHeaders | None:
+    """The fields of one or two calendar windows that are open, with nothing near its limit; None for all else."""
+    items, shares = [], []
+    for line, limit, near, ends_us, name, _ in rows:
+        used, held, _ = states[line]
+        remaining = limit - used - held
+        if remaining <= near or ends_us <= now_us:
+            return None
+        items.append(f"{name};r={remaining};t={(ends_us - now_us + 999_999) // 1_000_000}")
+        shares.append(remaining / limit)
+    match items:
+        case [item]:
+            return [(b"ratelimit-policy", rows[0].policy.encode()), (b"ratelimit", item.encode())]
+        case [item, other]:
+            first, second = rows[0].policy, rows[1].policy
+            if shares[1] < shares[0]:
+                first, second, item, other = second, first, other, item
+            policies = f"{first}, {second}"
+            return [(b"ratelimit-policy", policies.encode()), (b"ratelimit", f"{item}, {other}".encode())]
+    return None
+
+
+@lru_cache(maxsize=4096)
+def _rows(asked: Prepared) -> tuple[Row, ...]:
+    """One or two; none where it is not simple."""
+    if len(asked.shown) > SIMPLE or any(shown.slot.rate_s or shown.policy.limit > _LARGEST for shown in asked.shown):
+        return ()
+    texts = [(shown, _text(shown.policy)) for shown in asked.shown]
+    return tuple(Row(each.order, each.policy.limit, text.near, each.ends_us, *text[:2]) for each, text in texts)
 
 
 def _legacy(reading: Reading) -> RawHeaders:
