@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from json.encoder import encode_basestring_ascii as _quote
 from typing import Final, NamedTuple
 
 WIRE: Final = 1
@@ -54,12 +55,12 @@ def encode(fact: Fact) -> bytes:
 
 def line(fact_id: str, occurred_us: int, kind: bytes, tenant: bytes, rest: bytes) -> bytes:
     """A line made of its parts: requests of one kind differ in id, instant and tenant, and the others may be kept."""
-    return b"[%b,%d,%b,%b,%b" % (quoted(fact_id), occurred_us, kind, tenant, rest)
+    return b"[%b,%d,%b,%b,%b" % (_quote(fact_id).encode(), occurred_us, kind, tenant, rest)
 
 
 def quoted(text: str) -> bytes:
     """The text as JSON."""
-    return _dump(text).encode()
+    return _quote(text).encode()
 
 
 def rest(fact: Fact) -> bytes:

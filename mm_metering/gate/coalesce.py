@@ -38,7 +38,7 @@ from mm_metering.backends.ledger import Ledger
 from mm_metering.core.facts import decode, encode, void
 from mm_metering.errors import InvalidInput, StoreUnavailable
 from mm_metering.gate.generations import certify
-from mm_metering.gate.journal import Item, Journal
+from mm_metering.gate.journal import MAX_FACTS, Item, Journal
 
 log = logging.getLogger("mm_metering.gate")
 
@@ -122,7 +122,7 @@ class Flight:
 
     @property
     def ops(self) -> tuple[Op, ...]:
-        return (Append(self.replay),) if self.replay else tuple(waiter.op for waiter in self.waiters)
+        return (Append(self.replay),) if self.replay else tuple([waiter.op for waiter in self.waiters])
 
 
 class Lane:
@@ -179,13 +179,14 @@ class Lane:
         A caller that is cancelled leaves nothing behind: what was taken for it is taken back.
         """
         waiter = Waiter(op, allow, self._loop.create_future())
-        if self.journal.full and waiter.items:
+        if self.journal.facts >= MAX_FACTS and waiter.items:
             waiter.tell(Fate.UNAVAILABLE)
         elif self.down:
             self._tell_outage(waiter, sent=False)
         else:
             self._queue.append(waiter)
-            self._wake()
+            if self._idle is not None:
+                self._wake()
         return waiter.future
 
     def append_later(self, items: Sequence[Item]) -> None:
@@ -200,8 +201,9 @@ class Lane:
             self._wake()
 
     def _wake(self) -> None:
-        if self._idle is not None and not self._idle.done():
-            self._idle.set_result(None)
+        idle, self._idle = self._idle, None
+        if idle is not None and not idle.done():
+            idle.set_result(None)
 
     async def settled(self, *, within_s: float) -> bool:
         """Waits until nothing is queued, in flight or to be replayed; False if that took too long."""
@@ -257,12 +259,10 @@ class Lane:
 
     def _next_flight(self) -> Flight:
         self._seq += 1
-        flight = Flight(self._seq, self.generation, self.journal.next_replay())
-        while not flight.replay and self._queue and len(flight.waiters) < MAX_BATCH:
-            waiter = self._queue.popleft()
-            if not waiter.future.cancelled():
-                flight.waiters.append(waiter)
-        return flight
+        if self.journal.waiting:
+            return Flight(self._seq, self.generation, self.journal.next_replay())
+        next_ones = [self._queue.popleft() for _ in range(min(MAX_BATCH, len(self._queue)))]
+        return Flight(self._seq, self.generation, (), [each for each in next_ones if not each.future.cancelled()])
 
     async def _send(self, flight: Flight) -> None:
         answer = await self._call(flight)
@@ -312,18 +312,26 @@ class Lane:
         """Journals what was appended, tells the waiters, and puts right what some were told before."""
         appended = list(flight.replay)
         for waiter, result in zip(flight.waiters, reply.results if not flight.replay else (), strict=True):
+            future = waiter.future
             if isinstance(result, Taken):
                 if item := _granted(waiter.op, result):
                     appended.append(item)
-                    if waiter.told is Fate.UNAVAILABLE or waiter.future.cancelled():
-                        self.journal.later(_voids(waiter.items))
             elif isinstance(result, Done):
                 appended.extend(waiter.items)
-            elif waiter.told is Fate.ALLOWED:
-                self.journal.later(waiter.items)
-            waiter.tell(result)
+            if future.done():
+                self._too_late(waiter, result)
+            else:
+                future.set_result(result)
         self.journal.acked(flight.generation, reply.entry, appended)
         self.journal.confirm(flight.generation, reply.drained)
+
+    def _too_late(self, waiter: Waiter, result: Result) -> None:
+        """Puts right what a waiter was told before this result, or what was taken for one that went away."""
+        if isinstance(result, Taken):
+            if waiter.told is Fate.UNAVAILABLE or waiter.future.cancelled():
+                self.journal.later(_voids(waiter.items))
+        elif waiter.told is Fate.ALLOWED and not isinstance(result, Done):
+            self.journal.later(waiter.items)
 
     def _enter(self, generation: int, flight: Flight) -> None:
         """G3, G7: a new generation. What was acknowledged is replayed; an unknown fate is settled."""

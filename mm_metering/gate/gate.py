@@ -115,9 +115,9 @@ class Gate:
             now_us = max(now_us, view.starts_us)
             fact_id = "" if look else self._new_id()
             asked = view.windows.prepare(wanted, now_us)
-            op = view.take(asked, view.tag(lane.generation), fact_id, now_us)
+            op = view.take(asked, lane.generation, fact_id, now_us)
             outcome = await lane.submit(op, allow=asked.allowed_in_outage and not look)
-            if type(outcome) is Taken:
+            if isinstance(outcome, Taken):
                 return Granted(view, asked, outcome.states, fact_id, now_us)
             give_up = give_up or lane.time() + self._timing.load_s
             if isinstance(outcome, Miss) and lane.time() < give_up:
@@ -338,18 +338,21 @@ class Gate:
         return self._lane_of(self.shard_of(tenant))
 
     def _lane_of(self, shard: int) -> Lane:
-        lanes = self._state().lanes
-        lane = lanes.get(shard)
-        if lane is None:
-            lane = lanes[shard] = Lane(
-                shard,
-                self._counters,
-                self._ledger,
-                now_us=self._now_us,
-                process=self._new_id(),
-                timing=self._timing,
-            )
-            lane.start()
+        known, state = self._latest
+        if known() is not asyncio.get_running_loop():
+            state = self._state()
+        return state.lanes.get(shard) or self._open_lane(shard, state)
+
+    def _open_lane(self, shard: int, state: LoopState) -> Lane:
+        lane = state.lanes[shard] = Lane(
+            shard,
+            self._counters,
+            self._ledger,
+            now_us=self._now_us,
+            process=self._new_id(),
+            timing=self._timing,
+        )
+        lane.start()
         return lane
 
     async def open(self, *, within_s: float = 10.0) -> None:

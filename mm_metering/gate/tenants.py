@@ -63,19 +63,23 @@ class View:
 
     # -- takes --------------------------------------------------------------------------------------------------------
 
-    def take(self, asked: Prepared, tag: str, fact_id: str, now_us: int) -> Take:
+    def take(self, asked: Prepared, generation: int, fact_id: str, now_us: int) -> Take:
         """The op that counts what was asked; under the id "" it only looks."""
-        payloads = (self.payload(asked, fact_id, now_us),) if fact_id else ()
+        known, tag = self._tag
+        if known != generation:
+            tag = self.tag(generation)
         stamp = Stamp(asked.level, now_us) if asked.level else None
-        return Take(self.tenant, tag, asked.alternatives, payloads, "", 0, stamp)
+        return Take(self.tenant, tag, asked.alternatives, self._payloads(asked, fact_id, now_us), "", 0, stamp)
 
-    def payload(self, asked: Prepared, fact_id: str, now_us: int) -> bytes:
+    def _payloads(self, asked: Prepared, fact_id: str, now_us: int) -> tuple[bytes, ...]:
         """The facts' lines: the first has the id itself, the others a suffix."""
+        if not fact_id:
+            return ()
         if len(asked.forms) == 1:
             kind, rest = asked.forms[0]
-            return line(fact_id, now_us, kind, self._quoted, rest)
+            return (line(fact_id, now_us, kind, self._quoted, rest),)
         named = zip(_ids(fact_id, len(asked.forms)), asked.forms, strict=True)
-        return b"\n".join(line(own, now_us, kind, self._quoted, rest) for own, (kind, rest) in named)
+        return (b"\n".join(line(own, now_us, kind, self._quoted, rest) for own, (kind, rest) in named),)
 
     def facts(self, asked: Prepared, fact_id: str, now_us: int) -> tuple[Fact, ...]:
         """The same facts as values."""
