@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from json.encoder import encode_basestring_ascii as _quote
+from json.encoder import encode_basestring_ascii
 from typing import Final, NamedTuple
 
 WIRE: Final = 1
@@ -45,6 +45,9 @@ class Fact(NamedTuple):
     metadata: str | None = None
 
 
+quoted = encode_basestring_ascii
+"""Text as ASCII JSON."""
+
 _dump = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True).encode
 
 
@@ -53,19 +56,14 @@ def encode(fact: Fact) -> bytes:
     return line(fact.id, fact.occurred_us, quoted(fact.kind), quoted(fact.tenant), rest(fact))
 
 
-def line(fact_id: str, occurred_us: int, kind: bytes, tenant: bytes, rest: bytes) -> bytes:
+def line(fact_id: str, occurred_us: int, kind: str, tenant: str, rest: str) -> bytes:
     """A line made of its parts: requests of one kind differ in id, instant and tenant, and the others may be kept."""
-    return b"[%b,%d,%b,%b,%b" % (_quote(fact_id).encode(), occurred_us, kind, tenant, rest)
+    return f"[{quoted(fact_id)},{occurred_us},{kind},{tenant},{rest}".encode()
 
 
-def quoted(text: str) -> bytes:
-    """The text as JSON."""
-    return _quote(text).encode()
-
-
-def rest(fact: Fact) -> bytes:
+def rest(fact: Fact) -> str:
     """The part of a line after the tenant."""
-    return _dump(fact[4:])[1:].encode()
+    return _dump(fact[4:])[1:]
 
 
 def decode(line: bytes | str) -> Fact:

@@ -178,7 +178,7 @@ class Lane:
 
         A caller that is cancelled leaves nothing behind: what was taken for it is taken back.
         """
-        waiter = Waiter(op, allow, self._loop.create_future())
+        waiter = Waiter(op, allow, asyncio.Future(loop=self._loop))
         if self.journal.facts >= MAX_FACTS and waiter.items:
             waiter.tell(Fate.UNAVAILABLE)
         elif self.down:

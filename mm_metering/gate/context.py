@@ -84,10 +84,10 @@ class Bound:
         self,
         meter: Meter,
         tenant: str,
-        *,
         route: str = "",
         pending: tuple[Wish, ...] = (),
         joined: tuple[Mark, ...] = (),
+        *,
         is_final: bool = False,
     ) -> None:
         self.meter = meter

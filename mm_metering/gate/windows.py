@@ -58,7 +58,7 @@ class Prepared:
     alternatives: tuple[tuple[Line, ...], ...]
     gauges: tuple[Gauge | None, ...]
     facts: tuple[Fact, ...]
-    forms: tuple[tuple[bytes, bytes], ...]
+    forms: tuple[tuple[str, str], ...]
     shown: tuple[Shown, ...]
     level: str
     allowed_in_outage: bool

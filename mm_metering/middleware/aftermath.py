@@ -39,11 +39,11 @@ class Aftermath:
 
     def uncounted(self, status: int) -> Collection[str]:
         """The meters in which a request that ends with this status does not count."""
-        kind = status // 100
-        if kind not in self._uncounted:
+        known = self._uncounted.get(status)
+        if known is None:
             meters = self._meter.catalogue.meters.values()
-            self._uncounted[kind] = frozenset(meter.name for meter in meters if not meter.counts(status))
-        return self._uncounted[kind]
+            known = self._uncounted[status] = frozenset(meter.name for meter in meters if not meter.counts(status))
+        return known
 
     async def write(self, bound: Bound) -> None:
         """Write what was added so far. StoreUnavailable if it cannot even be journalled."""

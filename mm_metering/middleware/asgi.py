@@ -126,6 +126,7 @@ class MeteringMiddleware:
         self.later = Aftermath(metering)
         self.routes = Resolver(app, lambda: metering.catalogue, _paths(exempt))
         self.tenant = tenant
+        self._alone = (metering,)
         self.is_open = False
         self._free = frozenset((*metering.catalogue.exempt, *_paths(exempt)))
 
@@ -141,7 +142,7 @@ class MeteringMiddleware:
         elif self._is_first(scope):
             before, match = scope.get("endpoint"), self.routes.resolve(scope)
             if match.is_metered:
-                await Exchange(self, match, scope=scope, send=send).run(receive)
+                await Exchange(self, match, scope, send).run(receive)
             else:
                 await self._pass(scope, receive, send)
             endpoint = scope.get("endpoint")
@@ -152,8 +153,11 @@ class MeteringMiddleware:
 
     def _is_first(self, scope: Scope) -> bool:
         """True once per request and meter, however often the middleware is on an app and on what it mounts."""
-        seen: tuple[Meter, ...] = scope.get(SEEN, ())
-        if seen and any(each is self.meter for each in seen):
+        seen: tuple[Meter, ...] | None = scope.get(SEEN)
+        if seen is None:
+            scope[SEEN] = self._alone
+            return True
+        if any(each is self.meter for each in seen):
             return False
         scope[SEEN] = (*seen, self.meter)
         return True

@@ -63,7 +63,7 @@ class Exchange:
 
     __slots__ = ("_bound", "_bytes", "_host", "_is_started", "_match", "_scope", "_send")
 
-    def __init__(self, host: Host, match: RouteMatch, *, scope: Scope, send: Send) -> None:
+    def __init__(self, host: Host, match: RouteMatch, scope: Scope, send: Send) -> None:
         self._host = host
         self._match = match
         self._scope = scope
@@ -101,13 +101,13 @@ class Exchange:
 
         A route that costs nothing is open to callers without a tenant, since nobody pays for them.
         """
-        host, match = self._host, self._match
-        tenant = begin(host.tenant, self._scope) if host.tenant else ""  # until the app identifies it
+        host, match, resolver = self._host, self._match, self._host.tenant
+        tenant = begin(resolver, self._scope) if resolver else ""  # until the app identifies it
         if not (tenant is None or isinstance(tenant, str)):
             tenant = await tenant
         if tenant is None:
             return host.answers.unknown(self._scope) if match.wishes else None
-        bound = self._bound = Bound(host.meter, tenant, route=match.template, pending=match.wishes, joined=match.joined)
+        bound = self._bound = Bound(host.meter, tenant, match.template, match.wishes, match.joined)
         if not (tenant and match.wishes):
             return None
         try:
@@ -133,7 +133,7 @@ class Exchange:
             return self._send(message)
         status: int = message.get("status", STARTS[message["type"]])
         bound = self._bound
-        if status >= 400 or (bound is not None and bound.added) or self._host.later.uncounted(status):
+        if status >= 400 or self._host.later.uncounted(status) or (bound is not None and bound.added):
             return self._begin_after(message, status)
         return self._send(self._begun(message, status))
 

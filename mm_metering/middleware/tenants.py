@@ -48,7 +48,7 @@ def begin(resolver: Resolver, scope: Scope) -> str | Awaitable[str | None] | Non
     where the resolver is; most are not, and need no coroutine."""
     try:
         found = resolver(scope)
-        return found_id(found) if isinstance(found, str) or not isinstance(found, Awaitable) else _end(found)
+        return found_id(found) if type(found) is str or not isinstance(found, Awaitable) else _end(found)
     except UnknownTenant as error:
         log.debug(WRONG, error)
         return None
