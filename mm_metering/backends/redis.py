@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 
 from mm_metering.backends import redis_wire as wire
 from mm_metering.backends.counters import Answer, Backlog, Batch
-from mm_metering.backends.redis_line import Argument, ErrorReply, Line
+from mm_metering.backends.redis_line import Argument, Command, ErrorReply, Line
 from mm_metering.core.facts import WIRE
 from mm_metering.errors import InvalidInput, StoreUnavailable
 
@@ -72,8 +72,8 @@ class RedisCounters:
         return self._shards
 
     async def apply(self, shard: int, batch: Batch) -> Answer:
-        call = wire.encode(shard, batch, keep_ms=self._keep_ms)
-        return wire.decode(await self._function("apply", call.keys, *call.arguments))
+        command = wire.encode(f"{self._library.name}_apply", shard, batch, keep_ms=self._keep_ms)
+        return wire.decode(await self._call(command))
 
     async def open(self, shard: int, *, seen: int, generation: int, grace_ms: int) -> bool:
         return bool(await self._function("open", wire.shard_keys(shard), seen, generation, grace_ms))
@@ -99,9 +99,11 @@ class RedisCounters:
                 await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(connections.close(), loop))
 
     async def _function(self, name: str, keys: list[str], *arguments: Argument) -> Any:
+        return await self._call(("FCALL", f"{self._library.name}_{name}", len(keys), *keys, *arguments))
+
+    async def _call(self, command: Command) -> Any:
         """Calls a function; where the server does not have the library it is loaded, and the same call sent again."""
         connections = self._connections()
-        command = ("FCALL", f"{self._library.name}_{name}", len(keys), *keys, *arguments)
         try:
             try:
                 return await connections.call(command)
@@ -202,7 +204,7 @@ class _Connections:
         self._inspected = False
         self._closed = False
 
-    async def call(self, command: Sequence[Argument]) -> Any:
+    async def call(self, command: Command) -> Any:
         """Sends one command and gives its raw reply; ErrorReply, or TimeoutError if that takes too long."""
         async with self._free:
             line = self._idle.pop() if self._idle else await self._open()

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
 
 Argument: TypeAlias = str | bytes | int
+Command: TypeAlias = Sequence[Argument] | bytes
+"""A command's words, or all of it as it goes to the server."""
 
 
 class ErrorReply(Exception):
@@ -38,13 +40,14 @@ class Line(asyncio.Protocol):
         self._transport: asyncio.Transport = writer.transport
         self._transport.set_protocol(self)
 
-    async def exchange(self, command: Sequence[Argument], timeout_s: float) -> Any:
+    async def exchange(self, command: Command, timeout_s: float) -> Any:
         """Sends a command; its reply as bytes, int, list or None. ErrorReply, ConnectionError or TimeoutError."""
         if self._lost is not None:
             raise self._lost
         self._waiting = waiting = self._loop.create_future()
         timer = self._loop.call_later(timeout_s, _give_up, waiting)
-        self._transport.write(hiredis.pack_command(tuple(command)))  # type: ignore[arg-type]
+        packed = command if isinstance(command, bytes) else hiredis.pack_command(tuple(command))  # type: ignore[arg-type]
+        self._transport.write(packed)
         try:
             return await waiting
         finally:

@@ -1,14 +1,14 @@
 """What the script library takes and gives, as values: batches to arguments, replies to answers. No I/O.
 
-A call names each key once and refers to it by number. Slots travel as text that the library parses once and then
-remembers, so that the plan's part of a call costs the server a table look-up.
+What the takes of a batch ask for travels once, as text that the library parses once and then remembers: a take costs
+its key and its payload.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, TypeAlias, assert_never
+from typing import Any, Final, TypeAlias, assert_never
 
 from mm_metering.backends.counters import (
     Answer,
@@ -47,12 +47,14 @@ Alternatives: TypeAlias = tuple[tuple[Line, ...], ...]
 OWN: Final = b"!"
 """What the library's own fields in a tenant's hash begin with; no meter's name does."""
 
+TWIN: Final = "~"
+"""What the name of a counter's held part ends in."""
 
-class Call(NamedTuple):
-    """The keys and the arguments of one function call."""
+BETWEEN: Final = b"\f"
+"""Stands between the payloads of a batch, in whose lines it is never; "\n" stands between one payload's lines."""
 
-    keys: list[str]
-    arguments: list[Argument]
+OTHER: Final = 0
+"""In the order of the ops: not a usual take, but the next of the others."""
 
 
 def shard_keys(shard: int) -> list[str]:
@@ -68,118 +70,153 @@ def tenant_key(shard: int, tenant: str) -> str:
 # -- batches ---------------------------------------------------------------------------------------------------------
 
 
-def encode(shard: int, batch: Batch, *, keep_ms: int) -> Call:
-    """The call that carries the batch out; ``keep_ms`` 0 gives the keys no TTL."""
+def encode(function: str, shard: int, batch: Batch, *, keep_ms: int) -> bytes:
+    """The command that carries the batch out, as it goes to the server; ``keep_ms`` 0 gives the keys no TTL."""
     call = _Encoder(shard)
-    call.arguments += (batch.process, batch.generation, batch.seq, batch.now_us, keep_ms)
     for op in batch.ops:
         call.add(op)
-    return Call(call.keys, call.arguments)
+    head = (f"p:{batch.process}", batch.generation, batch.seq, batch.now_us, keep_ms)
+    return call.command(function, head)
+
+
+def _bulk(value: Argument) -> bytes:
+    data = value if isinstance(value, bytes) else str(value).encode()
+    return b"$%d\r\n%b\r\n" % (len(data), data)
+
+
+@lru_cache(maxsize=16_384)
+def _tenant_bulk(shard: int, tenant: str) -> bytes:
+    return _bulk(tenant_key(shard, tenant))
 
 
 class _Encoder:
-    """One call in the making: its arguments, and the number of each key that was named."""
+    """One command in the making: the keys in the order in which the ops take them, and what the ops say.
+
+    Most ops are takes that differ in tenant and payload alone. What they ask for is sent once, and each is a byte.
+    """
 
     def __init__(self, shard: int) -> None:
-        self.keys = shard_keys(shard)
-        self.arguments: list[Argument] = []
         self._shard = shard
-        self._numbers: dict[str, int] = {}
+        self._keys = [_bulk(key) for key in shard_keys(shard)]
+        self._order = bytearray()
+        self._usual: list[bytes] = []
+        self._numbers: dict[tuple[str, int], int] = {}
+        self._payloads: list[bytes] = []
+        self._others: list[bytes] = []
 
-    def _number(self, key: str) -> int:
-        number = self._numbers.get(key)
-        if number is None:
-            self.keys.append(key)
-            number = self._numbers[key] = len(self.keys)
-        return number
-
-    def _tenant(self, tenant: str) -> int:
-        return self._number(tenant_key(self._shard, tenant))
-
-    def _holds(self, tenant: str) -> int:
-        return self._number(f"{{mm:{self._shard}}}:h:{tenant}")
+    def command(self, function: str, head: Iterable[Argument]) -> bytes:
+        order = bytes((len(self._numbers), *self._order))
+        name = [_bulk(word) for word in ("FCALL", function, len(self._keys))]
+        common = [_bulk(word) for word in (*head, order, BETWEEN.join(self._payloads))]
+        words = [*name, *self._keys, *common, *self._usual, *self._others]
+        return b"*%d\r\n%b" % (len(words), b"".join(words))
 
     def add(self, op: Op) -> None:
+        if type(op) is Take and len(op.payloads) == 1 and not op.hold and op.stamp is None:
+            self._take_usual(op)
+            return
+        self._order.append(OTHER)
         match op:
-            case Take():  # the most common by far
+            case Take():
                 self._take(op)
             case Post():
-                self._post(op)
+                slots, amounts = _deltas(op.deltas)
+                self._say(op.tenant, "P", op.tag, slots, amounts, op.close, op.payload)
+                if op.close:
+                    self._keys.append(self._holds(op.tenant))
             case Level():
-                self._level(op)
+                self._say(op.tenant, "V", op.tag, op.total_field, op.field)
+                self._args(op.stamp.field, op.stamp.at_us, op.value, int(op.absolute), op.payload)
             case Append():
-                self.arguments += ("A", len(op.payloads))
-                for tenant, payload in op.payloads:
-                    self.arguments += (self._tenant(tenant), payload)
+                self._args("A", len(op.payloads), *(payload for _, payload in op.payloads))
+                self._keys += (_tenant_bulk(self._shard, tenant) for tenant, _ in op.payloads)
             case Load():
                 self._load(op)
             case Retag():
-                self.arguments += ("R", self._tenant(op.tenant), op.tag, int(op.keep))
+                self._say(op.tenant, "R", op.tag, int(op.keep))
             case _:
                 assert_never(op)
 
+    def _args(self, *arguments: Argument) -> None:
+        self._others += map(_bulk, arguments)
+
+    def _say(self, tenant: str, *arguments: Argument) -> None:
+        self._keys.append(_tenant_bulk(self._shard, tenant))
+        self._args(*arguments)
+
+    def _holds(self, tenant: str) -> bytes:
+        return _bulk(f"{{mm:{self._shard}}}:h:{tenant}")
+
+    def _take_usual(self, op: Take) -> None:
+        asked = (op.tag, id(op.alternatives))
+        number = self._numbers.get(asked)
+        if number is None:
+            number = self._numbers[asked] = len(self._numbers) + 1
+            self._usual += (_bulk(op.tag), _wish(op))
+        self._order.append(number)
+        self._keys.append(_tenant_bulk(self._shard, op.tenant))
+        self._payloads.append(op.payloads[0])
+
     def _take(self, op: Take) -> None:
-        if op.payloads and len(op.payloads) != len(op.alternatives):
-            raise ValueError(f"{len(op.payloads)} payloads for {len(op.alternatives)} alternatives")
-        slots, amounts = _alternatives(op.alternatives)
-        options = self._options(op) if op.hold or op.stamp else ""
-        kind = "T" if op.payloads else "K"
-        self.arguments += (kind, self._tenant(op.tenant), op.tag, slots, amounts, options, *op.payloads)
-
-    def _options(self, op: Take) -> str:
-        holds = self._holds(op.tenant) if op.hold else ""
-        field, at_us = op.stamp if op.stamp else ("", "")
-        return f"{holds}\t{op.hold}\t{op.expires_us}\t{field}\t{at_us}"
-
-    def _post(self, op: Post) -> None:
-        slots, amounts = _deltas(op.deltas)
-        holds = self._holds(op.tenant) if op.close else ""
-        self.arguments += ("P", self._tenant(op.tenant), op.tag, slots, amounts, holds, op.close, op.payload)
-
-    def _level(self, op: Level) -> None:
-        self.arguments += ("V", self._tenant(op.tenant), op.tag, op.total_field, op.field)
-        self.arguments += (op.stamp.field, op.stamp.at_us, op.value, int(op.absolute), op.payload)
+        field, at_us = op.stamp or ("", "")
+        options = f"{op.hold}\t{op.expires_us}\t{field}\t{at_us}" if op.hold or op.stamp else ""
+        self._say(op.tenant, "T", op.tag)
+        self._others.append(_wish(op))
+        self._args(options, len(op.payloads), *op.payloads)
+        if op.hold:
+            self._keys.append(self._holds(op.tenant))
 
     def _load(self, op: Load) -> None:
-        self.arguments += ("L", self._tenant(op.tenant), op.tag, op.barrier, len(op.values))
-        for field, value in op.values.items():
-            self.arguments += (field, value)
-        self.arguments += (self._holds(op.tenant), len(op.holds))
+        values = _counters(op.values)
+        self._say(op.tenant, "L", op.tag, op.barrier, len(values))
+        self._keys.append(self._holds(op.tenant))
+        for field, value in values.items():
+            self._args(field, value)
+        self._args(len(op.holds))
         for name, hold in op.holds.items():
-            self.arguments += (name, _hold(hold))
+            self._args(name, _hold(hold))
 
 
 @lru_cache(maxsize=4096)
 def _slot(slot: Slot) -> str:
     texts = [str(value) for value in slot]
-    if any(character in text for text in texts for character in "\t\n\f"):
+    if any(character in text for text in texts for character in "\t\n\f\v"):
         raise InvalidInput("field", f"{slot.field!r} holds a control character")
     return "\t".join(texts)
 
 
-_encoded: Final[dict[int, tuple[Alternatives, str, str]]] = {}
+_wishes: Final[dict[int, tuple[Alternatives, bytes]]] = {}
 """By identity: a plan's lines are the same object from one request to the next, and hashing them costs more than all
 else. The entry keeps the object, so that its identity is not given to another."""
-ENCODED_AT_MOST: Final = 4096
+WISHES_AT_MOST: Final = 4096
 
 
-def _alternatives(alternatives: Alternatives) -> tuple[str, str]:
-    known = _encoded.get(id(alternatives))
+def _wish(op: Take) -> bytes:
+    """What a take asks for: the slots of its alternatives, and need and want of each."""
+    if op.payloads and len(op.payloads) != len(op.alternatives):
+        raise ValueError(f"{len(op.payloads)} payloads for {len(op.alternatives)} alternatives")
+    known = _wishes.get(id(op.alternatives))
     if known is None:
-        if len(_encoded) >= ENCODED_AT_MOST:
-            _encoded.clear()
-        known = _encoded[id(alternatives)] = (alternatives, *_encode(alternatives))
-    return known[1], known[2]
-
-
-def _encode(alternatives: Alternatives) -> tuple[str, str]:
-    slots = "\f".join("\n".join(_slot(line.slot) for line in lines) for lines in alternatives)
-    return slots, " ".join(f"{line.need} {line.want}" for lines in alternatives for line in lines)
+        if len(_wishes) >= WISHES_AT_MOST:
+            _wishes.clear()
+        slots = "\f".join("\n".join(_slot(line.slot) for line in lines) for lines in op.alternatives)
+        amounts = " ".join(f"{line.need} {line.want}" for lines in op.alternatives for line in lines)
+        known = _wishes[id(op.alternatives)] = (op.alternatives, _bulk(f"{slots}\v{amounts}"))
+    return known[1]
 
 
 def _deltas(deltas: Sequence[Delta]) -> tuple[str, str]:
     slots = "\n".join(_slot(delta.slot) for delta in deltas)
     return slots, " ".join(f"{delta.used} {delta.held} {int(delta.opens)}" for delta in deltas)
+
+
+def _counters(values: Mapping[str, int]) -> dict[str, str]:
+    """A counter and its twin are one field there: "used", or "used,held"."""
+    result = {field: str(value) for field, value in values.items() if field[-1:] != TWIN}
+    for twin, held in values.items():
+        if twin[-1:] == TWIN:
+            result[twin[:-1]] = f"{values.get(twin[:-1], 0)},{held}"
+    return result
 
 
 def _hold(hold: OpenHold) -> str:
@@ -208,8 +245,7 @@ def decode(reply: bytes) -> Answer:
 
 def _taken(text: str, _: str) -> Result:
     chosen, grants, *states = text.split(" ")
-    granted = tuple([int(grant) for grant in grants.split(",")]) if grants else ()
-    return Taken(int(chosen), granted, _states(states))
+    return Taken(int(chosen), tuple([int(grant) for grant in grants.split(",")]) if grants else (), _states(states))
 
 
 def _denied(text: str, _: str) -> Result:
@@ -230,8 +266,8 @@ _RESULTS: Final[dict[str, Callable[[str, str], Result]]] = {
     "D": _denied,
     "M": _miss,
     "N": _not_loaded,
-    "1": lambda _, __: Done(counted=True),
-    "0": lambda _, __: Done(counted=False),
+    "C": lambda _, __: Done(counted=True),
+    "U": lambda _, __: Done(counted=False),
 }
 
 
@@ -251,7 +287,7 @@ def _entry(position: bytes, fields: list[bytes]) -> Entry:
     if version != b"%d" % WIRE:
         found = version.decode(errors="replace")
         raise StoreUnavailable(f"counters: facts of format {found[:20]}, not {WIRE}; upgrade the workers first")
-    return Entry(position.decode(), tuple(payload.split(b"\n")))
+    return Entry(position.decode(), tuple(payload.replace(BETWEEN, b"\n").split(b"\n")))
 
 
 def decode_counters(reply: list[bytes]) -> dict[str, int]:
@@ -259,4 +295,11 @@ def decode_counters(reply: list[bytes]) -> dict[str, int]:
     found = dict(zip(reply[::2], reply[1::2], strict=True))
     if OWN + b"tag" not in found:
         return {}
-    return {field.decode(): int(value) for field, value in found.items() if not field.startswith(OWN)}
+    counters: dict[str, int] = {}
+    for field, value in found.items():
+        if not field.startswith(OWN):
+            used, _, held = value.decode().partition(",")
+            counters[field.decode()] = int(used)
+            if held:
+                counters[field.decode() + TWIN] = int(held)
+    return counters

@@ -3,28 +3,36 @@
 local BOOT = 'boot:@LIBRARY@' -- other versions of this library may serve the same shard, each by its own identity
 local FORMAT = '1' -- of the facts in a stream entry: facts.WIRE
 
+-- No global exists while the library is loaded, and each look-up of one costs as much as a small op: the first call binds
+-- what the ops use.
+local call, format, concat, unpack, byte
+local function bind()
+  call, format, concat, byte = redis.call, string.format, table.concat, string.byte
+  unpack = _G.unpack
+end
+
 local function server_time_us()
-  local now = redis.call('TIME')
+  local now = call('TIME')
   return tonumber(now[1]) * 1000000 + tonumber(now[2])
 end
 
 -- The identity of this server process (G1), minted at the first call after the library was loaded: a new process, a
--- full resynchronisation or an upgrade loads it anew and so is another. `redis.call` does not exist at load itself.
+-- full resynchronisation or an upgrade loads it anew and so is another.
 local boot = nil
 local function identity()
   if not boot then
-    local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
-    boot = run_id .. ':' .. string.format('%.0f', server_time_us())
+    local run_id = string.match(call('INFO', 'server'), 'run_id:(%w+)')
+    boot = run_id .. ':' .. format('%d', server_time_us())
   end
   return boot
 end
 
 -- The id of the last entry that was ever added, also where it was trimmed since.
 local function last_position(stream)
-  if redis.call('EXISTS', stream) == 0 then
+  if call('EXISTS', stream) == 0 then
     return '0-0'
   end
-  local info = redis.call('XINFO', 'STREAM', stream)
+  local info = call('XINFO', 'STREAM', stream)
   for i = 1, #info, 2 do
     if info[i] == 'last-generated-id' then
       return info[i + 1]

@@ -7,19 +7,13 @@ local START = '0-0'
 local KEEP_S = { d = 3 * 86400, m = 40 * 86400 } -- memory.KEEP_S
 local MOST_AT_ONCE = 4000 -- arguments of one redis.call; Lua's own bound is 8000
 
-local EXACT = 1e14 -- below it ".." prints a whole number in full
-
--- Numbers are doubles, exact to 2^53: "%.0f" prints them so, ".." and cjson corrupt them from 1e14.
+-- Numbers are doubles, exact to 2^53: "%d" prints them so, ".." and cjson corrupt them from 1e14.
 local function text(value)
-  if type(value) == 'number' then
-    return string.format('%.0f', value)
-  end
-  return value
+  return type(value) == 'number' and format('%d', value) or value
 end
 
 local function put(t, field, value)
-  t.values[field] = value
-  t.changed[field] = true
+  t.known, t.values[field], t.changed[field] = true, value, true
 end
 
 -- The value as a number; fields are read as text, and "+" converts.
@@ -27,44 +21,56 @@ local function number(t, field)
   return (t.values[field] or 0) + 0
 end
 
-local function tenant(b, key_index)
-  local t = b.tenants[key_index]
+-- A counter's field holds "used", or "used,held" once something was reserved: held is nil before.
+local function counter(t, field)
+  local value = t.values[field] or 0
+  local used, held = tonumber(value), nil
+  if not used then
+    used, held = string.match(value, '^(.-),(.-)$')
+  end
+  return used + 0, tonumber(held)
+end
+
+local function put_counter(t, field, used, held)
+  put(t, field, held and format('%d,%d', used, held) or used)
+end
+
+local function tenant(b, key)
+  local t = b.tenants[key]
   if not t then
-    t = { key = b.keys[tonumber(key_index)], values = {}, changed = {} }
-    b.tenants[key_index] = t
-    local plain = b.plain[key_index]
-    if plain then
-      b.plain[key_index] = nil
-      t.known = true
-      for k = 1, #plain.fields do
-        t.values[plain.fields[k]] = plain.found[k]
+    t = { key = key, values = {}, changed = {} }
+    b.tenants[key] = t
+    local at = b.plain[key]
+    if at then -- what a plain take of this batch has set is known, and no longer its own to write
+      for i = at + 2, b.sets[at], 2 do
+        put(t, b.sets[i], b.sets[i + 1])
       end
-      for k = 1, #plain.sets, 2 do
-        put(t, plain.sets[k], plain.sets[k + 1])
-      end
+      b.sets[at + 1], b.plain[key] = false, nil
     end
   end
   return t
 end
 
+local function know_all(t, fields, found)
+  t.known = true
+  for i = 1, #fields do
+    t.values[fields[i]] = found[i]
+  end
+end
+
 -- Reads the fields that are not known yet; absent ones become false.
 local function know(t, fields)
-  local values, asked = t.values, fields
+  local asked = fields
   if t.known then
     asked = {}
     for i = 1, #fields do
-      if values[fields[i]] == nil then
+      if t.values[fields[i]] == nil then
         asked[#asked + 1] = fields[i]
       end
     end
-    if #asked == 0 then
-      return
-    end
   end
-  t.known = true
-  local found = redis.call('HMGET', t.key, unpack(asked))
-  for i = 1, #asked do
-    values[asked[i]] = found[i]
+  if #asked > 0 then
+    know_all(t, asked, call('HMGET', t.key, unpack(asked)))
   end
 end
 
@@ -73,7 +79,7 @@ local HEAD = { TAG, BARRIER }
 -- Every field that the tenant has now, without our own.
 local function names(t)
   local found = {}
-  for _, name in ipairs(redis.call('HKEYS', t.key)) do
+  for _, name in ipairs(call('HKEYS', t.key)) do
     if t.values[name] == nil then
       found[name] = true
     end
@@ -98,7 +104,7 @@ local function sweep(b, t)
   end
   put(t, SWEPT, b.hour)
   for _, name in ipairs(names(t)) do
-    local window, start = string.match(name, '@([dm])(%d+)~?$')
+    local window, start = string.match(name, '@([dm])(%d+)$')
     if window and tonumber(start) < b.now_s - KEEP_S[window] then
       put(t, name, false)
     end
@@ -106,16 +112,16 @@ local function sweep(b, t)
 end
 
 -- Holds stand in a hash of their own, as "expires<TAB>field<TAB>amount<TAB>field<TAB>amount".
-local function holds(b, t, key_index)
+local function holds(t, key)
   if not t.holds then
-    t.holds = { key = b.keys[tonumber(key_index)], values = {}, changed = {} }
+    t.holds = { key = key, values = {}, changed = {} }
   end
   return t.holds
 end
 
 local function call_in_parts(command, key, list)
   for i = 1, #list, MOST_AT_ONCE do
-    redis.call(command, key, unpack(list, i, math.min(i + MOST_AT_ONCE - 1, #list)))
+    call(command, key, unpack(list, i, math.min(i + MOST_AT_ONCE - 1, #list)))
   end
 end
 
@@ -132,11 +138,11 @@ local function write(b, hash, expires)
     end
   end
   if hash.replaced then
-    redis.call('DEL', hash.key)
+    call('DEL', hash.key)
   end
   call_in_parts('HSET', hash.key, sets)
   call_in_parts('HDEL', hash.key, drops)
   if expires and b.keep_ms ~= '0' then
-    redis.call('PEXPIRE', hash.key, b.keep_ms)
+    call('PEXPIRE', hash.key, b.keep_ms)
   end
 end

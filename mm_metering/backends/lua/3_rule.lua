@@ -22,29 +22,26 @@ end
 local function parse_slot(source)
   local field, meter, maximum, free, price, cap_field, cap, rate_s =
     string.match(source, '^(.-)\t(.-)\t(.-)\t(.-)\t(.-)\t(.-)\t(.-)\t(.-)$')
-  local slot = {
-    meter = meter, maximum = tonumber(maximum), free = tonumber(free), price = tonumber(price),
-    cap_field = cap_field, cap = tonumber(cap), rate_s = tonumber(rate_s),
+  maximum, rate_s = tonumber(maximum), tonumber(rate_s)
+  return {
+    field = rate_s > 0 and RATE .. field or field, meter = meter, rate_s = rate_s,
+    maximum = maximum == UNBOUNDED and math.huge or maximum,
+    free = tonumber(free), price = tonumber(price), cap_field = cap_field, cap = tonumber(cap),
   }
-  slot.field = slot.rate_s > 0 and RATE .. field or field
-  slot.twin = slot.field .. '~'
-  return slot
 end
 
--- Counts without a price, a cap or a rate: what most takes ask for.
-local function is_plain(slots)
-  for i = 1, #slots do
-    if slots[i].price > 0 or slots[i].rate_s > 0 then
-      return false
-    end
+local numbers_of = remembered(function(source)
+  local result = {}
+  for each in string.gmatch(source, '%S+') do
+    result[#result + 1] = tonumber(each)
   end
-  return #slots > 0
-end
+  return result
+end)
 
 -- Alternatives of slots: "\f" between alternatives, "\n" between slots, "\t" between a slot's values.
 -- ``fields`` is what must be read to decide, ``meters`` numbers an alternative's meters in order of appearance.
 local slots_of = remembered(function(source)
-  local result = { fields = { TAG, BARRIER } }
+  local result = { fields = { TAG } }
   local function needs(field)
     result.fields[#result.fields + 1] = field
   end
@@ -59,29 +56,48 @@ local slots_of = remembered(function(source)
       slots[#slots + 1] = slot
       slots.meters[#slots] = meters[slot.meter]
       needs(slot.field)
-      if slot.rate_s == 0 then
-        needs(slot.twin)
-      end
       if slot.price > 0 then
         needs(slot.cap_field)
       end
     end
     result[#result + 1] = slots
   end
-  result.plain = #result == 1 and is_plain(result[1])
   return result
 end)
 
-local numbers_of = remembered(function(source)
+local function joined(grants)
+  if #grants == 1 then
+    return text(grants[1])
+  end
   local result = {}
-  for each in string.gmatch(source, '%S+') do
-    result[#result + 1] = tonumber(each)
+  for i = 1, #grants do
+    result[i] = text(grants[i])
   end
-  result.same = true
-  for i = 2, #result do
-    result.same = result.same and result[i] == result[1]
+  return concat(result, ',')
+end
+
+-- What each slot of a take adds if the take is plain: counts without a price or a rate, in full or not at all, the
+-- slots of one meter by the same amount; and how its result begins. ``amounts`` holds need and want of each slot.
+local function plain(slots, amounts)
+  local result, grants, fields = {}, {}, {}
+  for i = 1, #slots do
+    local slot, meter, need, want = slots[i], slots.meters[i], amounts[2 * i - 1], amounts[2 * i]
+    if slot.price > 0 or slot.rate_s > 0 or need ~= want or (grants[meter] or want) ~= want or fields[slot.field] then
+      return nil
+    end
+    result[i], grants[meter], fields[slot.field] = want, want, true
   end
-  return result
+  return #slots > 0 and result or nil, 'T0 ' .. joined(grants)
+end
+
+-- What a take asks for, as every request of the same kind does: "slots<VT>amounts".
+local wish_of = remembered(function(source)
+  local slots, amounts = string.match(source, '^(.*)\v(.*)$')
+  local wish = { alternatives = slots_of(slots), amounts = numbers_of(amounts) }
+  if #wish.alternatives == 1 then
+    wish.plain, wish.granted = plain(wish.alternatives[1], wish.amounts)
+  end
+  return wish
 end)
 
 -- used, held, extra: extra is the money counted in the cap, or a burst window's start in seconds.
@@ -94,7 +110,8 @@ local function state(b, t, slot)
     end
     return 0, 0, own
   end
-  return number(t, slot.field), number(t, slot.twin), slot.price > 0 and number(t, slot.cap_field) or 0
+  local used, held = counter(t, slot.field)
+  return used, held or 0, slot.price > 0 and number(t, slot.cap_field) or 0
 end
 
 local function over_cost(slot, base, change)
@@ -106,12 +123,10 @@ local function grants_of(b, t, slots, amounts, at)
   local grants, meters = {}, slots.meters
   for i = 1, #slots do
     local slot, need, granted = slots[i], amounts[at + 2 * i - 1], amounts[at + 2 * i]
-    if slot.maximum ~= UNBOUNDED then
-      local used, held = state(b, t, slot)
-      granted = math.min(granted, slot.maximum - used - held)
-      if granted < need then
-        return nil
-      end
+    local used, held = state(b, t, slot)
+    granted = math.min(granted, slot.maximum - used - held)
+    if granted < need then
+      return nil
     end
     local meter = meters[i]
     grants[meter] = math.min(granted, grants[meter] or granted)
@@ -151,29 +166,27 @@ end
 
 -- Moves a counter and its cap; opens it if ``opens``.
 local function change(b, t, slot, used, held, opens)
-  local values, field, twin = t.values, slot.field, slot.twin
-  if slot.rate_s > 0 or not (opens or values[field] or values[twin]) then
+  local is_open = t.values[slot.field]
+  if slot.rate_s > 0 or not (opens or is_open) then
     return
   end
-  if not values[field] then
+  if not is_open then
     sweep(b, t)
     t.expires = true
   end
-  local before, reserved = number(t, field), number(t, twin)
+  local before, reserved = counter(t, slot.field)
   if slot.price > 0 then
-    put(t, slot.cap_field, number(t, slot.cap_field) + over_cost(slot, before + reserved, used + held))
+    local cost = over_cost(slot, before + (reserved or 0), used + held)
+    put(t, slot.cap_field, number(t, slot.cap_field) + cost)
   end
-  put(t, field, before + used)
-  if held ~= 0 then
-    put(t, twin, reserved + held)
-  end
+  put_counter(t, slot.field, before + used, held ~= 0 and (reserved or 0) + held or reserved)
 end
 
 -- Counts a grant.
 local function move(b, t, slot, amount, held)
   if slot.rate_s > 0 then
     local used, _, start = state(b, t, slot)
-    put(t, slot.field, string.format('%.0f %.0f', start, used + amount))
+    put(t, slot.field, format('%d %d', start, used + amount))
   elseif held then
     change(b, t, slot, 0, amount, true)
   else

@@ -1,7 +1,22 @@
 -- The ops of a batch, as mm_metering/backends/memory.py carries them out. Each takes its arguments from ``args`` at
--- ``i`` and gives its result, one line, and where the next op begins.
+-- ``i`` and its keys from the batch's in their order; it gives its result, one line, and where the next op begins.
 
 local OPS = {}
+local COUNTED, UNCOUNTED = 'C', 'U'
+
+local function next_key(b)
+  b.key = b.key + 1
+  return b.keys[b.key]
+end
+
+-- Read at need: only misses and loads ask.
+local function opening(b)
+  if not b.birth then
+    local found = call('HMGET', b.keys[1], 'birth', 'open_at')
+    b.birth, b.open_at_us = found[1], tonumber(found[2])
+  end
+  return b
+end
 
 local function tail(b)
   if not b.tail then
@@ -23,8 +38,9 @@ local function barrier(b, t)
   if b.unloaded[t] then
     return #b.lines > 0 and '=' or tail(b)
   end
-  local own = t.values[BARRIER] or START
-  return is_past(own, b.birth) and own or b.birth
+  know(t, HEAD)
+  local own, birth = t.values[BARRIER] or START, opening(b).birth
+  return is_past(own, birth) and own or birth
 end
 
 local function unload(b, t)
@@ -32,6 +48,7 @@ local function unload(b, t)
   b.unloaded[t] = true
 end
 
+-- A payload is a text, or the number of one of the plain takes' payloads.
 local function append(b, payload)
   b.lines[#b.lines + 1] = payload
 end
@@ -39,7 +56,7 @@ end
 local function append_uncounted(b, t, payload)
   append(b, payload)
   unload(b, t)
-  return '0'
+  return UNCOUNTED
 end
 
 -- The revision in a tag of this generation, -1 for no tag or another generation's.
@@ -62,22 +79,10 @@ local function is_loaded(b, t, tag)
   return t.values[TAG] == tag and is_own(b, tag)
 end
 
--- used, or used,held,extra where one of these is there. Keeps the text for the write.
+-- "used", or "used,held,extra" where one of these is there.
 local function show(b, t, slot)
-  if slot.rate_s > 0 then
-    local used, _, start = state(b, t, slot)
-    return string.format('%.0f,0,%.0f', used, start)
-  end
-  local values = t.values
-  local used, held = text(values[slot.field]) or '0', text(values[slot.twin])
-  local extra = slot.price > 0 and text(values[slot.cap_field])
-  if values[slot.field] then
-    values[slot.field] = used
-  end
-  if held or extra then
-    return used .. ',' .. (held or '0') .. ',' .. (extra or '0')
-  end
-  return used
+  local used, held, extra = state(b, t, slot)
+  return held == 0 and extra == 0 and format('%d', used) or format('%d,%d,%d', used, held, extra)
 end
 
 local function answer(b, t, head, slots)
@@ -87,19 +92,8 @@ local function answer(b, t, head, slots)
   return head
 end
 
-local function joined(grants)
-  if #grants == 1 then
-    return text(grants[1])
-  end
-  local result = {}
-  for i = 1, #grants do
-    result[i] = text(grants[i])
-  end
-  return table.concat(result, ',')
-end
-
 local function reserve(b, t, options, slots, grants)
-  local hold = holds(b, t, options.holds)
+  local hold = holds(t, options.holds)
   local parts = { options.expires }
   for i = 1, #slots do
     if slots[i].rate_s == 0 then
@@ -107,7 +101,7 @@ local function reserve(b, t, options, slots, grants)
       parts[#parts + 1] = text(grants[slots.meters[i]])
     end
   end
-  put(hold, options.hold, table.concat(parts, '\t'))
+  put(hold, options.hold, concat(parts, '\t'))
 end
 
 local function count(b, t, options, slots, grants, payload)
@@ -124,86 +118,87 @@ local function count(b, t, options, slots, grants, payload)
   end
 end
 
-local PLAIN = {}
+local NO_OPTIONS = {}
 
--- "" or "holds-key<TAB>hold<TAB>expires<TAB>stamp<TAB>at_us", empty where not wanted.
-local function options_of(source)
+-- "" or "hold<TAB>expires<TAB>stamp<TAB>at_us", empty where not wanted. A hold's key follows its tenant's.
+local function options_of(b, source)
   if source == '' then
-    return PLAIN
+    return NO_OPTIONS
   end
-  local holds_key, hold, expires, stamp_field, at_us = string.match(source, '^(.-)\t(.-)\t(.-)\t(.-)\t(.-)$')
+  local hold, expires, stamp_field, at_us = string.match(source, '^(.-)\t(.-)\t(.-)\t(.-)$')
   return {
-    holds = holds_key, hold = hold ~= '' and hold or nil, expires = expires,
+    hold = hold ~= '' and hold or nil, holds = hold ~= '' and next_key(b), expires = expires,
     stamp = stamp_field ~= '' and stamp_field or nil, at_us = at_us,
   }
 end
 
--- The rule for a tenant's first take in a batch, if it asks for counts that are open and fit, one amount per meter:
--- nearly every request. nil, with nothing changed, where it does not apply; what was read is kept for the general form.
-local function take_plain(b, key_index, tag, alternatives, amounts, payload)
-  local fields, slots = alternatives.fields, alternatives[1]
-  local found = redis.call('HMGET', b.keys[tonumber(key_index)], unpack(fields))
-  local grant, shown, sets = amounts[1], '', {}
-  local fits = found[1] == tag and is_own(b, tag) and amounts.same
-  for k = 1, fits and #slots or 0 do
-    local slot, used, held = slots[k], found[2 * k + 1], found[2 * k + 2]
-    local after = used and used + grant
-    if not used or after >= EXACT or slot.maximum ~= UNBOUNDED and after + (held or 0) > slot.maximum then
-      fits = false
-      break
-    end
-    sets[2 * k - 1], sets[2 * k] = slot.field, after
-    shown = held and shown .. ' ' .. after .. ',' .. held .. ',0' or shown .. ' ' .. after
-  end
-  local plain = { fields = fields, found = found, sets = sets }
-  if not fits then
-    plain.sets = {}
-    return nil, plain
-  end
-  b.lines[#b.lines + 1] = payload
-  return 'T0 ' .. string.rep(grant .. ',', slots.count - 1) .. grant .. shown, plain
-end
-
--- take | tenant tag slots amounts options, then a payload per alternative; looks only without payloads.
-local function take(b, args, i, looks)
-  local key_index, tag, alternatives = args[i], args[i + 1], slots_of(args[i + 2])
-  if alternatives.plain and not (looks or b.tenants[key_index] or b.plain[key_index]) and args[i + 4] == '' then
-    local result, plain = take_plain(b, key_index, tag, alternatives, numbers_of(args[i + 3]), args[i + 5])
-    b.plain[key_index] = plain
-    if result then
-      return result, i + 6
-    end
-  end
-  local t = tenant(b, key_index)
-  local next_i = i + 5 + (looks and 0 or #alternatives)
+-- ``payloads`` has one for each alternative; a take without them only looks.
+local function take(b, key, tag, wish, options, payloads)
+  local t, alternatives = tenant(b, key), wish.alternatives
   know(t, alternatives.fields)
   if not is_loaded(b, t, tag) then
-    return 'M' .. barrier(b, t), next_i
+    return 'M' .. barrier(b, t)
   end
-  local chosen, grants = decide(b, t, alternatives, numbers_of(args[i + 3]))
+  local chosen, grants = decide(b, t, alternatives, wish.amounts)
   if chosen == 0 then
-    return answer(b, t, 'D', alternatives[1]), next_i
+    return answer(b, t, 'D', alternatives[1])
   end
   local slots = alternatives[chosen]
-  if not looks then
-    count(b, t, options_of(args[i + 4]), slots, grants, args[i + 4 + chosen])
+  if payloads then
+    count(b, t, options, slots, grants, payloads[chosen])
   end
-  return answer(b, t, 'T' .. text(chosen - 1) .. ' ' .. joined(grants), slots), next_i
+  return answer(b, t, 'T' .. text(chosen - 1) .. ' ' .. joined(grants), slots)
 end
 
+-- Carries a plain take out that meets its tenant first in this batch and finds counters that are open, hold nothing
+-- and have room: nearly every request. nil, with nothing changed, where the general
+-- form must decide, which then knows what was read.
+local function take_plain(b, key, tag, wish)
+  local slots, amounts, fields = wish.alternatives[1], wish.plain, wish.alternatives.fields
+  local found = call('HMGET', key, unpack(fields))
+  local sets, at = b.sets, b.sets_end + 1
+  local result, i = nil, at + 1
+  for k = 1, found[1] == tag and is_own(b, tag) and #slots or 0 do
+    local used = tonumber(found[k + 1])
+    local after = used and used + amounts[k]
+    if not used or after > slots[k].maximum then
+      result = nil
+      break
+    end
+    local shown = format('%d', after)
+    sets[i + 1], sets[i + 2], i = slots[k].field, shown, i + 2
+    result = (result or wish.granted) .. ' ' .. shown
+  end
+  if result then
+    sets[at], sets[at + 1], b.sets_end, b.plain[key] = i, key, i, at
+    b.lines[#b.lines + 1] = b.takes
+  else
+    know_all(tenant(b, key), fields, found)
+  end
+  return result
+end
+
+-- A take without options, of one alternative.
+local function take_usual(b, tag, source)
+  local key, wish = next_key(b), wish_of(source)
+  b.takes = b.takes + 1
+  local is_first = wish.plain and not (b.plain[key] or b.tenants[key])
+  return is_first and take_plain(b, key, tag, wish) or take(b, key, tag, wish, NO_OPTIONS, { b.takes })
+end
+
+-- take | tag wish options n, then n payloads: one per alternative, or none to look only
 function OPS.T(b, args, i)
-  return take(b, args, i, false)
-end
-
-function OPS.K(b, args, i)
-  return take(b, args, i, true)
+  local n = tonumber(args[i + 3])
+  local payloads = n > 0 and { unpack(args, i + 4, i + 3 + n) }
+  local key = next_key(b)
+  return take(b, key, args[i], wish_of(args[i + 1]), options_of(b, args[i + 2]), payloads), i + 4 + n
 end
 
 -- A hold's amounts by field, and the fields in order; nil if it is not open. It is gone afterwards.
-local function close(b, t, holds_key, name)
-  local hash = holds(b, t, holds_key)
+local function close(t, holds_key, name)
+  local hash = holds(t, holds_key)
   if hash.values[name] == nil then
-    hash.values[name] = not hash.replaced and redis.call('HGET', hash.key, name)
+    hash.values[name] = not hash.replaced and call('HGET', hash.key, name)
   end
   if not hash.values[name] then
     return nil
@@ -229,26 +224,25 @@ end
 local function give_back(b, t, amounts, order)
   know(t, order)
   for _, field in ipairs(order) do
-    local twin = field .. '~'
-    know(t, { twin })
     if amounts[field] then
-      change(b, t, { field = field, twin = twin, rate_s = 0, price = 0 }, 0, -amounts[field], false)
+      change(b, t, { field = field, rate_s = 0, price = 0 }, 0, -amounts[field], false)
       amounts[field] = nil
     end
   end
 end
 
--- post | tenant tag slots (used held opens)* holds-key close payload
+-- post | tag slots (used held opens)* close payload
 function OPS.P(b, args, i)
-  local t, slots, deltas = tenant(b, args[i]), slots_of(args[i + 2])[1], numbers_of(args[i + 3])
-  local name, payload = args[i + 5], args[i + 6]
-  know(t, slots_of(args[i + 2]).fields)
-  local loaded, amounts, order = is_loaded(b, t, args[i + 1]), nil, {}
-  if loaded and name ~= '' then
-    amounts, order = close(b, t, args[i + 4], name)
+  local t, alternatives, deltas = tenant(b, next_key(b)), slots_of(args[i + 1]), numbers_of(args[i + 2])
+  local slots, name, payload = alternatives[1], args[i + 3], args[i + 4]
+  local holds_key = name ~= '' and next_key(b)
+  know(t, alternatives.fields)
+  local loaded, amounts, order = is_loaded(b, t, args[i]), nil, {}
+  if loaded and holds_key then
+    amounts, order = close(t, holds_key, name)
   end
-  if not loaded or has_late_cap(slots, deltas) or (name ~= '' and not amounts) then
-    return append_uncounted(b, t, payload), i + 7
+  if not loaded or has_late_cap(slots, deltas) or (holds_key and not amounts) then
+    return append_uncounted(b, t, payload), i + 5
   end
   amounts = amounts or {}
   for k = 1, #slots do
@@ -258,44 +252,44 @@ function OPS.P(b, args, i)
   end
   give_back(b, t, amounts, order)
   append(b, payload)
-  return '1', i + 7
+  return COUNTED, i + 5
 end
 
--- level | tenant tag total field stamp at_us value absolute payload
+-- level | tag total field stamp at_us value absolute payload
 function OPS.V(b, args, i)
-  local t, total, field, payload = tenant(b, args[i]), args[i + 2], args[i + 3], args[i + 8]
-  local absolute = args[i + 7] == '1'
-  know(t, { TAG, BARRIER, total, field })
-  if not is_loaded(b, t, args[i + 1]) or not stamp(t, args[i + 4], tonumber(args[i + 5]), absolute) then
-    return append_uncounted(b, t, payload), i + 9
+  local t, total, field, payload = tenant(b, next_key(b)), args[i + 1], args[i + 2], args[i + 7]
+  local absolute = args[i + 6] == '1'
+  know(t, { TAG, total, field })
+  if not is_loaded(b, t, args[i]) or not stamp(t, args[i + 3], tonumber(args[i + 4]), absolute) then
+    return append_uncounted(b, t, payload), i + 8
   end
-  local before, value = number(t, field), tonumber(args[i + 6])
+  local before, held = counter(t, field)
+  local value = tonumber(args[i + 5])
   local after = math.max(0, absolute and value or before + value)
-  put(t, field, after)
-  put(t, total, number(t, total) + after - before)
+  put_counter(t, field, after, held)
+  local sum, reserved = counter(t, total)
+  put_counter(t, total, sum + after - before, reserved)
   append(b, payload)
-  return '1', i + 9
+  return COUNTED, i + 8
 end
 
--- append | n, then tenant payload each
+-- append | n, then n payloads, each with a key
 function OPS.A(b, args, i)
-  local past = i + 1 + 2 * tonumber(args[i])
-  for k = i + 1, past - 1, 2 do
-    local t = tenant(b, args[k])
-    know(t, HEAD)
-    append_uncounted(b, t, args[k + 1])
+  local past = i + 1 + tonumber(args[i])
+  for k = i + 1, past - 1 do
+    local t = tenant(b, next_key(b))
+    append_uncounted(b, t, args[k])
   end
-  return '0', past
+  return UNCOUNTED, past
 end
 
 local function is_early(b)
   if not b.time_us then
     b.time_us = server_time_us()
   end
-  return b.time_us < b.open_at_us
+  return b.time_us < opening(b).open_at_us
 end
 
--- load | tenant tag barrier n (field value)* holds-key n (hold text)*
 local function may_load(b, t, tag, folded)
   if is_early(b) then
     return false, 'early', folded
@@ -314,12 +308,13 @@ local function may_load(b, t, tag, folded)
   return true
 end
 
+-- load | tag barrier n (field value)* n (hold text)*
 function OPS.L(b, args, i)
-  local t, tag = tenant(b, args[i]), args[i + 1]
-  local holds_at = i + 4 + 2 * tonumber(args[i + 3])
-  local next_i = holds_at + 2 + 2 * tonumber(args[holds_at + 1])
+  local t, holds_key, tag = tenant(b, next_key(b)), next_key(b), args[i]
+  local holds_at = i + 3 + 2 * tonumber(args[i + 2])
+  local next_i = holds_at + 1 + 2 * tonumber(args[holds_at])
   know(t, HEAD)
-  local loads, why, needed = may_load(b, t, tag, args[i + 2])
+  local loads, why, needed = may_load(b, t, tag, args[i + 1])
   if not loads then
     return 'N' .. why .. ' ' .. needed, next_i
   end
@@ -327,28 +322,28 @@ function OPS.L(b, args, i)
     put(t, name, false)
   end
   put(t, TAG, tag)
-  for k = i + 4, holds_at - 1, 2 do
+  for k = i + 3, holds_at - 1, 2 do
     put(t, args[k], args[k + 1])
   end
-  t.holds = { key = b.keys[tonumber(args[holds_at])], values = {}, changed = {}, replaced = true }
-  for k = holds_at + 2, next_i - 1, 2 do
+  t.holds = { key = holds_key, values = {}, changed = {}, replaced = true }
+  for k = holds_at + 1, next_i - 1, 2 do
     put(t.holds, args[k], args[k + 1])
   end
   t.expires = true
-  return '1', next_i
+  return COUNTED, next_i
 end
 
--- retag | tenant tag keep
+-- retag | tag keep
 function OPS.R(b, args, i)
-  local t, tag = tenant(b, args[i]), args[i + 1]
+  local t, tag = tenant(b, next_key(b)), args[i]
   know(t, HEAD)
   local stored = revision(b, t.values[TAG])
   if stored >= 0 and stored < revision(b, tag) then
-    if args[i + 2] == '1' then
+    if args[i + 1] == '1' then
       put(t, TAG, tag)
     else
       unload(b, t)
     end
   end
-  return t.values[TAG] and '1' or '0', i + 3
+  return t.values[TAG] and COUNTED or UNCOUNTED, i + 2
 end
