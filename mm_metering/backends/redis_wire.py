@@ -228,7 +228,7 @@ def _hold(hold: OpenHold) -> str:
 
 def decode(reply: bytes) -> Answer:
     """The answer in a reply of ``apply``."""
-    head, *lines = reply.decode().split("\n")
+    head, *lines = reply.decode().split(" \n")
     kind, _, rest = head.partition(" ")
     match kind:
         case "R":

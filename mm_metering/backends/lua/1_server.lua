@@ -5,10 +5,10 @@ local FORMAT = '1' -- of the facts in a stream entry: facts.WIRE
 
 -- No global exists while the library is loaded, and each look-up of one costs as much as a small op: the first call binds
 -- what the ops use.
-local call, format, concat, unpack, byte
+local call, format, concat, unpack, byte, tonumber
 local function bind()
   call, format, concat, byte = redis.call, string.format, table.concat, string.byte
-  unpack = _G.unpack
+  unpack, tonumber = _G.unpack, _G.tonumber
 end
 
 local function server_time_us()

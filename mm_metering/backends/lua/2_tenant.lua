@@ -35,17 +35,16 @@ local function put_counter(t, field, used, held)
   put(t, field, held and format('%d,%d', used, held) or used)
 end
 
+-- A batch knows a tenant as this table, or, after a plain take alone, by where its key stands in ``sets``: the fields
+-- and values to set follow it, the position of the last one precedes it.
 local function tenant(b, key)
   local t = b.tenants[key]
-  if not t then
+  if type(t) ~= 'table' then
+    local at, sets = t, b.sets
     t = { key = key, values = {}, changed = {} }
     b.tenants[key] = t
-    local at = b.plain[key]
-    if at then -- what a plain take of this batch has set is known, and no longer its own to write
-      for i = at + 2, b.sets[at], 2 do
-        put(t, b.sets[i], b.sets[i + 1])
-      end
-      b.sets[at + 1], b.plain[key] = false, nil
+    for i = at and at + 1 or 1, at and sets[at - 1] or 0, 2 do
+      put(t, sets[i], sets[i + 1])
     end
   end
   return t
@@ -99,13 +98,15 @@ end
 -- Drops the windows that are long past, once an hour at most: it looks at every field.
 local function sweep(b, t)
   know(t, { SWEPT })
-  if b.hour <= number(t, SWEPT) then
+  local now_s = b.now_us / 1000000
+  local hour = math.floor(now_s / 3600)
+  if hour <= number(t, SWEPT) then
     return
   end
-  put(t, SWEPT, b.hour)
+  put(t, SWEPT, hour)
   for _, name in ipairs(names(t)) do
     local window, start = string.match(name, '@([dm])(%d+)$')
-    if window and tonumber(start) < b.now_s - KEEP_S[window] then
+    if window and tonumber(start) < now_s - KEEP_S[window] then
       put(t, name, false)
     end
   end

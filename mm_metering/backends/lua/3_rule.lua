@@ -76,34 +76,36 @@ local function joined(grants)
   return concat(result, ',')
 end
 
--- What each slot of a take adds if the take is plain: counts without a price or a rate, in full or not at all, the
--- slots of one meter by the same amount; and how its result begins. ``amounts`` holds need and want of each slot.
-local function plain(slots, amounts)
-  local result, grants, fields = {}, {}, {}
-  for i = 1, #slots do
-    local slot, meter, need, want = slots[i], slots.meters[i], amounts[2 * i - 1], amounts[2 * i]
-    if slot.price > 0 or slot.rate_s > 0 or need ~= want or (grants[meter] or want) ~= want or fields[slot.field] then
-      return nil
-    end
-    result[i], grants[meter], fields[slot.field] = want, want, true
+-- Makes a wish plain if it may be: one alternative that counts without a price or a rate, in full or not at all, the
+-- slots of one meter by the same amount. By the number of each field of ``fields``, ``adds`` is what it grows by and
+-- ``rooms`` what it may hold before; ``granted`` is how the result begins.
+local function make_plain(wish)
+  local slots, adds, rooms, grants, seen = wish.alternatives[1], {}, {}, {}, {}
+  local fits = #wish.alternatives == 1 and #slots > 0
+  for i = 1, fits and #slots or 0 do
+    local slot, meter, need, want = slots[i], slots.meters[i], wish.amounts[2 * i - 1], wish.amounts[2 * i]
+    fits = fits and slot.price == 0 and slot.rate_s == 0 and need == want and (grants[meter] or want) == want
+    fits = fits and not seen[slot.field]
+    adds[i + 1], rooms[i + 1], grants[meter], seen[slot.field] = want, slot.maximum - want, want, true
   end
-  return #slots > 0 and result or nil, 'T0 ' .. joined(grants)
+  if fits then
+    wish.adds, wish.rooms, wish.fields = adds, rooms, wish.alternatives.fields
+    wish.granted = '\nT0 ' .. joined(grants)
+  end
+  return wish
 end
 
 -- What a take asks for, as every request of the same kind does: "slots<VT>amounts".
 local wish_of = remembered(function(source)
   local slots, amounts = string.match(source, '^(.*)\v(.*)$')
-  local wish = { alternatives = slots_of(slots), amounts = numbers_of(amounts) }
-  if #wish.alternatives == 1 then
-    wish.plain, wish.granted = plain(wish.alternatives[1], wish.amounts)
-  end
-  return wish
+  return make_plain({ alternatives = slots_of(slots), amounts = numbers_of(amounts) })
 end)
 
 -- used, held, extra: extra is the money counted in the cap, or a burst window's start in seconds.
 local function state(b, t, slot)
   if slot.rate_s > 0 then
-    local own = b.now_s - b.now_s % slot.rate_s
+    local now_s = math.floor(b.now_us / 1000000)
+    local own = now_s - now_s % slot.rate_s
     local start, count = string.match(t.values[slot.field] or '-1 0', '^(%S+) (%S+)$')
     if tonumber(start) >= own then
       return tonumber(count), 0, tonumber(start)

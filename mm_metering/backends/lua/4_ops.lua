@@ -19,9 +19,7 @@ local function opening(b)
 end
 
 local function tail(b)
-  if not b.tail then
-    b.tail = last_position(b.stream)
-  end
+  b.tail = b.entry or b.tail or last_position(b.keys[2])
   return b.tail
 end
 
@@ -150,40 +148,49 @@ local function take(b, key, tag, wish, options, payloads)
   return answer(b, t, 'T' .. text(chosen - 1) .. ' ' .. joined(grants), slots)
 end
 
--- Carries a plain take out that meets its tenant first in this batch and finds counters that are open, hold nothing
--- and have room: nearly every request. nil, with nothing changed, where the general
--- form must decide, which then knows what was read.
+-- Nearly every request: a plain take that is its tenant's first op in the batch and finds counters that are open, hold
+-- nothing and have room. False, with nothing changed, where the general form must decide; that knows what was read.
+-- Lists grow in order: an element past the end would go into a table's slow part.
 local function take_plain(b, key, tag, wish)
-  local slots, amounts, fields = wish.alternatives[1], wish.plain, wish.alternatives.fields
+  local fields, adds, rooms = wish.fields, wish.adds, wish.rooms
   local found = call('HMGET', key, unpack(fields))
-  local sets, at = b.sets, b.sets_end + 1
-  local result, i = nil, at + 1
-  for k = 1, found[1] == tag and is_own(b, tag) and #slots or 0 do
-    local used = tonumber(found[k + 1])
-    local after = used and used + amounts[k]
-    if not used or after > slots[k].maximum then
-      result = nil
+  local fits, last = found[1] == tag and (b.own_tags[tag] or is_own(b, tag)), #fields
+  for k = 2, fits and last or 0 do
+    local used = tonumber(found[k])
+    if not used or used > rooms[k] then
+      fits = false
       break
     end
-    local shown = format('%d', after)
-    sets[i + 1], sets[i + 2], i = slots[k].field, shown, i + 2
-    result = (result or wish.granted) .. ' ' .. shown
+    found[k] = used
   end
-  if result then
-    sets[at], sets[at + 1], b.sets_end, b.plain[key] = i, key, i, at
-    b.lines[#b.lines + 1] = b.takes
-  else
+  if not fits then
     know_all(tenant(b, key), fields, found)
+    return false
   end
-  return result
+  local sets, results = b.sets, b.results
+  local at, n = #sets + 2, #results + 1
+  sets[at - 1] = at + 2 * last - 2
+  sets[at] = key
+  results[n] = wish.granted
+  b.tenants[key] = at
+  for k = 2, last do
+    local now = format('%d', found[k] + adds[k])
+    sets[at + 1] = fields[k]
+    sets[at + 2] = now
+    results[n + 1] = now
+    at, n = at + 2, n + 1
+  end
+  b.lines[#b.lines + 1] = b.takes
+  return true
 end
 
 -- A take without options, of one alternative.
-local function take_usual(b, tag, source)
-  local key, wish = next_key(b), wish_of(source)
+local function take_usual(b, tag, wish)
+  local key = next_key(b)
   b.takes = b.takes + 1
-  local is_first = wish.plain and not (b.plain[key] or b.tenants[key])
-  return is_first and take_plain(b, key, tag, wish) or take(b, key, tag, wish, NO_OPTIONS, { b.takes })
+  if not (wish.fields and not b.tenants[key] and take_plain(b, key, tag, wish)) then
+    b.results[#b.results + 1] = '\n' .. take(b, key, tag, wish, NO_OPTIONS, { b.takes })
+  end
 end
 
 -- take | tag wish options n, then n payloads: one per alternative, or none to look only

@@ -20,8 +20,7 @@ end
 -- Adds the batch's entry; every tenant that must be loaded anew waits for it.
 local function append_all(b)
   if #b.lines > 0 then
-    b.entry = call('XADD', b.stream, '*', FORMAT, entry_text(b))
-    b.tail = b.entry
+    b.entry = call('XADD', b.keys[2], '*', FORMAT, entry_text(b))
   end
   for t in pairs(b.unloaded) do
     put(t, BARRIER, tail(b))
@@ -30,19 +29,17 @@ local function append_all(b)
 end
 
 local function write_all(b)
-  local sets, at = b.sets, 1
-  while at <= b.sets_end do
-    if sets[at + 1] then
-      call('HSET', unpack(sets, at + 1, sets[at]))
-    end
-    at = sets[at] + 1
-  end
+  local sets = b.sets
   for _, t in pairs(b.tenants) do
-    if next(t.changed) then
-      write(b, t, t.expires)
-    end
-    if t.holds and (t.holds.replaced or next(t.holds.changed)) then
-      write(b, t.holds, true)
+    if type(t) == 'number' then
+      call('HSET', unpack(sets, t, sets[t - 1]))
+    else
+      if next(t.changed) then
+        write(b, t, t.expires)
+      end
+      if t.holds and (t.holds.replaced or next(t.holds.changed)) then
+        write(b, t.holds, true)
+      end
     end
   end
 end
@@ -75,24 +72,24 @@ local function apply(keys, args)
     return refused
   end
   local order = { byte(args[6], 1, -1) }
-  local now_s = math.floor(args[4] / 1000000)
   local b = {
-    keys = keys, key = 2, stream = keys[2], generation = args[2], now_s = now_s, hour = math.floor(now_s / 3600),
-    keep_ms = args[5], payloads = args[7], asked = #order - 1, takes = 0, lines = {}, own_tags = {},
-    plain = {}, sets = {}, sets_end = 0, tenants = {}, unloaded = {},
+    keys = keys, key = 2, generation = args[2], now_us = args[4], keep_ms = args[5], payloads = args[7],
+    asked = #order - 1, takes = 0, lines = {}, own_tags = {}, tenants = {}, unloaded = {}, sets = {}, results = { '' },
   }
-  local results, i = {}, FIRST + 2 * order[1]
+  local results, i, line = b.results, FIRST + 2 * order[1], nil
   for k = 2, #order do
     local n = FIRST - 2 + 2 * order[k]
-    if order[k] > 0 then
-      results[k - 1] = take_usual(b, args[n], args[n + 1])
+    if n < FIRST then
+      line, i = OPS[args[i]](b, args, i + 1)
+      results[#results + 1] = '\n' .. line
     else
-      results[k - 1], i = OPS[args[i]](b, args, i + 1)
+      take_usual(b, args[n], wish_of(args[n + 1]))
     end
   end
   append_all(b)
   write_all(b)
-  local reply = 'R ' .. m[4] .. ' ' .. (b.entry or '') .. '\n' .. concat(results, '\n')
+  results[1] = 'R ' .. m[4] .. ' ' .. (b.entry or '')
+  local reply = concat(results, ' ')
   call('HSET', keys[1], args[1], args[3] .. ' ' .. reply)
   return reply
 end
