@@ -6,7 +6,7 @@ its key and its payload.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, TypeAlias, assert_never
 
@@ -53,6 +53,9 @@ TWIN: Final = "~"
 BETWEEN: Final = b"\f"
 """Stands between the payloads of a batch, in whose lines it is never; "\n" stands between one payload's lines."""
 
+FIXED_WORDS: Final = 12
+"""Of a command: its name, the function, the number of keys, the shard's two, and seven arguments."""
+
 OTHER: Final = 0
 """In the order of the ops: not a usual take, but the next of the others."""
 
@@ -74,14 +77,22 @@ def encode(function: str, shard: int, batch: Batch, *, keep_ms: int) -> bytes:
     """The command that carries the batch out, as it goes to the server; ``keep_ms`` 0 gives the keys no TTL."""
     call = _Encoder(shard)
     for op in batch.ops:
-        call.add(op)
-    head = (f"p:{batch.process}", batch.generation, batch.seq, batch.now_us, keep_ms)
-    return call.command(function, head)
+        if type(op) is Take and len(op.payloads) == 1 and not op.hold and op.stamp is None:
+            call.take_usual(op)
+        else:
+            call.other(op)
+    return call.command(function, batch, keep_ms)
 
 
 def _bulk(value: Argument) -> bytes:
-    data = value if isinstance(value, bytes) else str(value).encode()
+    data = value if type(value) is bytes else b"%d" % value if type(value) is int else str(value).encode()
     return b"$%d\r\n%b\r\n" % (len(data), data)
+
+
+@lru_cache(maxsize=16_384)
+def _bulks(*values: Argument) -> bytes:
+    """What is the same in many calls."""
+    return b"".join(map(_bulk, values))
 
 
 @lru_cache(maxsize=16_384)
@@ -97,24 +108,42 @@ class _Encoder:
 
     def __init__(self, shard: int) -> None:
         self._shard = shard
-        self._keys = [_bulk(key) for key in shard_keys(shard)]
-        self._order = bytearray()
+        self._keys: list[bytes] = []
+        self._order = bytearray(1)
         self._usual: list[bytes] = []
         self._numbers: dict[tuple[str, int], int] = {}
         self._payloads: list[bytes] = []
         self._others: list[bytes] = []
 
-    def command(self, function: str, head: Iterable[Argument]) -> bytes:
-        order = bytes((len(self._numbers), *self._order))
-        name = [_bulk(word) for word in ("FCALL", function, len(self._keys))]
-        common = [_bulk(word) for word in (*head, order, BETWEEN.join(self._payloads))]
-        words = [*name, *self._keys, *common, *self._usual, *self._others]
-        return b"*%d\r\n%b" % (len(words), b"".join(words))
+    def command(self, function: str, batch: Batch, keep_ms: int) -> bytes:
+        self._order[0] = len(self._numbers)
+        words = (
+            _bulks("FCALL", function),
+            _bulk(2 + len(self._keys)),
+            _bulks(*shard_keys(self._shard)),
+            *self._keys,
+            _bulks(f"p:{batch.process}", batch.generation, keep_ms),
+            _bulk(batch.seq),
+            _bulk(batch.now_us),
+            _bulk(bytes(self._order)),
+            _bulk(BETWEEN.join(self._payloads)),
+            *self._usual,
+            *self._others,
+        )
+        count = FIXED_WORDS + len(self._keys) + 2 * len(self._numbers) + len(self._others)
+        return b"*%d\r\n%b" % (count, b"".join(words))
 
-    def add(self, op: Op) -> None:
-        if type(op) is Take and len(op.payloads) == 1 and not op.hold and op.stamp is None:
-            self._take_usual(op)
-            return
+    def take_usual(self, op: Take) -> None:
+        asked = (op.tag, id(op.alternatives))
+        number = self._numbers.get(asked)
+        if number is None:
+            number = self._numbers[asked] = len(self._numbers) + 1
+            self._usual += (_bulks(op.tag), _wish(op))
+        self._order.append(number)
+        self._keys.append(_tenant_bulk(self._shard, op.tenant))
+        self._payloads.append(op.payloads[0])
+
+    def other(self, op: Op) -> None:
         self._order.append(OTHER)
         match op:
             case Take():
@@ -123,12 +152,12 @@ class _Encoder:
                 slots, amounts = _deltas(op.deltas)
                 self._say(op.tenant, "P", op.tag, slots, amounts, op.close, op.payload)
                 if op.close:
-                    self._keys.append(self._holds(op.tenant))
+                    self._name_holds(op.tenant)
             case Level():
                 self._say(op.tenant, "V", op.tag, op.total_field, op.field)
-                self._args(op.stamp.field, op.stamp.at_us, op.value, int(op.absolute), op.payload)
+                self._add(op.stamp.field, op.stamp.at_us, op.value, int(op.absolute), op.payload)
             case Append():
-                self._args("A", len(op.payloads), *(payload for _, payload in op.payloads))
+                self._add("A", len(op.payloads), *(payload for _, payload in op.payloads))
                 self._keys += (_tenant_bulk(self._shard, tenant) for tenant, _ in op.payloads)
             case Load():
                 self._load(op)
@@ -137,44 +166,34 @@ class _Encoder:
             case _:
                 assert_never(op)
 
-    def _args(self, *arguments: Argument) -> None:
-        self._others += map(_bulk, arguments)
-
     def _say(self, tenant: str, *arguments: Argument) -> None:
         self._keys.append(_tenant_bulk(self._shard, tenant))
-        self._args(*arguments)
+        self._add(*arguments)
 
-    def _holds(self, tenant: str) -> bytes:
-        return _bulk(f"{{mm:{self._shard}}}:h:{tenant}")
+    def _add(self, *arguments: Argument) -> None:
+        self._others += map(_bulk, arguments)
 
-    def _take_usual(self, op: Take) -> None:
-        asked = (op.tag, id(op.alternatives))
-        number = self._numbers.get(asked)
-        if number is None:
-            number = self._numbers[asked] = len(self._numbers) + 1
-            self._usual += (_bulk(op.tag), _wish(op))
-        self._order.append(number)
-        self._keys.append(_tenant_bulk(self._shard, op.tenant))
-        self._payloads.append(op.payloads[0])
+    def _name_holds(self, tenant: str) -> None:
+        self._keys.append(_bulk(f"{{mm:{self._shard}}}:h:{tenant}"))
 
     def _take(self, op: Take) -> None:
         field, at_us = op.stamp or ("", "")
         options = f"{op.hold}\t{op.expires_us}\t{field}\t{at_us}" if op.hold or op.stamp else ""
         self._say(op.tenant, "T", op.tag)
         self._others.append(_wish(op))
-        self._args(options, len(op.payloads), *op.payloads)
+        self._add(options, len(op.payloads), *op.payloads)
         if op.hold:
-            self._keys.append(self._holds(op.tenant))
+            self._name_holds(op.tenant)
 
     def _load(self, op: Load) -> None:
         values = _counters(op.values)
         self._say(op.tenant, "L", op.tag, op.barrier, len(values))
-        self._keys.append(self._holds(op.tenant))
+        self._name_holds(op.tenant)
         for field, value in values.items():
-            self._args(field, value)
-        self._args(len(op.holds))
+            self._add(field, value)
+        self._add(len(op.holds))
         for name, hold in op.holds.items():
-            self._args(name, _hold(hold))
+            self._add(name, _hold(hold))
 
 
 @lru_cache(maxsize=4096)
@@ -227,13 +246,13 @@ def _hold(hold: OpenHold) -> str:
 
 
 def decode(reply: bytes) -> Answer:
-    """The answer in a reply of ``apply``."""
+    """The answer in a reply of ``apply``: a head, then a line per op."""
     head, *lines = reply.decode().split(" \n")
     kind, _, rest = head.partition(" ")
     match kind:
         case "R":
             drained, _, entry = rest.partition(" ")
-            return Reply(entry, drained, tuple([_RESULTS[line[0]](line[1:], entry) for line in lines if line]))
+            return Reply(entry, drained, tuple([_RESULTS[line[0]](line, entry) for line in lines]))
         case "F":
             return Fenced(int(rest))
         case "G":
@@ -243,21 +262,38 @@ def decode(reply: bytes) -> Answer:
     raise StoreUnavailable(f"counters: a reply of an unknown kind {kind[:20]!r}; is another program using these keys?")
 
 
-def _taken(text: str, _: str) -> Result:
-    chosen, grants, *states = text.split(" ")
-    return Taken(int(chosen), tuple([int(grant) for grant in grants.split(",")]) if grants else (), _states(states))
+def _taken(line: str, _: str) -> Result:
+    words = line.split(" ")
+    chosen, grants = _granted(words[0], words[1])
+    if "," in line:
+        return Taken(chosen, grants, tuple(map(_state, words[2:])))
+    return _new(Taken, (chosen, grants, tuple([_new(State, (int(used), 0, 0)) for used in words[2:]])))
 
 
-def _denied(text: str, _: str) -> Result:
-    return Denied(_states(text.split(" ")[1:]))
+_new: Final = tuple.__new__
+"""Of named tuples that are made for each request: their own constructors are Python functions."""
 
 
-def _miss(text: str, entry: str) -> Result:
-    return Miss(entry if text == "=" else text)
+@lru_cache(maxsize=1024)
+def _granted(chosen: str, grants: str) -> tuple[int, tuple[int, ...]]:
+    return int(chosen[1:]), tuple(int(grant) for grant in grants.split(",") if grant)
 
 
-def _not_loaded(text: str, entry: str) -> Result:
-    why, _, barrier = text.partition(" ")
+def _state(text: str) -> State:
+    """ "5", or "5,2,7" where something is held or counted in a cap."""
+    return State(*map(int, text.split(","))) if "," in text else State(int(text), 0, 0)
+
+
+def _denied(line: str, _: str) -> Result:
+    return Denied(tuple(map(_state, line.split(" ")[1:])))
+
+
+def _miss(line: str, entry: str) -> Result:
+    return Miss(entry if line == "M=" else line[1:])
+
+
+def _not_loaded(line: str, entry: str) -> Result:
+    why, _, barrier = line[1:].partition(" ")
     return NotLoaded(why, entry if barrier == "=" else barrier)
 
 
@@ -269,11 +305,6 @@ _RESULTS: Final[dict[str, Callable[[str, str], Result]]] = {
     "C": lambda _, __: Done(counted=True),
     "U": lambda _, __: Done(counted=False),
 }
-
-
-def _states(texts: list[str]) -> tuple[State, ...]:
-    """ "5", or "5,2,7" where something is held or counted in a cap."""
-    return tuple([State(*map(int, text.split(","))) if "," in text else State(int(text), 0, 0) for text in texts])
 
 
 def decode_backlog(reply: Any) -> Backlog:

@@ -61,19 +61,19 @@ local function refusal(generation, boot, stored, wanted, seq)
   return tonumber(seq) < tonumber(last) and 'S' or nil
 end
 
--- m stream key* | session generation seq now_us keep_ms order payloads (tag wish)* op*
+-- m stream key* | session generation keep_ms seq now_us order payloads (tag wish)* op*
 -- ``order`` is a byte for each op: the number of its (tag, wish) if it is a usual take, 0 for the next of the others;
 -- before them, how many (tag, wish) there are. The usual takes' payloads are joined by "\f".
 local FIRST = 8
 local function apply(keys, args)
   local m = call('HMGET', keys[1], 'gen', BOOT, args[1], 'drained')
-  local refused = refusal(m[1], m[2], m[3], args[2], args[3])
+  local refused = refusal(m[1], m[2], m[3], args[2], args[4])
   if refused then
     return refused
   end
   local order = { byte(args[6], 1, -1) }
   local b = {
-    keys = keys, key = 2, generation = args[2], now_us = args[4], keep_ms = args[5], payloads = args[7],
+    keys = keys, key = 2, generation = args[2], keep_ms = args[3], now_us = args[5], payloads = args[7],
     asked = #order - 1, takes = 0, lines = {}, own_tags = {}, tenants = {}, unloaded = {}, sets = {}, results = { '' },
   }
   local results, i, line = b.results, FIRST + 2 * order[1], nil
@@ -90,7 +90,7 @@ local function apply(keys, args)
   write_all(b)
   results[1] = 'R ' .. m[4] .. ' ' .. (b.entry or '')
   local reply = concat(results, ' ')
-  call('HSET', keys[1], args[1], args[3] .. ' ' .. reply)
+  call('HSET', keys[1], args[1], args[4] .. ' ' .. reply)
   return reply
 end
 
