@@ -6,8 +6,9 @@ its key and its payload.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
+from itertools import islice, repeat
 from typing import Any, Final, TypeAlias, assert_never
 
 from mm_metering.backends.counters import (
@@ -100,6 +101,11 @@ def _tenant_bulk(shard: int, tenant: str) -> bytes:
     return _bulk(tenant_key(shard, tenant))
 
 
+@lru_cache(maxsize=1024)
+def _shard_bulks(shard: int) -> bytes:
+    return _bulks(*shard_keys(shard))
+
+
 class _Encoder:
     """One command in the making: the keys in the order in which the ops take them, and what the ops say.
 
@@ -120,7 +126,7 @@ class _Encoder:
         words = (
             _bulks("FCALL", function),
             _bulk(2 + len(self._keys)),
-            _bulks(*shard_keys(self._shard)),
+            _shard_bulks(self._shard),
             *self._keys,
             _bulks(f"p:{batch.process}", batch.generation, keep_ms),
             _bulk(batch.seq),
@@ -246,64 +252,68 @@ def _hold(hold: OpenHold) -> str:
 
 
 def decode(reply: bytes) -> Answer:
-    """The answer in a reply of ``apply``: a head, then a line per op."""
-    head, *lines = reply.decode().split(" \n")
-    kind, _, rest = head.partition(" ")
+    """The answer in a reply of ``apply``: a head, a word per op, and the numbers of all slots that these speak of."""
+    head, _, rest = reply.decode().partition("\n")
+    kind, *about = head.split(" ")
     match kind:
         case "R":
-            drained, _, entry = rest.partition(" ")
-            return Reply(entry, drained, tuple([_RESULTS[line[0]](line, entry) for line in lines]))
+            drained, entry = about
+            words, _, numbers = rest.partition("\n")
+            states = iter(_states(numbers))
+            return Reply(entry, drained, tuple([_RESULTS[word[0]](word, entry, states) for word in words.split()]))
         case "F":
-            return Fenced(int(rest))
+            return Fenced(int(about[0]))
         case "G":
-            return OtherGeneration(int(rest))
+            return OtherGeneration(int(about[0]))
         case "S":
             return Stale()
     raise StoreUnavailable(f"counters: a reply of an unknown kind {kind[:20]!r}; is another program using these keys?")
 
 
-def _taken(line: str, _: str) -> Result:
-    words = line.split(" ")
-    chosen, grants = _granted(words[0], words[1])
-    if "," in line:
-        return Taken(chosen, grants, tuple(map(_state, words[2:])))
-    return _new(Taken, (chosen, grants, tuple([_new(State, (int(used), 0, 0)) for used in words[2:]])))
+_new_state: Final = partial(tuple.__new__, State)
+_new_taken: Final = partial(tuple.__new__, Taken)
+"""Their own constructors are Python functions, and these are made for each request."""
 
 
-_new: Final = tuple.__new__
-"""Of named tuples that are made for each request: their own constructors are Python functions."""
+def _states(numbers: str) -> Iterable[State]:
+    """Each "5", or "5,2,7" where something is held or counted in a cap."""
+    texts = numbers.split()
+    if "," in numbers:
+        return [State(*map(int, text.split(","))) if "," in text else State(int(text), 0, 0) for text in texts]
+    return map(_new_state, zip(map(int, texts), repeat(0), repeat(0)))
+
+
+def _taken(word: str, _: str, states: Iterator[State]) -> Result:
+    chosen, grants, slots = _granted(word)
+    return _new_taken((chosen, grants, tuple(islice(states, slots))))
 
 
 @lru_cache(maxsize=1024)
-def _granted(chosen: str, grants: str) -> tuple[int, tuple[int, ...]]:
-    return int(chosen[1:]), tuple(int(grant) for grant in grants.split(",") if grant)
+def _granted(word: str) -> tuple[int, tuple[int, ...], int]:
+    chosen, grants, slots = word[1:].split(":")
+    return int(chosen), tuple(int(grant) for grant in grants.split(",") if grant), int(slots)
 
 
-def _state(text: str) -> State:
-    """ "5", or "5,2,7" where something is held or counted in a cap."""
-    return State(*map(int, text.split(","))) if "," in text else State(int(text), 0, 0)
+def _denied(word: str, _: str, states: Iterator[State]) -> Result:
+    return Denied(tuple(islice(states, int(word[1:]))))
 
 
-def _denied(line: str, _: str) -> Result:
-    return Denied(tuple(map(_state, line.split(" ")[1:])))
+def _miss(word: str, entry: str, _: Iterator[State]) -> Result:
+    return Miss(entry if word == "M=" else word[1:])
 
 
-def _miss(line: str, entry: str) -> Result:
-    return Miss(entry if line == "M=" else line[1:])
-
-
-def _not_loaded(line: str, entry: str) -> Result:
-    why, _, barrier = line[1:].partition(" ")
+def _not_loaded(word: str, entry: str, _: Iterator[State]) -> Result:
+    why, barrier = word[1:].split(":")
     return NotLoaded(why, entry if barrier == "=" else barrier)
 
 
-_RESULTS: Final[dict[str, Callable[[str, str], Result]]] = {
+_RESULTS: Final[dict[str, Callable[[str, str, Iterator[State]], Result]]] = {
     "T": _taken,
     "D": _denied,
     "M": _miss,
     "N": _not_loaded,
-    "C": lambda _, __: Done(counted=True),
-    "U": lambda _, __: Done(counted=False),
+    "C": lambda *_: Done(counted=True),
+    "U": lambda *_: Done(counted=False),
 }
 
 

@@ -66,9 +66,6 @@ local slots_of = remembered(function(source)
 end)
 
 local function joined(grants)
-  if #grants == 1 then
-    return text(grants[1])
-  end
   local result = {}
   for i = 1, #grants do
     result[i] = text(grants[i])
@@ -76,9 +73,14 @@ local function joined(grants)
   return concat(result, ',')
 end
 
+-- A take's result; the numbers of its slots stand apart.
+local function granted(index, grants, slots)
+  return format('T%d:%s:%d', index, joined(grants), #slots)
+end
+
 -- Makes a wish plain if it may be: one alternative that counts without a price or a rate, in full or not at all, the
 -- slots of one meter by the same amount. By the number of each field of ``fields``, ``adds`` is what it grows by and
--- ``rooms`` what it may hold before; ``granted`` is how the result begins.
+-- ``rooms`` what it may hold before; ``granted`` is the result.
 local function make_plain(wish)
   local slots, adds, rooms, grants, seen = wish.alternatives[1], {}, {}, {}, {}
   local fits = #wish.alternatives == 1 and #slots > 0
@@ -90,7 +92,7 @@ local function make_plain(wish)
   end
   if fits then
     wish.adds, wish.rooms, wish.fields = adds, rooms, wish.alternatives.fields
-    wish.granted = '\nT0 ' .. joined(grants)
+    wish.granted = granted(0, grants, slots)
   end
   return wish
 end

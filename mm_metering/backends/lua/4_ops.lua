@@ -1,5 +1,5 @@
 -- The ops of a batch, as mm_metering/backends/memory.py carries them out. Each takes its arguments from ``args`` at
--- ``i`` and its keys from the batch's in their order; it gives its result, one line, and where the next op begins.
+-- ``i`` and its keys from the batch's in their order; it gives its result, one word, and where the next op begins.
 
 local OPS = {}
 local COUNTED, UNCOUNTED = 'C', 'U'
@@ -83,11 +83,11 @@ local function show(b, t, slot)
   return held == 0 and extra == 0 and format('%d', used) or format('%d,%d,%d', used, held, extra)
 end
 
-local function answer(b, t, head, slots)
+local function answer(b, t, word, slots)
   for i = 1, #slots do
-    head = head .. ' ' .. show(b, t, slots[i])
+    b.numbers[#b.numbers + 1] = show(b, t, slots[i])
   end
-  return head
+  return word
 end
 
 local function reserve(b, t, options, slots, grants)
@@ -139,17 +139,17 @@ local function take(b, key, tag, wish, options, payloads)
   end
   local chosen, grants = decide(b, t, alternatives, wish.amounts)
   if chosen == 0 then
-    return answer(b, t, 'D', alternatives[1])
+    return answer(b, t, 'D' .. #alternatives[1], alternatives[1])
   end
   local slots = alternatives[chosen]
   if payloads then
     count(b, t, options, slots, grants, payloads[chosen])
   end
-  return answer(b, t, 'T' .. text(chosen - 1) .. ' ' .. joined(grants), slots)
+  return answer(b, t, granted(chosen - 1, grants, slots), slots)
 end
 
 -- Nearly every request: a plain take that is its tenant's first op in the batch and finds counters that are open, hold
--- nothing and have room. False, with nothing changed, where the general form must decide; that knows what was read.
+-- nothing and have room. nil, with nothing changed, where the general form must decide; that knows what was read.
 -- Lists grow in order: an element past the end would go into a table's slow part.
 local function take_plain(b, key, tag, wish)
   local fields, adds, rooms = wish.fields, wish.adds, wish.rooms
@@ -165,32 +165,30 @@ local function take_plain(b, key, tag, wish)
   end
   if not fits then
     know_all(tenant(b, key), fields, found)
-    return false
+    return nil
   end
-  local sets, results = b.sets, b.results
-  local at, n = #sets + 2, #results + 1
+  local sets, numbers = b.sets, b.numbers
+  local at, n = #sets + 2, #numbers
   sets[at - 1] = at + 2 * last - 2
   sets[at] = key
-  results[n] = wish.granted
   b.tenants[key] = at
   for k = 2, last do
     local now = format('%d', found[k] + adds[k])
     sets[at + 1] = fields[k]
     sets[at + 2] = now
-    results[n + 1] = now
+    numbers[n + 1] = now
     at, n = at + 2, n + 1
   end
   b.lines[#b.lines + 1] = b.takes
-  return true
+  return wish.granted
 end
 
 -- A take without options, of one alternative.
 local function take_usual(b, tag, wish)
   local key = next_key(b)
   b.takes = b.takes + 1
-  if not (wish.fields and not b.tenants[key] and take_plain(b, key, tag, wish)) then
-    b.results[#b.results + 1] = '\n' .. take(b, key, tag, wish, NO_OPTIONS, { b.takes })
-  end
+  local result = wish.fields and not b.tenants[key] and take_plain(b, key, tag, wish)
+  return result or take(b, key, tag, wish, NO_OPTIONS, { b.takes })
 end
 
 -- take | tag wish options n, then n payloads: one per alternative, or none to look only
@@ -323,7 +321,7 @@ function OPS.L(b, args, i)
   know(t, HEAD)
   local loads, why, needed = may_load(b, t, tag, args[i + 1])
   if not loads then
-    return 'N' .. why .. ' ' .. needed, next_i
+    return 'N' .. why .. ':' .. needed, next_i
   end
   for _, name in ipairs(names(t)) do
     put(t, name, false)

@@ -74,22 +74,21 @@ local function apply(keys, args)
   local order = { byte(args[6], 1, -1) }
   local b = {
     keys = keys, key = 2, generation = args[2], keep_ms = args[3], now_us = args[5], payloads = args[7],
-    asked = #order - 1, takes = 0, lines = {}, own_tags = {}, tenants = {}, unloaded = {}, sets = {}, results = { '' },
+    asked = #order - 1, takes = 0, lines = {}, own_tags = {}, tenants = {}, unloaded = {}, sets = {}, numbers = {},
   }
-  local results, i, line = b.results, FIRST + 2 * order[1], nil
+  local results, i = {}, FIRST + 2 * order[1]
   for k = 2, #order do
     local n = FIRST - 2 + 2 * order[k]
     if n < FIRST then
-      line, i = OPS[args[i]](b, args, i + 1)
-      results[#results + 1] = '\n' .. line
+      results[k - 1], i = OPS[args[i]](b, args, i + 1)
     else
-      take_usual(b, args[n], wish_of(args[n + 1]))
+      results[k - 1] = take_usual(b, args[n], wish_of(args[n + 1]))
     end
   end
   append_all(b)
   write_all(b)
-  results[1] = 'R ' .. m[4] .. ' ' .. (b.entry or '')
-  local reply = concat(results, ' ')
+  local head = 'R ' .. m[4] .. ' ' .. (b.entry or '')
+  local reply = head .. '\n' .. concat(results, ' ') .. '\n' .. concat(b.numbers, ' ')
   call('HSET', keys[1], args[1], args[4] .. ' ' .. reply)
   return reply
 end
