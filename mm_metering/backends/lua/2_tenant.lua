@@ -12,6 +12,9 @@ local function text(value)
   return type(value) == 'number' and format('%d', value) or value
 end
 
+-- Lists of the batch at hand. They stay from call to call, so as not to grow each time; b says how long each is now.
+local SETS, NUMBERS, RESULTS, LINES = {}, {}, {}, {}
+
 local function put(t, field, value)
   t.known, t.values[field], t.changed[field] = true, value, true
 end
@@ -35,16 +38,16 @@ local function put_counter(t, field, used, held)
   put(t, field, held and format('%d,%d', used, held) or used)
 end
 
--- A batch knows a tenant as this table, or, after a plain take alone, by where its key stands in ``sets``: the fields
+-- A batch knows a tenant as this table, or, after a plain take alone, by where its key stands in SETS: the fields
 -- and values to set follow it, the position of the last one precedes it.
 local function tenant(b, key)
   local t = b.tenants[key]
   if type(t) ~= 'table' then
-    local at, sets = t, b.sets
+    local at = t
     t = { key = key, values = {}, changed = {} }
     b.tenants[key] = t
-    for i = at and at + 1 or 1, at and sets[at - 1] or 0, 2 do
-      put(t, sets[i], sets[i + 1])
+    for i = at and at + 1 or 1, at and SETS[at - 1] or 0, 2 do
+      put(t, SETS[i], SETS[i + 1])
     end
   end
   return t

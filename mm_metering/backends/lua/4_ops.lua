@@ -34,7 +34,7 @@ end
 -- What the ledger must have folded before this tenant may be loaded; "=" is this batch's own entry.
 local function barrier(b, t)
   if b.unloaded[t] then
-    return #b.lines > 0 and '=' or tail(b)
+    return b.line > 0 and '=' or tail(b)
   end
   know(t, HEAD)
   local own, birth = t.values[BARRIER] or START, opening(b).birth
@@ -48,7 +48,8 @@ end
 
 -- A payload is a text, or the number of one of the plain takes' payloads.
 local function append(b, payload)
-  b.lines[#b.lines + 1] = payload
+  b.line = b.line + 1
+  LINES[b.line] = payload
 end
 
 local function append_uncounted(b, t, payload)
@@ -57,20 +58,20 @@ local function append_uncounted(b, t, payload)
   return UNCOUNTED
 end
 
+local tag_of = remembered(function(source)
+  local generation, number_ = string.match(source, '^(%d+)%.(%d+)$')
+  return { generation = generation, revision = tonumber(number_) }
+end)
+
 -- The revision in a tag of this generation, -1 for no tag or another generation's.
 local function revision(b, tag)
-  local owner, number_ = string.match(tag or '', '^(%d+)%.(%d+)$')
-  return owner == b.generation and tonumber(number_) or -1
+  local parsed = tag_of(tag or '')
+  return parsed.generation == b.generation and parsed.revision or -1
 end
 
 -- The data may hold tags of an older generation: only one of this generation counts as loaded.
 local function is_own(b, tag)
-  local own = b.own_tags[tag]
-  if own == nil then
-    own = revision(b, tag) >= 0
-    b.own_tags[tag] = own
-  end
-  return own
+  return tag_of(tag).generation == b.generation
 end
 
 local function is_loaded(b, t, tag)
@@ -85,7 +86,8 @@ end
 
 local function answer(b, t, word, slots)
   for i = 1, #slots do
-    b.numbers[#b.numbers + 1] = show(b, t, slots[i])
+    b.number = b.number + 1
+    NUMBERS[b.number] = show(b, t, slots[i])
   end
   return word
 end
@@ -154,7 +156,7 @@ end
 local function take_plain(b, key, tag, wish)
   local fields, adds, rooms = wish.fields, wish.adds, wish.rooms
   local found = call('HMGET', key, unpack(fields))
-  local fits, last = found[1] == tag and (b.own_tags[tag] or is_own(b, tag)), #fields
+  local fits, last = found[1] == tag and is_own(b, tag), #fields
   for k = 2, fits and last or 0 do
     local used = tonumber(found[k])
     if not used or used > rooms[k] then
@@ -167,19 +169,19 @@ local function take_plain(b, key, tag, wish)
     know_all(tenant(b, key), fields, found)
     return nil
   end
-  local sets, numbers = b.sets, b.numbers
-  local at, n = #sets + 2, #numbers
-  sets[at - 1] = at + 2 * last - 2
-  sets[at] = key
+  local at, n = b.set + 2, b.number
+  SETS[at - 1] = at + 2 * last - 2
+  SETS[at] = key
   b.tenants[key] = at
   for k = 2, last do
     local now = format('%d', found[k] + adds[k])
-    sets[at + 1] = fields[k]
-    sets[at + 2] = now
-    numbers[n + 1] = now
+    SETS[at + 1] = fields[k]
+    SETS[at + 2] = now
+    NUMBERS[n + 1] = now
     at, n = at + 2, n + 1
   end
-  b.lines[#b.lines + 1] = b.takes
+  b.set, b.number = at, n
+  append(b, b.takes)
   return wish.granted
 end
 

@@ -3,23 +3,22 @@
 
 -- The facts of the entry. Where nothing but plain takes was asked, and all were granted, they are there already.
 local function entry_text(b)
-  local lines = b.lines
-  if b.takes == b.asked and #lines == b.asked then
+  if b.takes == b.asked and b.line == b.asked then
     return b.payloads
   end
   local payloads = {}
   for each in string.gmatch(b.payloads, '[^\f]+') do
     payloads[#payloads + 1] = each
   end
-  for i = 1, #lines do
-    lines[i] = payloads[lines[i]] or lines[i]
+  for i = 1, b.line do
+    LINES[i] = payloads[LINES[i]] or LINES[i]
   end
-  return concat(lines, '\f')
+  return concat(LINES, '\f', 1, b.line)
 end
 
 -- Adds the batch's entry; every tenant that must be loaded anew waits for it.
 local function append_all(b)
-  if #b.lines > 0 then
+  if b.line > 0 then
     b.entry = call('XADD', b.keys[2], '*', FORMAT, entry_text(b))
   end
   for t in pairs(b.unloaded) do
@@ -29,10 +28,9 @@ local function append_all(b)
 end
 
 local function write_all(b)
-  local sets = b.sets
   for _, t in pairs(b.tenants) do
     if type(t) == 'number' then
-      call('HSET', unpack(sets, t, sets[t - 1]))
+      call('HSET', unpack(SETS, t, SETS[t - 1]))
     else
       if next(t.changed) then
         write(b, t, t.expires)
@@ -74,21 +72,21 @@ local function apply(keys, args)
   local order = { byte(args[6], 1, -1) }
   local b = {
     keys = keys, key = 2, generation = args[2], keep_ms = args[3], now_us = args[5], payloads = args[7],
-    asked = #order - 1, takes = 0, lines = {}, own_tags = {}, tenants = {}, unloaded = {}, sets = {}, numbers = {},
+    asked = #order - 1, takes = 0, tenants = {}, unloaded = {}, set = 0, number = 0, line = 0,
   }
-  local results, i = {}, FIRST + 2 * order[1]
+  local i = FIRST + 2 * order[1]
   for k = 2, #order do
     local n = FIRST - 2 + 2 * order[k]
     if n < FIRST then
-      results[k - 1], i = OPS[args[i]](b, args, i + 1)
+      RESULTS[k - 1], i = OPS[args[i]](b, args, i + 1)
     else
-      results[k - 1] = take_usual(b, args[n], wish_of(args[n + 1]))
+      RESULTS[k - 1] = take_usual(b, args[n], wish_of(args[n + 1]))
     end
   end
   append_all(b)
   write_all(b)
   local head = 'R ' .. m[4] .. ' ' .. (b.entry or '')
-  local reply = head .. '\n' .. concat(results, ' ') .. '\n' .. concat(b.numbers, ' ')
+  local reply = head .. '\n' .. concat(RESULTS, ' ', 1, b.asked) .. '\n' .. concat(NUMBERS, ' ', 1, b.number)
   call('HSET', keys[1], args[1], args[4] .. ' ' .. reply)
   return reply
 end
