@@ -88,6 +88,7 @@ class Bound:
         pending: tuple[Wish, ...] = (),
         joined: tuple[Mark, ...] = (),
         *,
+        admission: Admission | None = None,
         is_final: bool = False,
     ) -> None:
         self.meter = meter
@@ -96,8 +97,8 @@ class Bound:
         self.pending = pending
         self.joined = joined
         self.is_final = is_final
-        self.admission: Admission | None = None
-        self.taken: list[Admission] = []
+        self.admission = admission
+        self.taken = [] if admission is None else [admission]
         self.added: dict[Wish, int] = {}
 
     async def identify(self, tenant: str) -> None:
@@ -110,13 +111,9 @@ class Bound:
             raise InvalidInput("tenant", "this request was decided for another tenant; identify it once")
         if not self.tenant:
             if self.pending:
-                self.admit(await self._taken_for(tenant, self.pending))
+                self.admission = await self._taken_for(tenant, self.pending)
+                self.taken.append(self.admission)
             self.tenant = tenant
-
-    def admit(self, admission: Admission) -> None:
-        """The request's one decision said yes."""
-        self.admission = admission
-        self.taken.append(admission)
 
     async def take(self, *wishes: Wish) -> Admission:
         """Counts all wishes or raises the Refused that fits. What a request takes goes back if it ends in an error."""

@@ -73,12 +73,35 @@ class Exchange:
         self._is_started = False
 
     async def run(self, receive: Receive) -> None:
-        """Serve it, unless it is refused. What fails before its answer begins is taken back; our errors become
-        answers."""
-        problem = await self._admit()
+        """Take what the route costs, then serve it, unless that is refused.
+
+        A route that costs nothing is open to callers without a tenant, since nobody pays for them.
+        """
+        host, match, admission = self._host, self._match, None
+        tenant = begin(host.tenant, self._scope) if host.tenant else ""  # until the app identifies it
+        if not (tenant is None or isinstance(tenant, str)):
+            tenant = await tenant
+        problem = host.answers.unknown(self._scope) if tenant is None and match.wishes else None
+        if tenant and match.wishes:
+            try:
+                if not host.is_open:
+                    await host.open()
+                admission = await host.meter.take(tenant, match.wishes)
+            except UnknownTenant:
+                problem = host.answers.unknown(self._scope)
+            except StoreUnavailable:
+                problem = host.answers.unavailable(self._scope)
+            else:
+                problem = None if admission.allowed else host.answers.refused(admission, self._scope)
         if problem is not None:
             await refuse(problem, self._scope, receive, self._send)
             return
+        if tenant is not None:
+            self._bound = Bound(host.meter, tenant, match.template, match.wishes, match.joined, admission=admission)
+        await self._serve(receive)
+
+    async def _serve(self, receive: Receive) -> None:
+        """What fails before its answer begins is taken back; our errors become answers."""
         bound = self._bound
         token = enter(bound) if bound is not None else None
         try:
@@ -93,35 +116,6 @@ class Exchange:
                 leave(token)
             if bound is not None and self._is_started and (bound.added or self._bytes or not bound.tenant):
                 await self._write_rest(bound)
-
-    # -- before the app -----------------------------------------------------------------------------------------------
-
-    async def _admit(self) -> Problem | None:
-        """Take what the route costs; the answer to give instead if that is refused.
-
-        A route that costs nothing is open to callers without a tenant, since nobody pays for them.
-        """
-        host, match, resolver = self._host, self._match, self._host.tenant
-        tenant = begin(resolver, self._scope) if resolver else ""  # until the app identifies it
-        if not (tenant is None or isinstance(tenant, str)):
-            tenant = await tenant
-        if tenant is None:
-            return host.answers.unknown(self._scope) if match.wishes else None
-        bound = self._bound = Bound(host.meter, tenant, match.template, match.wishes, match.joined)
-        if not (tenant and match.wishes):
-            return None
-        try:
-            if not host.is_open:
-                await host.open()
-            admission = await host.meter.take(tenant, match.wishes)
-        except UnknownTenant:
-            return host.answers.unknown(self._scope)
-        except StoreUnavailable:
-            return host.answers.unavailable(self._scope)
-        if not admission.allowed:
-            return host.answers.refused(admission, self._scope)
-        bound.admit(admission)
-        return None
 
     # -- its answer ---------------------------------------------------------------------------------------------------
 
