@@ -1,49 +1,54 @@
-"""``./dev bench [ROUNDS]``: what a request costs, as ratios to the bare app, with the peers beside us in one run."""
+"""``./dev bench [PART...] [--rounds N] [--json FILE]``: what a request costs, beside the bare app and the peers."""
 
 from __future__ import annotations
 
-import asyncio
-import platform
+import argparse
+import json
+import logging
 import sys
-import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
-from rich.table import Table
 
-from tests.bench.apps import CONTENDERS
-from tests.bench.inprocess import Reading, measure
-from tests.bench.server import Server
+from tests.bench import machine
+from tests.bench.goals import goals
+from tests.bench.hosts import connections, uvicorn
+from tests.bench.inprocess import in_process
+from tests.bench.report import Report
+from tests.bench.server import binaries
 
-ROUNDS = 5
-
-
-def table(readings: dict[tuple[str, int], Reading], limits: int) -> Table:
-    shown = Table(title=f"one process, {limits} limit{'s' if limits > 1 else ''}, 1,000 tenants (µs per request)")
-    for heading in ("app", "CPU c1", "CPU c64", "x bare c64", "added p50 c1", "Redis CPU c1", "Redis CPU c64"):
-        shown.add_column(heading, justify="left" if heading == "app" else "right")
-    for name, contender in CONTENDERS.items():
-        one, many = readings[name, 1], readings[name, 64]
-        bare_one, bare_many = readings[contender.of, 1], readings[contender.of, 64]
-        ratio, added = many.cpu_us / bare_many.cpu_us, one.p50_us - bare_one.p50_us
-        cells = (one.cpu_us, many.cpu_us, ratio, added, one.server_us, many.server_us)
-        shown.add_row(name, *(f"{cell:.1f}" for cell in cells))
-    return shown
+PARTS: Final[dict[str, Callable[[Report], None]]] = {
+    "in-process": in_process,
+    "uvicorn": uvicorn,
+    "connections": connections,
+}
 
 
-def main(rounds: int) -> None:
-    console = Console(width=120)
-    console.print(f"{platform.python_implementation()} {platform.python_version()}, {rounds} rounds, medians")
-    with tempfile.TemporaryDirectory() as directory:
-        server = Server(Path(directory))
-        try:
-            for limits in (1, 2):
-                with console.status(f"{limits} limit(s)…"):
-                    readings = asyncio.run(measure(server, limits=limits, rounds=rounds))
-                console.print(table(readings, limits))
-        finally:
-            server.close()
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser("./dev bench", description="what a request costs; all parts take some minutes")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all by default")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds, of which the median counts (5)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where to keep the figures")
+    asked = parser.parse_args(argv)
+    if unknown := set(asked.parts) - set(PARTS):
+        parser.error(f"no part is called {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    report = Report(Console(width=120), rounds=asked.rounds, servers=binaries())
+    logging.getLogger("mm_metering").addHandler(report.outages)
+    about = f"{datetime.now(UTC):%Y-%m-%d}, {machine.description()}, {', '.join(report.servers)}, {asked.rounds} rounds"
+    report.console.print(about)
+    for name in asked.parts or PARTS:
+        with report.console.status(f"{name}…"):
+            PARTS[name](report)
+    goals(report)
+    if asked.json:
+        asked.json.write_text(json.dumps({"about": about, "figures": report.figures}, indent=2) + "\n")
+    for message in report.outages.messages:
+        report.console.print(f"[red]not a clean run:[/red] {message}")
+    return 0
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS)
+    sys.exit(main(sys.argv[1:]))

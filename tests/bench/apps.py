@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, cast
 
 from fastapi import FastAPI
 from starlette.applications import Starlette
@@ -14,10 +15,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mm_metering import Metering, from_header
-from mm_metering.gate.coalesce import Timing
+from mm_metering.middleware.shapes import HeaderStyle
 
 MANY = 1_000_000_000
-PATIENT = Timing(decision_s=5, load_s=5)
 
 
 class Contender(NamedTuple):
@@ -59,9 +59,10 @@ def catalogue(limits: int) -> dict[str, Any]:
     return {"currency": "USD", "timezone": "UTC", "default_plan": "p", "meters": meters, "plans": plans}
 
 
-def ours(app: Any, url: str, limits: int) -> Any:
-    metering = Metering(catalogue(limits), counters=url, ledger="memory://", worker="off", timing=PATIENT)
-    metering.install(app, tenant=from_header("x-org-id"))
+def ours(app: Any, url: str, limits: int, *, ledger: str = "memory://", headers: HeaderStyle = "standard") -> Any:
+    """Everything else is the default, its deadlines too."""
+    metering = Metering(catalogue(limits), counters=url, ledger=ledger, worker="off")
+    metering.install(app, tenant=from_header("x-org-id"), headers=headers)
     app.state.metering = metering
     return app
 
@@ -152,7 +153,6 @@ CONTENDERS = {
     "bare starlette": Contender(starlette, "bare starlette"),
     "bare fastapi": Contender(fastapi, "bare fastapi"),
     "mm_metering": Contender(lambda url, n: ours(starlette(), url, n), "bare starlette"),
-    "mm_metering, memory://": Contender(lambda _, n: ours(starlette(), "memory://", n), "bare starlette"),
     "mm_metering on fastapi": Contender(lambda url, n: ours(fastapi(), url, n), "bare fastapi"),
     "limits": Contender(with_limits, "bare starlette"),
     "throttled-py": Contender(with_throttled, "bare starlette"),
@@ -160,3 +160,25 @@ CONTENDERS = {
     "slowapi": Contender(with_slowapi, "bare starlette"),
     "fastapi-limiter": Contender(with_fastapi_limiter, "bare fastapi"),
 }
+
+
+def served() -> ASGIApp:
+    """The app of a server's process, as its environment says; ours with a ledger that the processes share."""
+    name, url, limits = os.environ["BENCH_APP"], os.environ["BENCH_COUNTERS"], int(os.environ["BENCH_LIMITS"])
+    if name.startswith("mm_metering"):
+        app = fastapi() if CONTENDERS[name].of == "bare fastapi" else starlette()
+        return cast(ASGIApp, ours(app, url, limits, ledger=os.environ["BENCH_LEDGER"]))
+    app = CONTENDERS[name].build(url, limits)
+    return Started(app, app.state.start) if hasattr(app, "state") and hasattr(app.state, "start") else app
+
+
+class Started:
+    """An app whose peer is opened before its first request, on the loop that serves it."""
+
+    def __init__(self, app: ASGIApp, start: Callable[[], Awaitable[None]]) -> None:
+        self.app, self.start = app, start
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.start()
+        await self.app(scope, receive, send)

@@ -1,33 +1,61 @@
-"""CPU per request inside one process: no server, no socket to a client, the same Redis for all.
+"""CPU per request inside one process: no server, no socket to a client, the same counters' server for all.
 
-CPU, not time: the machine is shared. Medians of rounds in which every contender has its turn.
+CPU, not time: the machine is shared. Medians of rounds in which every contender has its turn; times of the best round.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import itertools
 import statistics
 import time
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, NamedTuple
 
 from starlette.types import ASGIApp, Message
 
-from tests.bench.apps import CONTENDERS
-from tests.bench.server import Server
+from tests.bench import machine
+from tests.bench.apps import CONTENDERS, Contender
+from tests.bench.report import Report
+from tests.bench.server import Server, running
 
-TENANTS = 1_000
-REQUESTS = {1: 1_500, 64: 6_000}
+TENANTS: Final = 1_000
+REQUESTS: Final = {1: 1_500, 64: 6_000}
+HEADINGS: Final = ("app", "CPU c1", "CPU c64", "× bare c64", "added p50 c1", "server CPU c1", "server CPU c64")
 
 
 class Reading(NamedTuple):
-    """Microseconds per request: of our process, of the Redis server, and from call to answer in the middle."""
+    """Microseconds per request: of our process, of the counters' server, and from call to answer in the middle."""
 
     cpu_us: float
     server_us: float
     p50_us: float
+
+
+Readings = dict[tuple[str, int], Reading]
+"""By contender and number of callers."""
+
+
+def in_process(report: Report) -> None:
+    for limits in (1, 2):
+        with running(report.server) as server, machine.on(machine.APP):
+            readings = machine.run(measure(CONTENDERS, server, limits=limits, rounds=report.rounds))
+        for (name, callers), reading in readings.items():
+            bare = readings[CONTENDERS[name].of, callers]
+            key = f"in-process/{limits}/{name}/c{callers}"
+            report.figures[f"{key}/cpu_us"] = reading.cpu_us
+            report.figures[f"{key}/ratio"] = reading.cpu_us / bare.cpu_us
+            report.figures[f"{key}/added_p50_us"] = reading.p50_us - bare.p50_us
+        title = f"in one process, {limits} limit{'s' * (limits > 1)}, {TENANTS:,} tenants (µs per request)"
+        report.table(title, HEADINGS, rows(CONTENDERS, readings))
+
+
+def rows(contenders: Mapping[str, Contender], readings: Readings) -> Iterable[tuple[str | float, ...]]:
+    for name, contender in contenders.items():
+        one, many = readings[name, 1], readings[name, 64]
+        bare_one, bare_many = readings[contender.of, 1], readings[contender.of, 64]
+        ratio, added = many.cpu_us / bare_many.cpu_us, one.p50_us - bare_one.p50_us
+        yield name, one.cpu_us, many.cpu_us, f"{ratio:.2f}", added, one.server_us, many.server_us
 
 
 async def receive() -> Message:
@@ -35,10 +63,12 @@ async def receive() -> Message:
 
 
 class Sink:
-    status = 0
+    """Keeps the first status that is not 200."""
+
+    status = 200
 
     async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
+        if message["type"] == "http.response.start" and message["status"] != 200:
             self.status = message["status"]
 
 
@@ -56,7 +86,7 @@ def scope_of(n: int) -> dict[str, Any]:
     }
 
 
-async def drive(app: ASGIApp, server: Server, *, concurrency: int, requests: int) -> Reading:
+async def drive(app: ASGIApp, server: Server, *, callers: int, requests: int) -> Reading:
     """Everything that is waited for is inside; what is prepared is not."""
     scopes, sink, times = iter([scope_of(n) for n in range(requests)]), Sink(), list[float]()
 
@@ -68,7 +98,7 @@ async def drive(app: ASGIApp, server: Server, *, concurrency: int, requests: int
 
     gc.collect()
     cpu, of_server = time.process_time(), server.cpu_s()
-    await asyncio.gather(*(caller() for _ in range(concurrency)))
+    await asyncio.gather(*(caller() for _ in range(callers)))
     cpu, of_server = time.process_time() - cpu, server.cpu_s() - of_server
     assert sink.status == 200, sink.status
     return Reading(cpu / requests * 1e6, of_server / requests * 1e6, statistics.median(times) * 1e6)
@@ -92,17 +122,24 @@ async def settled(app: Any) -> None:
         await asyncio.sleep(0.02)
 
 
-async def measure(server: Server, *, limits: int, rounds: int, names: Iterable[str] = CONTENDERS) -> dict[Any, Reading]:
-    """The median reading of each (contender, concurrency)."""
+async def measure(contenders: Mapping[str, Contender], server: Server, *, limits: int, rounds: int) -> Readings:
+    """The median CPU, and the best round's time, of each contender with one caller and with 64."""
     found: dict[tuple[str, int], list[Reading]] = {}
-    apps = {name: CONTENDERS[name].build(server.url, limits) for name in names}
+    apps = {name: contender.build(server.url, limits) for name, contender in contenders.items()}
     for app in apps.values():
         await open_up(app)
-        await drive(app, server, concurrency=16, requests=2 * TENANTS)
+        await drive(app, server, callers=16, requests=2 * TENANTS)
         await settled(app)
-    for _, (name, app) in itertools.product(range(rounds), apps.items()):
-        for concurrency, requests in REQUESTS.items():
-            reading = await drive(app, server, concurrency=concurrency, requests=requests)
-            found.setdefault((name, concurrency), []).append(reading)
-            await settled(app)
-    return {key: Reading(*map(statistics.median, zip(*readings, strict=True))) for key, readings in found.items()}
+    for _ in range(rounds):
+        for name, app in apps.items():
+            for callers, requests in REQUESTS.items():
+                found.setdefault((name, callers), []).append(
+                    await drive(app, server, callers=callers, requests=requests)
+                )
+                await settled(app)
+    return {key: middle(readings) for key, readings in found.items()}
+
+
+def middle(readings: list[Reading]) -> Reading:
+    cpu, of_server, times = zip(*readings, strict=True)
+    return Reading(statistics.median(cpu), statistics.median(of_server), min(times))
