@@ -14,9 +14,12 @@ from typing import Final
 from rich.console import Console
 
 from tests.bench import machine
+from tests.bench.decisions import server
 from tests.bench.goals import goals
+from tests.bench.growth import growth, memory_of_events
 from tests.bench.hosts import connections, uvicorn
 from tests.bench.inprocess import in_process
+from tests.bench.layers import layers, memory
 from tests.bench.report import Report
 from tests.bench.server import binaries
 
@@ -24,6 +27,11 @@ PARTS: Final[dict[str, Callable[[Report], None]]] = {
     "in-process": in_process,
     "uvicorn": uvicorn,
     "connections": connections,
+    "server": server,
+    "growth": growth,
+    "bytes": memory_of_events,
+    "memory": memory,
+    "layers": layers,
 }
 
 
@@ -35,18 +43,20 @@ def main(argv: list[str]) -> int:
     asked = parser.parse_args(argv)
     if unknown := set(asked.parts) - set(PARTS):
         parser.error(f"no part is called {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
-    report = Report(Console(width=120), rounds=asked.rounds, servers=binaries())
-    logging.getLogger("mm_metering").addHandler(report.outages)
-    about = f"{datetime.now(UTC):%Y-%m-%d}, {machine.description()}, {', '.join(report.servers)}, {asked.rounds} rounds"
-    report.console.print(about)
-    for name in asked.parts or PARTS:
-        with report.console.status(f"{name}…"):
+    console = Console(width=120)
+    about = f"{datetime.now(UTC):%Y-%m-%d}, {machine.description()}, {', '.join(binaries())}, {asked.rounds} rounds"
+    console.print(about)
+    with console.status("starting") as status:
+        report = Report(console, status, rounds=asked.rounds, servers=binaries())
+        logging.getLogger("mm_metering").addHandler(report.outages)
+        for name in asked.parts or PARTS:
+            status.update(name)
             PARTS[name](report)
     goals(report)
+    console.print(f"repeated because the counters' server stood still: {report.repeated} readings", end="")
+    console.print(f"; kept although it did: {report.unclean}")
     if asked.json:
         asked.json.write_text(json.dumps({"about": about, "figures": report.figures}, indent=2) + "\n")
-    for message in report.outages.messages:
-        report.console.print(f"[red]not a clean run:[/red] {message}")
     return 0
 
 

@@ -166,8 +166,8 @@ def served() -> ASGIApp:
     """The app of a server's process, as its environment says; ours with a ledger that the processes share."""
     name, url, limits = os.environ["BENCH_APP"], os.environ["BENCH_COUNTERS"], int(os.environ["BENCH_LIMITS"])
     if name.startswith("mm_metering"):
-        app = fastapi() if CONTENDERS[name].of == "bare fastapi" else starlette()
-        return cast(ASGIApp, ours(app, url, limits, ledger=os.environ["BENCH_LEDGER"]))
+        host = fastapi() if CONTENDERS[name].of == "bare fastapi" else starlette()
+        return cast(ASGIApp, ours(host, url, limits, ledger=os.environ["BENCH_LEDGER"]))
     app = CONTENDERS[name].build(url, limits)
     return Started(app, app.state.start) if hasattr(app, "state") and hasattr(app.state, "start") else app
 

@@ -17,12 +17,13 @@ from mm_metering import Metering
 from tests.bench import machine
 from tests.bench.apps import CONTENDERS, catalogue
 from tests.bench.load import Answers
-from tests.bench.report import Report
+from tests.bench.report import TRIES, Report
 from tests.bench.server import Server, free_port, running, wait_for
 
 ROOT: Final = Path(__file__).parents[2]
 LIMITS: Final = 2
-REQUESTS: Final = 10_000
+REQUESTS: Final = 5_000
+COLD: Final = 2_000
 HEADINGS: Final = ("app", "CPU", "× bare", "server CPU", "p50", "p99", "errors")
 
 
@@ -58,7 +59,9 @@ class Load:
         assert self.process.stdin
         assert self.process.stdout
         self.process.stdin.write(f"{port} {connections} {requests}\n")
-        return Answers(*json.loads(self.process.stdout.readline()))
+        line = self.process.stdout.readline()
+        assert line, "the load generator has ended"
+        return Answers(*json.loads(line))
 
     def close(self) -> None:
         self.process.terminate()
@@ -70,6 +73,7 @@ class Host:
 
     def __init__(self, name: str, shared: Store, *, processes: int) -> None:
         self.port = free_port()
+        self.is_ours = name.startswith("mm_metering")
         about = {"BENCH_APP": name, "BENCH_COUNTERS": shared.server.url, "BENCH_LEDGER": shared.ledger}
         command = [sys.executable, "-m", "uvicorn", "tests.bench.apps:served", "--factory", "--no-access-log"]
         command += ["--log-level", "warning", "--port", str(self.port), "--workers", str(processes)]
@@ -88,13 +92,15 @@ class Host:
 
 
 class Reading(NamedTuple):
-    """Microseconds per request, and the requests that were not answered with 200."""
+    """Microseconds per request, the requests that were not answered with 200, and those of ours that were answered
+    without the counters, by the outage policy."""
 
     cpu_us: float
     server_us: float
     p50_us: float
     p99_us: float
     errors: int
+    uncounted: int
 
 
 def uvicorn(report: Report) -> None:
@@ -109,8 +115,9 @@ def uvicorn(report: Report) -> None:
 
 
 def _row(readings: dict[str, Reading], name: str) -> tuple[str | float, ...]:
-    cpu_us, server_us, p50_us, p99_us, errors = readings[name]
-    return name, cpu_us, f"{cpu_us / readings[CONTENDERS[name].of].cpu_us:.2f}", server_us, p50_us, p99_us, errors
+    cpu_us, server_us, p50_us, p99_us, errors, _ = readings[name]
+    ratio = cpu_us / readings[CONTENDERS[name].of].cpu_us
+    return name, cpu_us, f"{ratio:.2f}", server_us, p50_us, p99_us, f"{errors}"
 
 
 def measure(report: Report, processes: int) -> dict[str, Reading]:
@@ -121,45 +128,59 @@ def measure(report: Report, processes: int) -> dict[str, Reading]:
         stack.callback(load.close)
         hosts = {}
         for name in CONTENDERS:
+            report.status.update(f"uvicorn, {processes} processes: {name} starts")
             hosts[name] = Host(name, shared, processes=processes)
             stack.callback(hosts[name].close)
-            load(hosts[name].port, connections=64, requests=REQUESTS // 2)
-            shared.fold()
-        for _ in range(report.rounds):
-            for name, host in hosts.items():
-                found[name].append(read(host, shared.server, load))
+            for _ in range(processes):  # every process meets every tenant
+                load(hosts[name].port, connections=64, requests=REQUESTS)
                 shared.fold()
+        for _ in report.each_round(f"uvicorn, {processes} processes"):
+            for name, host in hosts.items():
+                found[name].append(clean(report, host, shared, load))
     return {name: middle(readings) for name, readings in found.items()}
+
+
+def clean(report: Report, host: Host, shared: Store, load: Load) -> Reading:
+    """A reading in which the counters decided everything."""
+    for tries_left in reversed(range(TRIES)):
+        reading = read(host, shared.server, load)
+        shared.fold()
+        if report.is_kept(clean=not (host.is_ours and reading.uncounted), tries_left=tries_left):
+            return reading
+    raise AssertionError("the last try is kept")
 
 
 def read(host: Host, server: Server, load: Load) -> Reading:
     cpu, of_server = host.cpu_s(), server.cpu_s()
-    answers = load(host.port, connections=64, requests=REQUESTS)
+    got = load(host.port, connections=64, requests=REQUESTS)
     cpu, of_server = host.cpu_s() - cpu, server.cpu_s() - of_server
-    return Reading(cpu / REQUESTS * 1e6, of_server / REQUESTS * 1e6, answers.p50_us, answers.p99_us, answers.errors)
+    uncounted = REQUESTS - got.errors - got.limited
+    return Reading(cpu / REQUESTS * 1e6, of_server / REQUESTS * 1e6, got.p50_us, got.p99_us, got.errors, uncounted)
 
 
 def middle(readings: Sequence[Reading]) -> Reading:
-    cpu, of_server, p50, p99, errors = zip(*readings, strict=True)
-    return Reading(median(cpu), median(of_server), min(p50), min(p99), sum(errors))
+    cpu, of_server, p50, p99, errors, uncounted = zip(*readings, strict=True)
+    return Reading(median(cpu), median(of_server), min(p50), min(p99), sum(errors), sum(uncounted))
 
 
 def connections(report: Report) -> None:
-    """Many connections at once, with every setting at its default."""
+    """Many connections at once, with every setting at its default: on tenants that are not loaded yet, then again."""
     rows = []
-    with store(report) as shared:
-        host, load = Host("mm_metering", shared, processes=1), Load()
-        try:
-            for many in (256, 512):
-                got = [load(host.port, connections=many, requests=REQUESTS) for _ in range(report.rounds)]
-                shared.fold()
-                errors, sent = sum(each.errors for each in got), REQUESTS * report.rounds
-                report.figures[f"connections/{many}/errors"] = errors
-                uncounted = sent - errors - sum(each.limited for each in got)
-                report.figures[f"connections/{many}/uncounted"] = uncounted
-                rows.append((f"{many}", sent, errors, uncounted, max(each.p99_us for each in got) / 1000))
-        finally:
-            load.close()
-            host.close()
-    headings = ("connections", "requests", "errors", "by the outage policy", "worst p99 (ms)")
-    report.table("uvicorn, 1 process, default settings", headings, rows)
+    for many in (256, 512):
+        with ExitStack() as stack:
+            shared, load = stack.enter_context(store(report)), Load()
+            stack.callback(load.close)
+            host = Host("mm_metering", shared, processes=1)
+            stack.callback(host.close)
+            cold = [load(host.port, connections=many, requests=COLD)]
+            shared.fold()
+            warm = [load(host.port, connections=many, requests=REQUESTS) for _ in report.each_round(f"{many}")]
+        for what, got, sent in (("cold", cold, COLD), ("warm", warm, REQUESTS * report.rounds)):
+            errors = sum(each.errors for each in got)
+            uncounted = sent - errors - sum(each.limited for each in got)
+            key = f"connections/{many}/{what}"
+            report.figures |= {f"{key}/errors": errors, f"{key}/uncounted": uncounted}
+            p50_ms, p99_ms = max(each.p50_us for each in got) / 1000, max(each.p99_us for each in got) / 1000
+            rows.append((f"{many}, {what}", sent, f"{errors}", f"{uncounted}", p50_ms, p99_ms))
+    headings = ("connections, tenants", "requests", "errors", "by the outage policy", "p50 (ms)", "p99 (ms)")
+    report.table("uvicorn, 1 process, default settings; times of the worst round", headings, rows)

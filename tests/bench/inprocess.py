@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import statistics
 import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from starlette.types import ASGIApp, Message
@@ -39,7 +41,7 @@ Readings = dict[tuple[str, int], Reading]
 def in_process(report: Report) -> None:
     for limits in (1, 2):
         with running(report.server) as server, machine.on(machine.APP):
-            readings = machine.run(measure(CONTENDERS, server, limits=limits, rounds=report.rounds))
+            readings = machine.run(measure(report, CONTENDERS, server, limits=limits))
         for (name, callers), reading in readings.items():
             bare = readings[CONTENDERS[name].of, callers]
             key = f"in-process/{limits}/{name}/c{callers}"
@@ -122,7 +124,14 @@ async def settled(app: Any) -> None:
         await asyncio.sleep(0.02)
 
 
-async def measure(contenders: Mapping[str, Contender], server: Server, *, limits: int, rounds: int) -> Readings:
+async def read(app: ASGIApp, server: Server, *, callers: int) -> Reading:
+    try:
+        return await drive(app, server, callers=callers, requests=REQUESTS[callers])
+    finally:
+        await settled(app)
+
+
+async def measure(report: Report, contenders: Mapping[str, Contender], server: Server, *, limits: int) -> Readings:
     """The median CPU, and the best round's time, of each contender with one caller and with 64."""
     found: dict[tuple[str, int], list[Reading]] = {}
     apps = {name: contender.build(server.url, limits) for name, contender in contenders.items()}
@@ -130,13 +139,10 @@ async def measure(contenders: Mapping[str, Contender], server: Server, *, limits
         await open_up(app)
         await drive(app, server, callers=16, requests=2 * TENANTS)
         await settled(app)
-    for _ in range(rounds):
-        for name, app in apps.items():
-            for callers, requests in REQUESTS.items():
-                found.setdefault((name, callers), []).append(
-                    await drive(app, server, callers=callers, requests=requests)
-                )
-                await settled(app)
+    for _ in report.each_round(f"{len(apps)} apps, {limits} limit{'s' * (limits > 1)}"):
+        for (name, app), callers in itertools.product(apps.items(), REQUESTS):
+            reading = await report.clean(partial(read, app, server, callers=callers))
+            found.setdefault((name, callers), []).append(reading)
     return {key: middle(readings) for key, readings in found.items()}
 
 

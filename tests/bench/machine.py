@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+import sys
 from collections.abc import Coroutine, Iterator, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
+
+if sys.platform != "linux":
+    raise SystemExit("./dev bench needs Linux: it reads the CPU time of other processes from /proc")
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from typing import Final
 from mm_metering.backends.local import SERVER_VARIABLE, _in_wheel
 from tests.bench import machine
 
-START_S: Final = 10.0
+START_S: Final = 30.0
 
 
 def binaries() -> dict[str, Path]:
@@ -89,6 +89,7 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except OSError:
             if process.poll() is not None or time.monotonic() > give_up:
+                process.kill()
                 raise TimeoutError(f"{process.args!r} did not start") from None
             time.sleep(0.02)
         else:
