@@ -43,9 +43,9 @@ def main(argv: list[str]) -> int:
     asked = parser.parse_args(argv)
     if unknown := set(asked.parts) - set(PARTS):
         parser.error(f"no part is called {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
-    console = Console(width=120)
+    console = Console(width=140)
     about = f"{datetime.now(UTC):%Y-%m-%d}, {machine.description()}, {', '.join(binaries())}, {asked.rounds} rounds"
-    console.print(about)
+    console.print(about, end="\n\n")
     with console.status("starting") as status:
         report = Report(console, status, rounds=asked.rounds, servers=binaries())
         logging.getLogger("mm_metering").addHandler(report.outages)

@@ -172,9 +172,15 @@ def connections(report: Report) -> None:
             stack.callback(load.close)
             host = Host("mm_metering", shared, processes=1)
             stack.callback(host.close)
+            report.status.update(f"{many} connections, cold")
             cold = [load(host.port, connections=many, requests=COLD)]
+            for _ in range(2):  # until every tenant is loaded
+                shared.fold()
+                load(host.port, connections=64, requests=COLD)
             shared.fold()
-            warm = [load(host.port, connections=many, requests=REQUESTS) for _ in report.each_round(f"{many}")]
+            warm = [
+                load(host.port, connections=many, requests=REQUESTS) for _ in report.each_round(f"{many} connections")
+            ]
         for what, got, sent in (("cold", cold, COLD), ("warm", warm, REQUESTS * report.rounds)):
             errors = sum(each.errors for each in got)
             uncounted = sent - errors - sum(each.limited for each in got)

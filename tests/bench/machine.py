@@ -57,4 +57,5 @@ def description() -> str:
     model = next(
         (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
     )
-    return f"{len(CORES)} cores of {model}, {platform.python_implementation()} {platform.python_version()}, uvloop"
+    python = f"{platform.python_implementation()} {platform.python_version()}, uvloop"
+    return f"{len(CORES)} cores of {model} (load {os.getloadavg()[0]:.1f} before this run), {python}"

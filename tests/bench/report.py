@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
 
+from rich.box import MARKDOWN
 from rich.console import Console
 from rich.status import Status
 from rich.table import Table
@@ -70,13 +71,13 @@ class Report:
         return clean or tries_left == 0
 
     def table(self, title: str, headings: Sequence[str], rows: Iterable[Sequence[str | float | None]]) -> None:
-        """Prints it now. The first column is text; a number gets one decimal below 1,000."""
-        shown = Table()
+        """Prints it now, as docs/benchmarks.md has it. A number gets one decimal below 1,000."""
+        shown = Table(box=MARKDOWN)
         for index, heading in enumerate(headings):
-            shown.add_column(heading, justify="right" if index else "left")
+            shown.add_column(heading, justify="right" if index else "left", no_wrap=True)
         for row in rows:
             shown.add_row(*map(_cell, row))
-        self.console.print(title, shown, sep="\n")
+        self.console.print(f"{title}:", shown, sep="\n")
 
 
 def _cell(value: str | float | None) -> str:
