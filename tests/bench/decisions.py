@@ -37,10 +37,7 @@ def slots(count: int) -> tuple[Slot, ...]:
     """A day's and a month's limit on one meter, then on the next."""
     now, found = datetime.now(UTC), []
     for number in range(count):
-        meter, window = (
-            f"api_calls_{number // 2}" if number > 1 else "api_calls",
-            (Window.DAY, Window.MONTH)[number % 2],
-        )
+        meter, window = METERS[number // 2], (Window.DAY, Window.MONTH)[number % 2]
         start_s = micros(window_span(window, now, zone("UTC")).start) // 1_000_000
         found.append(Slot(f"{meter}@{window.value[0]}{start_s}", meter, maximum=MANY))
     return tuple(found)
