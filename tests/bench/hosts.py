@@ -178,9 +178,8 @@ def connections(report: Report) -> None:
                 shared.fold()
                 load(host.port, connections=64, requests=COLD)
             shared.fold()
-            warm = [
-                load(host.port, connections=many, requests=REQUESTS) for _ in report.each_round(f"{many} connections")
-            ]
+            rounds = report.each_round(f"{many} connections")
+            warm = [load(host.port, connections=many, requests=REQUESTS) for _ in rounds]
         for what, got, sent in (("cold", cold, COLD), ("warm", warm, REQUESTS * report.rounds)):
             errors = sum(each.errors for each in got)
             uncounted = sent - errors - sum(each.limited for each in got)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from statistics import median
 from typing import Any, Final
@@ -14,7 +14,6 @@ from starlette.types import ASGIApp
 
 from mm_metering import Metering
 from mm_metering.gate.admission import Admission, Wish
-from mm_metering.gate.decisions import Granted
 from tests.bench import machine
 from tests.bench.apps import Contender, catalogue, ours, starlette
 from tests.bench.inprocess import HEADINGS, TENANTS, measure, rows
@@ -28,17 +27,15 @@ WISHES: Final = (Wish("api_call", "GET /x"),)
 class Stub:
     """A take that answers at once what the gate answered to that tenant first."""
 
-    def __init__(self, take: Callable[[str, Sequence[Wish]], Coroutine[Any, Any, Admission]]) -> None:
+    def __init__(self, take: Callable[[str, Sequence[Wish]], Awaitable[Admission]]) -> None:
         self._take = take
-        self._known: dict[str, Granted] = {}
+        self._known: dict[str, Admission] = {}
 
     async def __call__(self, tenant: str, wishes: Sequence[Wish]) -> Admission:
         known = self._known.get(tenant)
         if known is None:
-            admission = await self._take(tenant, wishes)
-            assert isinstance(admission, Granted), admission
-            known = self._known[tenant] = admission
-        return Granted(known._view, known._asked, known._states, known._fact_id, known._now_us)
+            known = self._known[tenant] = await self._take(tenant, wishes)
+        return known
 
 
 def stubbed(app: Any) -> ASGIApp:
