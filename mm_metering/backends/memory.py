@@ -6,7 +6,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from zlib import crc32
@@ -38,7 +38,7 @@ from mm_metering.backends.counters import (
     Taken,
     position_key,
 )
-from mm_metering.core.limits import Slot, State, decide, over_cost
+from mm_metering.core.limits import Line, Slot, State, decide, over_cost
 
 KEEP_S = {"d": 3 * 86_400, "m": 40 * 86_400}
 """How long a past window's counter outlives its start: the window, the grace and the drain's lag."""
@@ -144,7 +144,7 @@ def apply(data: Shard, batch: Batch, *, boot: str, time_ms: float) -> Answer:
     if session and batch.seq <= session.seq:
         return session.reply if batch.seq == session.seq else Stale()
     step = _Step(data, batch, time_ms)
-    results = tuple(step.run(op) for op in batch.ops)
+    results = tuple([step.run(op) for op in batch.ops])
     reply = Reply(step.finish(), data.drained, results)
     data.sessions[batch.process] = Session(batch.seq, reply)
     return reply
@@ -161,6 +161,7 @@ class _Step:
         self.entry = f"{position_key(data.last)[0] + 1}-0"
         self.lines: list[bytes] = []
         self.unloaded: set[str] = set()
+        self.own_tags: dict[str, bool] = {}
 
     def run(self, op: Op) -> Result:
         match op:
@@ -194,7 +195,12 @@ class _Step:
     def loaded(self, tenant: str, tag: str) -> Tenant | None:
         """The data may hold tags of an older generation: only one of this generation counts as loaded."""
         found = self.data.tenants.get(tenant)
-        return found if found and found.tag == tag and _revision(tag, self.generation) >= 0 else None
+        return found if found and found.tag == tag and self.is_own(tag) else None
+
+    def is_own(self, tag: str) -> bool:
+        if tag not in self.own_tags:
+            self.own_tags[tag] = _revision(tag, self.generation) >= 0
+        return self.own_tags[tag]
 
     def barrier(self, tenant: str) -> str:
         """G5: what the ledger must have folded before this tenant may be loaded."""
@@ -208,7 +214,7 @@ class _Step:
         self.unloaded.add(tenant)
 
     def append(self, payload: bytes) -> None:
-        self.lines.extend(payload.split(b"\n"))
+        self.lines += payload.split(b"\n")
 
     def append_uncounted(self, tenant: str, payload: bytes) -> Done:
         self.append(payload)
@@ -221,11 +227,11 @@ class _Step:
         tenant = self.loaded(op.tenant, op.tag)
         if tenant is None:
             return Miss(self.barrier(op.tenant))
-        verdict = decide(op.alternatives, lambda slot: self.state(tenant, slot))
-        lines = op.alternatives[max(verdict.chosen, 0)]
+        states = [self.states(tenant, lines) for lines in op.alternatives]
+        verdict = decide(op.alternatives, states)
         if verdict.chosen < 0:
-            return Denied(tuple(self.state(tenant, line.slot) for line in lines))
-        grants = tuple(verdict.grants.values())
+            return Denied(states[0])
+        lines, grants = op.alternatives[verdict.chosen], tuple(verdict.grants.values())
         if op.payloads:
             for slot, _, _ in lines:
                 self.move(tenant, slot, verdict.grants[slot.meter], held=bool(op.hold))
@@ -237,7 +243,7 @@ class _Step:
             self.append(payload)
             if op.stamp and not self.stamp(tenant, op.stamp, absolute=False):
                 self.unload(op.tenant)
-        return Taken(verdict.chosen, grants, tuple(self.state(tenant, line.slot) for line in lines))
+        return Taken(verdict.chosen, grants, self.states(tenant, lines) if op.payloads else states[verdict.chosen])
 
     def post(self, op: Post) -> Result:
         tenant = self.loaded(op.tenant, op.tag)
@@ -290,6 +296,9 @@ class _Step:
 
     # -- fields -------------------------------------------------------------------------------------------------------
 
+    def states(self, tenant: Tenant, lines: Iterable[Line]) -> tuple[State, ...]:
+        return tuple([self.state(tenant, slot) for slot, _, _ in lines])
+
     def state(self, tenant: Tenant, slot: Slot) -> State:
         if slot.rate_s:
             own = self.now_us // 1_000_000 // slot.rate_s * slot.rate_s
@@ -310,14 +319,15 @@ class _Step:
     def change(self, tenant: Tenant, slot: Slot, used: int, held: int, *, opens: bool) -> None:
         """Moves a counter and its cap; opens it if ``opens``, and then drops the windows that are long past."""
         values, twin = tenant.values, slot.field + "~"
-        if slot.rate_s or not (opens or slot.field in values or twin in values):
+        before = values.get(slot.field)
+        if slot.rate_s or not (opens or before is not None or twin in values):
             return
-        if slot.field not in values:
+        if before is None:
             self.drop_past(tenant)
         if slot.price:
-            base = values.get(slot.field, 0) + values.get(twin, 0)
+            base = (before or 0) + values.get(twin, 0)
             values[slot.cap_field] = values.get(slot.cap_field, 0) + over_cost(slot, base, used + held)
-        values[slot.field] = values.get(slot.field, 0) + used
+        values[slot.field] = (before or 0) + used
         if held:
             values[twin] = values.get(twin, 0) + held
 

@@ -10,7 +10,7 @@ is reserved and not settled yet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 UNBOUNDED: Final = -1
@@ -68,39 +68,37 @@ class Delta(NamedTuple):
     opens: bool = True
 
 
-def decide(alternatives: Sequence[Sequence[Line]], read: Callable[[Slot], State]) -> Verdict:
-    """The first alternative whose lines all fit. A line fits if the head, maximum - used - held, is at least its
-    need; the lines of one meter share one grant, the least of their min(want, head); and what the grant costs past
-    the free amount fits under the cap."""
-    for index, lines in enumerate(alternatives):
-        grants = _grants(lines, read)
-        if grants is not None and _under_cap(lines, grants, read):
+def decide(alternatives: Sequence[Sequence[Line]], states: Sequence[Sequence[State]]) -> Verdict:
+    """The first alternative whose lines all fit; ``states`` are those of its lines' slots. A line fits if the head,
+    maximum - used - held, is at least its need; the lines of one meter share one grant, the least of their
+    min(want, head); and what the grant costs past the free amount fits under the cap."""
+    for index, (lines, known) in enumerate(zip(alternatives, states, strict=True)):
+        grants = _grants(lines, known)
+        if grants is not None and _under_cap(lines, known, grants):
             return Verdict(index, grants)
     return Verdict(-1, {})
 
 
-def _grants(lines: Sequence[Line], read: Callable[[Slot], State]) -> dict[str, int] | None:
+def _grants(lines: Sequence[Line], states: Sequence[State]) -> dict[str, int] | None:
     grants: dict[str, int] = {}
-    for slot, need, want in lines:
-        granted = want
+    for (slot, need, want), (used, held, _) in zip(lines, states, strict=True):
+        granted, meter = want, slot.meter
         if slot.maximum != UNBOUNDED:
-            state = read(slot)
-            granted = min(want, slot.maximum - state.used - state.held)
+            granted = min(want, slot.maximum - used - held)
             if granted < need:
                 return None
-        grants[slot.meter] = min(granted, grants.get(slot.meter, granted))
+        grants[meter] = min(granted, grants[meter]) if meter in grants else granted
     return grants
 
 
-def _under_cap(lines: Sequence[Line], grants: dict[str, int], read: Callable[[Slot], State]) -> bool:
+def _under_cap(lines: Sequence[Line], states: Sequence[State], grants: dict[str, int]) -> bool:
     added: dict[str, int] = {}
-    for slot, _, _ in lines:
+    for (slot, _, _), (used, held, extra) in zip(lines, states, strict=True):
         if not slot.price:
             continue
-        state = read(slot)
-        cost = over_cost(slot, state.used + state.held, grants[slot.meter])
+        cost = over_cost(slot, used + held, grants[slot.meter])
         added[slot.cap_field] = added.get(slot.cap_field, 0) + cost
-        if cost and state.extra + added[slot.cap_field] > slot.cap:
+        if cost and extra + added[slot.cap_field] > slot.cap:
             return False
     return True
 

@@ -117,10 +117,7 @@ def _name(n: int) -> str:
 
 
 def _packed(batch: Batch) -> bytes:
-    call = wire.encode(0, batch, keep_ms=wire.KEEP_MS)
-    command: Any = ("FCALL", f"{library().name}_apply", len(call.keys), *call.keys, *call.arguments)
-    packed: bytes = hiredis.pack_command(command)
-    return packed
+    return wire.encode(f"{library().name}_apply", 0, batch, keep_ms=wire.KEEP_MS)
 
 
 def _reply(reader: hiredis.Reader, client: socket.socket) -> Any:
