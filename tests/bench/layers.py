@@ -16,6 +16,7 @@ from mm_metering import Metering
 from mm_metering.gate.admission import Admission, Wish
 from tests.bench import machine
 from tests.bench.apps import Contender, catalogue, ours, starlette
+from tests.bench.floor import SharedGet
 from tests.bench.inprocess import HEADINGS, TENANTS, measure, rows
 from tests.bench.report import Report
 from tests.bench.server import running
@@ -47,6 +48,7 @@ def stubbed(app: Any) -> ASGIApp:
 
 LAYERS: Final = {
     "bare starlette": Contender(starlette, "bare starlette"),
+    "bare + a shared GET": Contender(lambda url, _: SharedGet(starlette(), url), "bare starlette"),
     "+ middleware, stub take, no headers": Contender(
         lambda _, n: stubbed(ours(starlette(), "memory://", n, headers="off")), "bare starlette"
     ),
