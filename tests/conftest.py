@@ -1,3 +1,3 @@
 """Fixtures of all tests: real servers, started when a test first asks for one."""
 
-pytest_plugins = ["tests.redis_server", "tests.postgres_server"]
+pytest_plugins = ["tests.redis_server", "tests.redis_cluster", "tests.postgres_server"]

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -28,9 +30,12 @@ def command(path: Path, *words: str) -> bytes:
 
 
 class RedisServer:
-    """A server on a unix socket, without persistence unless ``appendonly``: tests start, stop and empty it."""
+    """A server on a unix socket, without persistence unless ``appendonly``: tests start, stop and empty it.
 
-    def __init__(self, directory: Path, *, appendonly: bool = False) -> None:
+    ``options`` are further ones of the server's.
+    """
+
+    def __init__(self, directory: Path, *, appendonly: bool = False, options: Mapping[str, str] | None = None) -> None:
         self.socket = directory / "redis.sock"
         self.url = f"unix://{self.socket}"
         self._options = {
@@ -41,17 +46,30 @@ class RedisServer:
             "save": "",
             "appendonly": "yes" if appendonly else "no",
             "appendfsync": "always",
+            **(options or {}),
         }
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        """Returns when it answers."""
+        self.launch()
+        self.wait()
+
+    def launch(self) -> None:
         options = [part for name, value in self._options.items() for part in (f"--{name}", value)]
         self._process = subprocess.Popen([find_server(), *options], stdin=subprocess.DEVNULL)
+
+    def wait(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not answers(self.socket):
+            assert self._process is not None, "it was not launched"
             assert self._process.poll() is None, f"the server ended; see {self._options['logfile']}"
             assert time.monotonic() < deadline, "the server does not answer"
             time.sleep(0.005)
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
 
     def kill(self) -> None:
         """kill -9: nothing is written out."""
@@ -59,6 +77,16 @@ class RedisServer:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """SIGSTOP while the block runs: connections stay, and take what is sent, but nothing answers."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def restart(self) -> None:
         self.kill()

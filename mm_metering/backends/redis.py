@@ -1,4 +1,5 @@
-"""Counters on Redis or Valkey, 7 or newer: ``redis://``, ``rediss://`` and ``unix://``.
+"""Counters on Redis or Valkey, 7 or newer: one server (``redis://``, ``rediss://``, ``unix://``) or a cluster
+(``redis+cluster://``, ``rediss+cluster://``).
 
 Every method is one round trip to one function of the library in ``lua/``. The driver never sends anything twice: a
 call whose reply was lost raises, and the caller asks again with the same sequence number (G4).
@@ -15,22 +16,28 @@ from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from mm_metering.backends import redis_wire as wire
 from mm_metering.backends.counters import Answer, Backlog, Batch
 from mm_metering.backends.redis_line import Argument, Command, ErrorReply, Line
+from mm_metering.backends.redis_nodes import Address, Cluster, Lines, OneServer, Topology
 from mm_metering.core.facts import WIRE
 from mm_metering.errors import InvalidInput, StoreUnavailable
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
 
-MAX_CONNECTIONS: Final = 2
-"""Per event loop: one for the batches in flight, one for the drain. Calls are shared, so more would wait as well."""
+CLUSTER_SHARDS: Final = 16
+"""Of a cluster, unless the URL says ``?shards=``; one server has one."""
+MAX_SHARDS: Final = 256
 
 MIN_VERSION: Final = 7
 """The first Redis with functions."""
+
+MENDS: Final = 2
+"""How often one call may meet a moved shard or a missing library and be sent again: a new owner may lack it."""
 
 logger = logging.getLogger(__name__)
 
@@ -52,102 +59,123 @@ def library() -> Library:
 
 
 class RedisCounters:
-    """Counters of one server. May be used from several event loops; each gets its own connections when it first calls.
+    """Counters of one server or of a cluster's masters. May be used from several event loops; each gets its own
+    connections when it first calls.
 
-    timeout_s   the longest one call may take, connecting included; its outcome is unknown then
+    timeout_s   the longest a call may wait for a connection, or for its reply; its outcome is unknown then
     frozen      keys get no TTL: the server's time is not the time of a test clock
     """
 
-    def __init__(self, url: str, *, frozen: bool = False, shards: int = 1, timeout_s: float = 1.0) -> None:
-        self._shards = shards
+    def __init__(self, url: str, *, frozen: bool = False, timeout_s: float = 1.0) -> None:
         self._keep_ms = 0 if frozen else wire.KEEP_MS
         self._timeout_s = timeout_s
-        self._server = _Server(url, timeout_s)
+        self._servers = _Servers(url, timeout_s)
         self._library = library()
-        self._by_loop: WeakKeyDictionary[AbstractEventLoop, _Connections] = WeakKeyDictionary()
+        self._by_loop: WeakKeyDictionary[AbstractEventLoop, _Shards] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
     @property
     def shards(self) -> int:
-        return self._shards
+        return self._servers.shards
 
     async def apply(self, shard: int, batch: Batch) -> Answer:
         command = wire.encode(f"{self._library.name}_apply", shard, batch, keep_ms=self._keep_ms)
-        return wire.decode(await self._call(command))
+        return wire.decode(await self._call(shard, command))
 
     async def open(self, shard: int, *, seen: int, generation: int, grace_ms: int) -> bool:
-        return bool(await self._function("open", wire.shard_keys(shard), seen, generation, grace_ms))
+        return bool(await self._function(shard, "open", wire.shard_keys(shard), seen, generation, grace_ms))
 
     async def read(self, shard: int, *, after: str, limit: int) -> Backlog:
-        return wire.decode_backlog(await self._function("read", wire.shard_keys(shard), after, limit))
+        return wire.decode_backlog(await self._function(shard, "read", wire.shard_keys(shard), after, limit))
 
     async def trim(self, shard: int, *, generation: int, position: str) -> None:
-        await self._function("trim", wire.shard_keys(shard), generation, position)
+        await self._function(shard, "trim", wire.shard_keys(shard), generation, position)
 
     async def counters(self, shard: int, tenant: str) -> Mapping[str, int]:
-        return wire.decode_counters(await self._function("counters", [wire.tenant_key(shard, tenant)]))
+        return wire.decode_counters(await self._function(shard, "counters", [wire.tenant_key(shard, tenant)]))
 
     async def aclose(self) -> None:
         with self._lock:
             closing = list(self._by_loop.items())
             self._by_loop.clear()
         here = asyncio.get_running_loop()
-        for loop, connections in closing:
+        for loop, shards in closing:
             if loop is here:
-                await connections.close()
+                await shards.close()
             elif loop.is_running():
-                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(connections.close(), loop))
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(shards.close(), loop))
 
-    async def _function(self, name: str, keys: list[str], *arguments: Argument) -> Any:
-        return await self._call(("FCALL", f"{self._library.name}_{name}", len(keys), *keys, *arguments))
+    async def _function(self, shard: int, name: str, keys: list[str], *arguments: Argument) -> Any:
+        return await self._call(shard, ("FCALL", f"{self._library.name}_{name}", len(keys), *keys, *arguments))
 
-    async def _call(self, command: Command) -> Any:
-        """Calls a function; where the server does not have the library it is loaded, and the same call sent again."""
-        connections = self._connections()
+    async def _call(self, shard: int, command: Command) -> Any:
+        """Calls a function where the shard is. Where nothing ran because the shard has moved or the server lacks the
+        library, that is mended, and the same call sent again."""
+        lines = self._lines(shard)
         try:
-            try:
-                return await connections.call(command)
-            except ErrorReply as problem:
-                if "Function not found" not in str(problem):
-                    raise
-            await self._load_library(connections)
-            return await connections.call(command)
+            for _ in range(MENDS):
+                try:
+                    return await lines.call(command)
+                except ErrorReply as problem:
+                    if not await self._mended(lines, str(problem)):
+                        raise
+            return await lines.call(command)
         except (ErrorReply, OSError) as problem:  # OSError: asyncio's TimeoutError is one
-            raise self._server.unavailable(problem) from problem
+            raise self._servers.unavailable(lines.where, problem) from problem
 
-    async def _load_library(self, connections: _Connections) -> None:
+    async def _mended(self, lines: Lines, problem: str) -> bool:
+        if "Function not found" not in problem:
+            return lines.follow(problem)
+        await self._load_library(lines)
+        return True
+
+    async def _load_library(self, lines: Lines) -> None:
         """Never REPLACE: that would load it anew under another process, and so be another identity (G1)."""
         try:
-            await connections.call(("FUNCTION", "LOAD", self._library.source))
+            await lines.call(("FUNCTION", "LOAD", self._library.source))
         except ErrorReply as problem:
             if "already exists" not in str(problem):
                 raise
 
-    def _connections(self) -> _Connections:
+    def _lines(self, shard: int) -> Lines:
         loop = asyncio.get_running_loop()
         with self._lock:
             found = self._by_loop.get(loop)
             if found is None:
-                found = self._by_loop[loop] = _Connections(self._server, self._timeout_s)
-            return found
+                found = self._by_loop[loop] = self._servers.shards_here()
+            return found.lines[shard]
 
 
-class _Server:
-    """Where the server is, how to connect to it, and what to say if that fails. Its messages hold no credentials."""
+class _Shards(NamedTuple):
+    """What one event loop has: where the shards are, and the connections of each."""
+
+    topology: Topology
+    lines: tuple[Lines, ...]
+
+    async def close(self) -> None:
+        self.topology.close()
+        for each in self.lines:
+            each.close()
+
+
+class _Servers:
+    """What a URL says: where the servers are, how to connect to one, and what to say if that fails. Its messages hold
+    no credentials."""
 
     def __init__(self, url: str, timeout_s: float) -> None:
-        from redis.asyncio.connection import Connection, parse_url
+        from redis.asyncio.connection import SSLConnection
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
 
-        try:
-            options: dict[str, Any] = dict(parse_url(url))
-        except ValueError:  # its text may quote the password
-            raise InvalidInput("counters", "not a URL such as redis://user:password@host:6379/0") from None
-        self._kind: Callable[..., AbstractConnection] = options.pop("connection_class", Connection)
-        self.where = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
+        self._timeout_s = timeout_s
+        self._addresses, options = _parse(url)
+        self._is_cluster = "+cluster" in url.partition("://")[0]
+        self.shards = _shards(options.pop("shards", None), CLUSTER_SHARDS if self._is_cluster else 1)
+        self._kind: Callable[..., AbstractConnection] = options.pop("connection_class")
+        if self._kind is SSLConnection:  # older drivers leave it out
+            options.setdefault("ssl_check_hostname", options.get("ssl_cert_reqs") != "none")
         # RESP2: every reply of ours is plain, and its raw form is the same in all versions of the driver.
-        # The deadline is around the whole exchange (_Connections.call); the driver's own would start a task per call.
+        # The deadline is around the whole exchange (Line.exchange); the driver's own would start a task per call.
         self._options = {
             **options,
             "protocol": 2,
@@ -155,96 +183,147 @@ class _Server:
             "socket_timeout": None,
             "socket_connect_timeout": timeout_s,
         }
+        self._tls: Any = None
+        self._tls = _tls(self._connection(self._addresses[0]))
+        self._inspected: set[Address] = set()
 
-    async def line(self) -> Line:
+    def shards_here(self) -> _Shards:
+        """For the running event loop."""
+        topology: Topology
+        if self._is_cluster:
+            topology = Cluster(self._addresses, shards=self.shards, connect=self._connect, timeout_s=self._timeout_s)
+        else:
+            topology = OneServer(self._addresses[0])
+        lines = [
+            Lines(shard, topology, connect=self._connect, timeout_s=self._timeout_s) for shard in range(self.shards)
+        ]
+        return _Shards(topology, tuple(lines))
+
+    def _connection(self, address: Address) -> AbstractConnection:
+        from redis.exceptions import RedisError
+
+        place = {"host": address.host, "port": address.port} if address.port else {"path": address.host}
+        try:
+            connection = self._kind(**self._options, **place)
+        except (TypeError, RedisError) as problem:
+            raise InvalidInput("counters", f"the URL has an unknown option: {problem}") from problem
+        if self._tls is not None:
+            connection.ssl_context = self._tls  # type: ignore[attr-defined]
+        return connection
+
+    async def _connect(self, address: Address) -> Line:
         """A connection, open; ConnectionError or TimeoutError otherwise."""
         from redis.exceptions import RedisError
 
-        try:
-            connection = self._kind(**self._options)
-        except TypeError as problem:
-            raise InvalidInput("counters", f"the URL has an unknown option: {problem}") from problem
+        connection = self._connection(address)
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
         except RedisError as problem:
             raise ConnectionError(str(problem)) from problem
-        return Line(connection)
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        line = Line(connection)
+        if address not in self._inspected:
+            try:
+                self._inspect(address, await line.exchange(("INFO",), self._timeout_s))
+            except BaseException:
+                line.close()
+                raise
+            self._inspected.add(address)
+        return line
 
-    def inspect(self, info: str) -> None:
-        """Refuses a server that is too old, and warns of one that may evict counters."""
-        facts = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+    def _inspect(self, address: Address, info: bytes) -> None:
+        """Refuses a server that is too old or is no cluster, and warns of one that may evict counters."""
+        facts = dict(line.split(":", 1) for line in info.decode(errors="replace").splitlines() if ":" in line)
         version = facts.get("redis_version", "0")
         if int(version.partition(".")[0]) < MIN_VERSION:
-            raise StoreUnavailable(f"counters: {self.where} is Redis {version}; it must be {MIN_VERSION} or newer")
+            raise StoreUnavailable(f"counters: {address} is Redis {version}; it must be {MIN_VERSION} or newer")
+        if self._is_cluster and facts.get("cluster_enabled") == "0":
+            raise StoreUnavailable(f"counters: {address} is not part of a cluster; use redis:// or rediss://")
+        if not self._is_cluster and facts.get("cluster_enabled") == "1":
+            logger.warning(
+                "counters: %s is part of a cluster; use redis+cluster://, or no shard that moves is found", address
+            )
         policy = facts.get("maxmemory_policy", "noeviction")
         if policy != "noeviction":
             logger.warning(
                 "counters: %s has maxmemory-policy %s and may drop usage that is not billed yet; set it to noeviction",
-                self.where,
+                address,
                 policy,
             )
 
-    def unavailable(self, problem: Exception) -> StoreUnavailable:
+    def unavailable(self, where: str, problem: Exception) -> StoreUnavailable:
         what = str(problem) or "no answer in time"
         return StoreUnavailable(
-            f"counters: Redis at {self.where} did not complete the call ({type(problem).__name__}: {what}); "
-            "see that it runs and that the counters URL is right"
+            f"counters: Redis at {where} did not complete the call ({type(problem).__name__}: {what}); "
+            f"{self._way_out(what)}"
+        )
+
+    def _way_out(self, what: str) -> str:
+        if not self._is_cluster and what.startswith(("MOVED", "ASK ", "CLUSTERDOWN", "TRYAGAIN")):
+            return "it is part of a cluster: use redis+cluster:// or rediss+cluster://"
+        return next(
+            (way for sign, way in WAYS_OUT.items() if sign in what),
+            "see that it runs and that the counters URL is right",
         )
 
 
-class _Connections:
-    """The connections of one event loop. One that was interrupted between a command and its reply is closed, so that
-    no call ever reads the reply of another."""
+NEEDS: Final = "give the user the commands and keys that docs/redis.md lists"
+WAYS_OUT: Final[Mapping[str, str]] = {
+    "WRONGPASS": "check the user and the password in the counters URL",
+    "invalid username-password pair": "check the user and the password in the counters URL",
+    "NOAUTH": "give a user and a password in the counters URL",
+    "no permissions": NEEDS,
+    "can't run this command": NEEDS,  # in a function, on Redis 7.0
+    "CERTIFICATE_VERIFY_FAILED": "name the authority of its certificate by ?ssl_ca_certs=FILE",
+    "The cluster is down": "if it stays so, set cluster-require-full-coverage to no (docs/redis.md)",
+}
 
-    def __init__(self, server: _Server, timeout_s: float) -> None:
-        self._server = server
-        self._timeout_s = timeout_s
-        self._idle: list[Line] = []
-        self._free = asyncio.Semaphore(MAX_CONNECTIONS)
-        self._inspected = False
-        self._closed = False
 
-    async def call(self, command: Command) -> Any:
-        """Sends one command and gives its raw reply; ErrorReply, or TimeoutError if that takes too long."""
-        async with self._free:
-            line = self._idle.pop() if self._idle else await self._open()
-            try:
-                reply = await line.exchange(command, self._timeout_s)
-            except ErrorReply:
-                self._keep(line)
-                raise
-            except BaseException as problem:
-                line.close()
-                if isinstance(problem, Exception):  # the idle one's server is most likely gone or demoted as well
-                    self._close_idle()
-                raise
-            self._keep(line)
-            return reply
+def _parse(url: str) -> tuple[tuple[Address, ...], dict[str, Any]]:
+    """Where the servers are, and the driver's options with the class of its connections. A cluster's URL names several
+    hosts, "a:6379,b:6379", that share all else."""
+    from redis.asyncio.connection import Connection, parse_url
 
-    async def _open(self) -> Line:
-        async with asyncio.timeout(self._timeout_s):
-            line = await self._server.line()
-            if not self._inspected:
-                try:
-                    info = await line.exchange(("INFO",), self._timeout_s)
-                    self._server.inspect(info.decode(errors="replace"))
-                except BaseException:
-                    line.close()
-                    raise
-                self._inspected = True
-            return line
+    try:
+        found: list[dict[str, Any]] = [dict(parse_url(each)) for each in _nodes(url)]
+    except ValueError:  # its text may quote the password
+        raise InvalidInput("counters", "not a URL such as redis://user:password@host:6379/0") from None
+    if "path" in found[0]:
+        addresses = [Address(found[0].pop("path"), 0)]
+    else:
+        addresses = [Address(each.pop("host", "localhost"), each.pop("port", 6379)) for each in found]
+    return tuple(addresses), {"connection_class": Connection} | found[0]
 
-    def _keep(self, line: Line) -> None:
-        if self._closed:
-            line.close()
-        else:
-            self._idle.append(line)
 
-    async def close(self) -> None:
-        """For good: calls that are still under way close their own connection."""
-        self._closed = True
-        self._close_idle()
+def _nodes(url: str) -> list[str]:
+    """One URL of the driver's for each node that the URL names."""
+    parts = urlsplit(url)
+    kind, plus, _ = parts.scheme.partition("+")
+    if not plus:
+        return [url]
+    user, at, hosts = parts.netloc.rpartition("@")
+    if not all(hosts.split(",")):
+        raise ValueError("a host is missing")
+    return [parts._replace(scheme=kind, netloc=f"{user}{at}{host}").geturl() for host in hosts.split(",")]
 
-    def _close_idle(self) -> None:
-        while self._idle:
-            self._idle.pop().close()
+
+def _shards(text: str | None, default: int) -> int:
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_SHARDS):
+        raise InvalidInput("counters", f"shards={text[:20]} is not a whole number from 1 to {MAX_SHARDS}")
+    return int(text)
+
+
+def _tls(connection: AbstractConnection) -> Any:
+    """The driver's TLS settings, their files read once: each connection would read the authorities anew. None without
+    TLS."""
+    settings = getattr(connection, "ssl_context", None)
+    if settings is not None:
+        try:
+            settings.get()
+        except (OSError, ValueError) as problem:
+            raise InvalidInput("counters", f"the URL's TLS options or their files are wrong: {problem}") from problem
+    return settings

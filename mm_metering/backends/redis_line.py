@@ -36,14 +36,14 @@ class Line(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(replyError=ErrorReply)
         self._waiting: asyncio.Future[Any] | None = None
-        self._lost: Exception | None = None
+        self.lost: Exception | None = None
         self._transport: asyncio.Transport = writer.transport
         self._transport.set_protocol(self)
 
     async def exchange(self, command: Command, timeout_s: float) -> Any:
         """Sends a command; its reply as bytes, int, list or None. ErrorReply, ConnectionError or TimeoutError."""
-        if self._lost is not None:
-            raise self._lost
+        if self.lost is not None:
+            raise self.lost
         self._waiting = waiting = self._loop.create_future()
         timer = self._loop.call_later(timeout_s, _give_up, waiting)
         packed = command if isinstance(command, bytes) else hiredis.pack_command(tuple(command))  # type: ignore[arg-type]
@@ -77,7 +77,7 @@ class Line(asyncio.Protocol):
         self._fail(ConnectionError(f"the connection was closed{f': {exc}' if exc else ' by the server'}"))
 
     def _fail(self, problem: Exception) -> None:
-        self._lost = problem
+        self.lost = problem
         self.close()
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(problem)

@@ -7,7 +7,10 @@ from typing import Final
 from mm_metering.backends.counters import Counters
 from mm_metering.errors import InvalidInput
 
-CHOICES: Final = "memory://, local://DIR, redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///PATH"
+CHOICES: Final = (
+    "memory://, local://DIR, redis://HOST:PORT/DB, rediss://HOST:PORT/DB, unix:///PATH, "
+    "redis+cluster://HOST:PORT,HOST:PORT or rediss+cluster://HOST:PORT,HOST:PORT"
+)
 
 
 def open_counters(url: str, *, frozen: bool = False) -> Counters:
@@ -28,7 +31,7 @@ def open_counters(url: str, *, frozen: bool = False) -> Counters:
             from mm_metering.backends.local import LocalCounters
 
             return LocalCounters(rest, frozen=frozen)
-        case "redis" | "rediss" | "unix":
+        case "redis" | "rediss" | "unix" | "redis+cluster" | "rediss+cluster":
             from mm_metering.backends.redis import RedisCounters
 
             return RedisCounters(url, frozen=frozen)

@@ -13,6 +13,7 @@ from mm_metering.backends.memory import MemoryCounters
 from mm_metering.backends.redis import RedisCounters
 from mm_metering.backends.urls import open_counters
 from mm_metering.testing.counters_contract import CountersContract
+from tests.redis_cluster import RedisCluster
 from tests.redis_server import RedisServer, command
 
 
@@ -26,6 +27,14 @@ class TestRedis(CountersContract):
     @pytest.fixture
     async def counters(self, redis_server: RedisServer) -> AsyncIterator[Counters]:
         counters = RedisCounters(redis_server.url, timeout_s=10)
+        yield counters
+        await counters.aclose()
+
+
+class TestCluster(CountersContract):
+    @pytest.fixture
+    async def counters(self, redis_cluster: RedisCluster) -> AsyncIterator[Counters]:
+        counters = RedisCounters(redis_cluster.url, timeout_s=10)
         yield counters
         await counters.aclose()
 
