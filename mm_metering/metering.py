@@ -24,6 +24,7 @@ from mm_metering.clock import Clock, SystemClock
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.decision import Decision
 from mm_metering.core.events import UsageEvent, whole_quantity
+from mm_metering.core.identity import tenant_id
 from mm_metering.core.invoicing import Invoice
 from mm_metering.core.money import Amount
 from mm_metering.core.periods import micros
@@ -64,7 +65,8 @@ class Metering:
     """Meters a host's API and AI usage, enforces quotas inline and bills for it.
 
     catalogue    a plans file, a dict or a Catalogue; the seed's three plans if absent
-    counters     "memory://", "local://DIR", "redis://...", or an object that keeps the ``Counters`` law
+    counters     "memory://", "local://DIR", "redis://...", "redis+cluster://...", or an object that keeps the
+                 ``Counters`` law
     ledger       "memory://", "sqlite:///file", "postgresql://...", or an object that keeps the ``Ledger`` law
     clock        where time comes from; a FrozenClock in tests
     worker       "auto": this process folds usage into the ledger with memory:// and local:// counters, and leaves it to
@@ -188,8 +190,7 @@ class Metering:
         """
         try:
             await self.ledger.setup(apply=await self._may_apply())
-            for shard in range(self.counters.shards):
-                await self._drain(shard)
+            await self._drain.each()
             worker = Worker(self._drain, shards=self.counters.shards)
             await (self._drain.fully() if once else worker.run(stop or asyncio.Event()))
         finally:
@@ -406,22 +407,29 @@ class Metering:
         await self._settle()
         await self._drain.fully()
 
-    async def _settle(self) -> None:
-        """Everything acknowledged in this process is in the stream."""
+    async def _flush_of(self, tenant: str) -> None:
+        """The same for one tenant: what hinders another shard does not concern it."""
+        await self.startup()
+        shard = self.gate.shard_of(tenant_id(tenant))
+        await self._settle(shard=shard)
+        await self._drain.fully(shard)
+
+    async def _settle(self, *, shard: int | None = None) -> None:
+        """Everything acknowledged in this process, or in this shard alone, is in the stream."""
         loop, soon = asyncio.get_running_loop(), [*self._soon]
         await asyncio.gather(*(task for task in soon if task.get_loop() is loop))
         while not all(task.done() or task.get_loop().is_closed() for task in soon):  # noqa: ASYNC110 - of other loops
             await asyncio.sleep(POLL_S)
-        await self.gate.settle()
+        await self.gate.settle(shard=shard)
 
     async def create_usage_snapshot(self, tenant: str, day: date | str) -> UsageSnapshot:
         """One day of a tenant in its zone, with all that was acknowledged before the call."""
-        await self.flush()
+        await self._flush_of(tenant)
         return await self._analytics.snapshot(tenant, day)
 
     async def get_usage(self, tenant: str, start: date | str, end: date | str) -> UsageRange:
         """The days from start to end, both included: totals, and ``.days``."""
-        await self.flush()
+        await self._flush_of(tenant)
         return await self._analytics.usage(tenant, start, end)
 
     # -- tenants and invoices -----------------------------------------------------------------------------------------
@@ -452,7 +460,7 @@ class Metering:
 
     async def preview_invoice(self, tenant: str, *, period: str | None = None) -> Invoice:
         """The tenant's invoice for a calendar month in its zone, as it stands; the current month if absent."""
-        await self.flush()
+        await self._flush_of(tenant)
         return await self._invoices.preview(tenant, period)
 
 

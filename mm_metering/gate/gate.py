@@ -356,24 +356,35 @@ class Gate:
         return lane
 
     async def open(self, *, within_s: float = 10.0) -> None:
-        """Waits until every shard is open; StoreUnavailable otherwise."""
+        """Waits until every shard is open; StoreUnavailable if none is by then.
+
+        One master of a cluster that is away does not keep a process from serving the tenants of all others: its shards
+        begin with the outage policy.
+        """
         lanes = [self._lane_of(shard) for shard in range(self._counters.shards)]
         opened = await asyncio.gather(*(lane.settled(within_s=within_s) for lane in lanes))
-        if not all(opened):
-            raise StoreUnavailable(
-                f"counters: {opened.count(False)} of {len(lanes)} shards did not open within {within_s:.0f} s; "
-                "check the counters' URL and that its server runs"
-            )
+        if all(opened):
+            return
+        trouble = (
+            f"counters: {opened.count(False)} of {len(lanes)} shards did not open within {within_s:.0f} s; "
+            "check the counters' URL and that its server runs"
+        )
+        if not any(opened):
+            raise StoreUnavailable(trouble)
+        log.warning("%s; their tenants are decided by the outage policy until then", trouble)
 
-    async def settle(self, *, within_s: float = 10.0) -> None:
-        """Waits until everything acknowledged in this process stands in the stream; StoreUnavailable otherwise."""
+    async def settle(self, *, shard: int | None = None, within_s: float = 10.0) -> None:
+        """Waits until everything acknowledged in this process, or in this shard alone, stands in the stream;
+        StoreUnavailable otherwise."""
+
+        def lanes() -> list[Lane]:
+            return [lane for lane in self._state().lanes.values() if shard in (None, lane.shard)]
 
         async def settled_here() -> bool:
-            lanes = self._state().lanes.values()
-            return all(await asyncio.gather(*(lane.settled(within_s=within_s) for lane in lanes)))
+            return all(await asyncio.gather(*(lane.settled(within_s=within_s) for lane in lanes())))
 
         def is_settled() -> bool:
-            return all(_is_settled(lane) for lane in self._state().lanes.values())
+            return all(_is_settled(lane) for lane in lanes())
 
         done = await asyncio.gather(
             settled_here(),

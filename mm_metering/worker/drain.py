@@ -11,6 +11,7 @@ from mm_metering.backends.counters import START, Backlog, Counters, Entry, posit
 from mm_metering.backends.ledger import Ledger, ShardRow
 from mm_metering.core.facts import Fact, decode
 from mm_metering.core.tenancy import TenantDefaults
+from mm_metering.errors import StoreUnavailable
 from mm_metering.gate.generations import certify
 
 log = logging.getLogger("mm_metering.worker")
@@ -100,9 +101,24 @@ class Drain:
                     log.error("entry %s holds a line that is no fact and is left out: %s", entry.position, error)
         return facts
 
-    async def fully(self) -> None:
-        """Folds everything that stood in the streams when this was called."""
-        for shard in range(self._counters.shards):
-            for _ in range(STEPS):
-                if not await self(shard):
-                    break
+    async def each(self) -> None:
+        """Folds one batch of every shard; StoreUnavailable where none could be asked."""
+        outcomes = await asyncio.gather(*map(self, range(self._counters.shards)), return_exceptions=True)
+        failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        for failure in failures:
+            if len(failures) == len(outcomes) or not isinstance(failure, StoreUnavailable):
+                raise failure
+
+    async def fully(self, shard: int | None = None) -> None:
+        """Folds everything that stood in the streams, or in this shard's, when it was called. What hinders one shard is
+        raised when the others are done."""
+        shards = range(self._counters.shards) if shard is None else (shard,)
+        outcomes = await asyncio.gather(*map(self._fully, shards), return_exceptions=True)
+        for outcome in outcomes:
+            if outcome is not None:
+                raise outcome
+
+    async def _fully(self, shard: int) -> None:
+        for _ in range(STEPS):
+            if not await self(shard):
+                break
