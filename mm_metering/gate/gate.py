@@ -68,6 +68,7 @@ class LoopState:
 
     lanes: dict[int, Lane] = field(default_factory=dict)
     loads: dict[tuple[str, str], asyncio.Task[bool]] = field(default_factory=dict)
+    folds: dict[int, asyncio.Future[object]] = field(default_factory=dict)
 
 
 class Gate:
@@ -305,7 +306,7 @@ class Gate:
             lane.distrust(generation)
             return ""
         if generation != lane.generation or position_key(position) < position_key(barrier):
-            await self._drain(lane.shard)
+            await self._fold(lane.shard)
             return ""
         view = await self._read_view(snapshot)
         assert view.row is not None
@@ -320,6 +321,15 @@ class Gate:
                 return later
             case _:
                 return ""
+
+    async def _fold(self, shard: int) -> None:
+        """Folds once for all tenants that are loaded at the same time: after an outage that is every tenant in use."""
+        folds = self._state().folds
+        fold = folds.get(shard)
+        if fold is None:
+            fold = folds[shard] = asyncio.ensure_future(self._drain(shard))
+            fold.add_done_callback(lambda done: (folds.pop(shard), done.cancelled() or done.exception()))
+        await asyncio.shield(fold)
 
     # -- lanes --------------------------------------------------------------------------------------------------------
 
