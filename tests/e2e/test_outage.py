@@ -1,0 +1,187 @@
+"""A server that stops, dies or is emptied under steady load: how soon every caller is answered, and what is billed.
+
+``MM_OUTAGE_CYCLES`` sets how many outages one run meets, and ``MM_OUTAGE_SEED`` which (``./dev nightly``); without
+them there is one of each kind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from mm_metering import FrozenClock, Metering
+from mm_metering.gate.coalesce import Lane, Timing
+from tests.e2e.callers import DEGRADED, METERS, NO, PLANS, UNAVAILABLE, YES, Answer, Caller, FairClock, differences
+from tests.redis_server import RedisServer
+
+CALLERS: Final = 32
+EVERY_S: Final = 0.05
+DEADLINE_S: Final = Timing().decision_s
+LATE_S: Final = 0.01
+OPEN_BREAKER_S: Final = 0.001
+RETURN_S: Final = 1.0
+GIVE_UP_S: Final = 20.0
+CYCLES: Final = int(os.environ.get("MM_OUTAGE_CYCLES", "0"))
+SEED: Final = int(os.environ.get("MM_OUTAGE_SEED", "0"))
+ONE_OF_EACH: Final = (("stop", 2.0), ("kill", 0.3), ("flush", 0.0), ("stop", 0.02))
+OUTAGES: Final = (*ONE_OF_EACH, ("stop", 0.2), ("stop", 4.0), ("kill", 0.0), ("kill", 3.0))
+
+
+def chosen() -> list[tuple[str, float]]:
+    return random.Random(SEED).choices(OUTAGES, k=CYCLES) if CYCLES else list(ONE_OF_EACH)
+
+
+@dataclass
+class Outage:
+    """When the server did not answer, by the fair clock, and what callers were told from then until all was exact."""
+
+    kind: str
+    began_s: float
+    returned_s: float
+    answers: list[Answer] = field(default_factory=list)
+
+    @property
+    def meanwhile(self) -> list[Answer]:
+        """Answers that were asked for while the server did not answer, or just before."""
+        return [each for each in self.answers if each.began_s < self.returned_s != self.began_s]
+
+    @property
+    def slowest_s(self) -> float:
+        return max((each.took_s for each in self.meanwhile), default=0.0)
+
+    @property
+    def open_breaker(self) -> list[Answer]:
+        return [each for each in self.meanwhile if each.was_down]
+
+    @property
+    def exact_after_s(self) -> float:
+        """How long after its return the last answer came that the counters had not given, or that took longer than
+        the deadline."""
+        inexact = [
+            each.ended_s
+            for each in self.answers
+            if each.ended_s > self.returned_s and (each.told in (DEGRADED, UNAVAILABLE) or each.took_s > DEADLINE_S)
+        ]
+        return max(inexact, default=self.returned_s) - self.returned_s
+
+    def row(self) -> str:
+        told = Counter(each.told for each in self.answers)
+        cpu_us = sorted(each.cpu_s * 1e6 for each in self.open_breaker) or [0.0]
+        return (
+            f"{self.kind:6} {self.returned_s - self.began_s:6.2f} s  slowest {self.slowest_s * 1e3:6.1f} ms  "
+            f"open breaker {len(self.open_breaker):6} x {cpu_us[len(cpu_us) // 2]:4.0f} us  "
+            f"exact after {self.exact_after_s:5.2f} s  {dict(told)}"
+        )
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Hundreds of expected warnings cost more than what is measured."""
+    logging.disable(logging.WARNING)
+    gc.freeze()
+    yield
+    gc.unfreeze()
+    logging.disable(logging.NOTSET)
+
+
+class Steady:
+    """Callers under way on one Metering, and the outages they meet."""
+
+    def __init__(self, server: RedisServer, metering: Metering, clock: FairClock) -> None:
+        self.server = server
+        self.clock = clock
+        self.callers = [Caller(metering, f"caller-{n}", clock, self.is_down) for n in range(CALLERS)]
+        self.differences: list[str] = []
+        self._lane: Lane = metering.gate._lane("any")
+
+    def is_down(self) -> bool:
+        return self._lane.down
+
+    async def meet(self, kind: str, seconds: float) -> Outage:
+        """One outage, until every caller is told exact numbers again."""
+        began_s = self.clock.now()
+        if kind == "stop":
+            with self.server.stopped():
+                await asyncio.sleep(seconds)
+        elif kind == "kill":
+            await asyncio.to_thread(self.server.kill)
+            await asyncio.sleep(seconds)
+            await asyncio.to_thread(self.server.start)
+        else:
+            await asyncio.to_thread(self.server.flush)
+        returned_s = self.clock.now()
+        began_s = returned_s if kind == "flush" else began_s  # an emptied server answers all the time
+        await self._until_exact(returned_s)
+        answers = [each for caller in self.callers for each in caller.answers if each.ended_s > began_s]
+        for caller in self.callers:
+            caller.answers.clear()
+        return Outage(kind, began_s, returned_s, answers)
+
+    async def _until_exact(self, since_s: float) -> None:
+        """Until the last answers of every caller come from the counters, some time after ``since_s``."""
+        async with asyncio.timeout(GIVE_UP_S):
+            while not all(self._is_exact(caller, since_s) for caller in self.callers):  # noqa: ASYNC110 - no event tells it
+                await asyncio.sleep(EVERY_S)
+
+    @staticmethod
+    def _is_exact(caller: Caller, since_s: float) -> bool:
+        last = caller.answers[-10:]
+        return len(last) == 10 and all(each.began_s > since_s and each.told in (YES, NO) for each in last)
+
+
+@asynccontextmanager
+async def steady_load(server: RedisServer, ledger: str) -> AsyncIterator[Steady]:
+    """Afterwards ``differences`` says where the ledger is not what the callers were told."""
+    clock = FrozenClock("2024-01-15T12:00:00Z")  # no window ends meanwhile
+    async with Metering(PLANS, counters=server.url, ledger=ledger, worker="inline", clock=clock) as metering:
+        with FairClock.ticking() as fair:
+            steady = Steady(server, metering, fair)
+            for caller in steady.callers[::8]:
+                await metering.put_tenant(caller.tenant, plan="few")
+            tasks = [asyncio.create_task(caller.call(every_s=EVERY_S)) for caller in steady.callers]
+            await steady._until_exact(fair.now())
+            yield steady
+            for task in tasks:
+                task.cancel()
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+            assert all(isinstance(end, asyncio.CancelledError) for end in ends), ends
+        await metering.flush()
+        steady.differences = await differences(steady.callers)
+
+
+@pytest.mark.timeout(60 + 10 * CYCLES)
+@pytest.mark.usefixtures("quiet")
+async def test_callers_are_answered_in_time_and_billed_what_they_were_told(server: RedisServer, tmp_path: Path) -> None:
+    async with steady_load(server, f"sqlite:///{tmp_path}/ledger.db") as steady:
+        outages = [await steady.meet(kind, seconds) for kind, seconds in chosen()]
+    print("", *(outage.row() for outage in outages), sep="\n")
+    assert not steady.differences
+    assert {YES, NO} <= {each.told for outage in outages for each in outage.answers}
+    for outage in outages:
+        told = {(each.told, each.meter) for each in outage.answers}
+        assert told <= {(DEGRADED, "soft"), (UNAVAILABLE, "strict"), *product((YES, NO), METERS)}
+        assert outage.slowest_s <= DEADLINE_S + LATE_S, outage.row()
+        assert outage.exact_after_s <= RETURN_S, outage.row()
+        assert not [each for each in outage.open_breaker if each.waited], outage.row()
+        cpu_s = sorted(each.cpu_s for each in outage.open_breaker) or [0.0]
+        assert cpu_s[len(cpu_s) * 99 // 100] <= OPEN_BREAKER_S, outage.row()
