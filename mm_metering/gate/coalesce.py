@@ -44,6 +44,8 @@ log = logging.getLogger("mm_metering.gate")
 
 POLL_S: Final = 0.1
 """How often an unconfirmed journal asks how far the ledger is."""
+LOADING_POLL_S: Final = 0.005
+"""How often it asks while a tenant is being loaded, so that whoever waits for that learns of an outage in time."""
 BACKOFF_S: Final = 0.05
 PROBE_S: Final = 0.2
 """How long a call waits while the server is down: shorter than the grace, so that nobody comes back too late."""
@@ -143,6 +145,7 @@ class Lane:
         self.down = False
         self._known = 0
         self.journal = Journal()
+        self.loads: dict[tuple[str, str], asyncio.Task[bool]] = {}
         self._counters = counters
         self._ledger = ledger
         self._now_us = now_us
@@ -188,6 +191,15 @@ class Lane:
             if self._idle is not None:
                 self._wake()
         return waiter.future
+
+    def watch(self, key: tuple[str, str], load: asyncio.Task[bool]) -> None:
+        """Cancels the load of a tenant when the counters stop answering."""
+        self.loads[key] = load
+        load.add_done_callback(lambda _: self.loads.pop(key, None))
+        if self._poll is not None:
+            self._poll.cancel()
+            self._poll = None
+        self._wake()
 
     def append_later(self, items: Sequence[Item]) -> None:
         """Journals facts that were allowed without the counters."""
@@ -246,8 +258,8 @@ class Lane:
     async def _work(self) -> None:
         """Returns when there is something to send: a waiter, a replay, or a journal to ask after."""
         while not (self._queue or self._asks or self.journal.waiting or self.generation < max(1, self._known)):
-            if self.journal.facts and self._poll is None:
-                self._poll = self._loop.call_later(POLL_S, self._ask)
+            if (self.journal.facts or self.loads) and self._poll is None:
+                self._poll = self._loop.call_later(LOADING_POLL_S if self.loads else POLL_S, self._ask)
             self._idle = self._loop.create_future()
             await self._idle
         self._asks = False
@@ -371,6 +383,8 @@ class Lane:
             self._tell_outage(waiter, sent=True)
         while self._queue:
             self._tell_outage(self._queue.popleft(), sent=False)
+        for load in self.loads.values():
+            load.cancel()
 
     def _tell_outage(self, waiter: Waiter, *, sent: bool) -> None:
         if waiter.future.done():

@@ -67,7 +67,6 @@ class LoopState:
     """What belongs to one event loop."""
 
     lanes: dict[int, Lane] = field(default_factory=dict)
-    loads: dict[tuple[str, str], asyncio.Task[bool]] = field(default_factory=dict)
     folds: dict[int, asyncio.Future[object]] = field(default_factory=dict)
 
 
@@ -276,14 +275,15 @@ class Gate:
         return await self._ledger.snapshot(shard, tenant, since=since, defaults=self._defaults(), now_us=now_us)
 
     async def _load(self, lane: Lane, tenant: str, barrier: str) -> bool:
-        """Brings the tenant's counters from the ledger; one load per tenant and loop at a time."""
-        loads = self._state().loads
+        """Brings the tenant's counters from the ledger; one load per tenant and loop at a time. False at once when the
+        counters do not answer meanwhile."""
         key = (tenant, barrier)
-        task = loads.get(key)
+        task = lane.loads.get(key)
         if task is None:
-            task = loads[key] = asyncio.create_task(self._load_once(lane, tenant, barrier))
-            task.add_done_callback(lambda _: loads.pop(key, None))
-        return await asyncio.shield(task)
+            task = asyncio.create_task(self._load_once(lane, tenant, barrier))
+            lane.watch(key, task)
+        await asyncio.wait((task,))
+        return not task.cancelled() and task.result()
 
     async def _load_once(self, lane: Lane, tenant: str, barrier: str) -> bool:
         try:

@@ -15,20 +15,38 @@ from mm_metering.core.periods import local_day, zone
 from mm_metering.errors import QuotaExceeded, StoreUnavailable
 
 FEW: Final = 20
+BURST: Final = 5
+MANY: Final = 10_000_000
+METERS: Final = ("soft", "strict")
 PLANS: Final[dict[str, Any]] = {
     "currency": "USD",
     "timezone": "UTC",
     "default_plan": "large",
-    "meters": {"soft": {"event": "soft"}, "strict": {"event": "strict", "on_outage": "deny"}},
+    "meters": {"soft": {"event": "soft"}, "strict": {"event": "strict", "on_outage": "deny"}, "bursts": {"event": "b"}},
     "plans": {
-        "large": {
+        "large": {"price": "0", "quotas": {meter: {"limit": MANY, "per": "month"} for meter in METERS}},
+        "few": {"price": "0", "quotas": {meter: {"limit": FEW, "per": "month"} for meter in METERS}},
+        "second": {
             "price": "0",
-            "quotas": {meter: {"limit": 10_000_000, "per": "month"} for meter in ("soft", "strict")},
+            "quotas": {
+                "bursts": [
+                    {"limit": BURST, "per": "second"},
+                    *({"limit": MANY, "per": window} for window in ("day", "month")),
+                ]
+            },
         },
-        "few": {"price": "0", "quotas": {meter: {"limit": FEW, "per": "month"} for meter in ("soft", "strict")}},
+        "minute": {
+            "price": "0",
+            "quotas": {
+                "bursts": [
+                    {"limit": BURST, "per": "minute"},
+                    *({"limit": MANY, "per": window} for window in ("day", "month")),
+                ]
+            },
+        },
     },
+    "routes": {"GET /soft": {"soft": 1}, "GET /strict": {"strict": 1}, "GET /burst": {"bursts": 1}},
 }
-METERS: Final = ("soft", "strict")
 TICK_S: Final = 0.002
 LATE_S: Final = 0.002
 """How late a tick may come on a machine that has nothing else to do."""

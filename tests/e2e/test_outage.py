@@ -13,17 +13,31 @@ import os
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from mm_metering import FrozenClock, Metering
+from mm_metering.backends.ledger import Snapshot
 from mm_metering.gate.coalesce import Lane, Timing
-from tests.e2e.callers import DEGRADED, METERS, NO, PLANS, UNAVAILABLE, YES, Answer, Caller, FairClock, differences
+from tests.e2e.callers import (
+    DEGRADED,
+    METERS,
+    NO,
+    PLANS,
+    UNAVAILABLE,
+    YES,
+    Answer,
+    Caller,
+    FairClock,
+    billed,
+    differences,
+)
+from tests.e2e.servers import Connection, Reply, serving, until_it_serves
 from tests.redis_server import RedisServer
 
 CALLERS: Final = 32
@@ -185,3 +199,103 @@ async def test_callers_are_answered_in_time_and_billed_what_they_were_told(serve
         assert not [each for each in outage.open_breaker if each.waited], outage.row()
         cpu_s = sorted(each.cpu_s for each in outage.open_breaker) or [0.0]
         assert cpu_s[len(cpu_s) * 99 // 100] <= OPEN_BREAKER_S, outage.row()
+
+
+# -- the same over HTTP ------------------------------------------------------------------------------------------------
+
+
+class Browser:
+    """Asks one path on a connection of its own, again and again, until it is told to stop."""
+
+    def __init__(self, path: str, tenant: str) -> None:
+        self.path = path
+        self.tenant = tenant
+        self.answers: list[tuple[float, float, str]] = []
+        self.is_over = False
+
+    @property
+    def told_yes(self) -> int:
+        return sum(told in (YES, DEGRADED) for _, _, told in self.answers)
+
+    async def browse(self, port: int, clock: FairClock) -> None:
+        async with Connection.open(port) as connection:
+            while not self.is_over:
+                began_s = clock.now()
+                reply = await connection.get(self.path, self.tenant)
+                self.answers.append((began_s, clock.now() - began_s, self._told(reply)))
+                await asyncio.sleep(EVERY_S)
+
+    @staticmethod
+    def _told(reply: Reply) -> str:
+        degraded = reply.headers.get("mm-metering") == "degraded"
+        return {200: DEGRADED if degraded else YES, 503: UNAVAILABLE}.get(reply.status, str(reply.status))
+
+
+@pytest.mark.usefixtures("quiet")
+async def test_http_answers_come_in_time_and_every_200_is_billed(server: RedisServer, tmp_path: Path) -> None:
+    """Beside them an unmetered route shows how fast the server's process answers at all."""
+    stores = {"counters": server.url, "ledger": f"sqlite:///{tmp_path}/ledger.db"}
+    browsers = [Browser(path, f"{path[1:]}-{n}") for n in range(8) for path in ("/soft", "/strict")]
+    plain = Browser("/free", "nobody")
+    with serving("tests.e2e.metered_app:app", stores, processes=1) as (port,), FairClock.ticking() as clock:
+        await until_it_serves(port)
+        tasks = [asyncio.create_task(browser.browse(port, clock)) for browser in (*browsers, plain)]
+        await asyncio.sleep(0.3)
+        with server.stopped():
+            stopped_s = clock.now()
+            await asyncio.sleep(1.0)
+            returned_s = clock.now()
+        async with asyncio.timeout(GIVE_UP_S):
+            while not all(_is_served(browser, returned_s) for browser in browsers):  # noqa: ASYNC110 - no event tells it
+                await asyncio.sleep(EVERY_S)
+        for browser in (*browsers, plain):
+            browser.is_over = True
+        await asyncio.gather(*tasks)
+    meanwhile = [each for browser in browsers for each in browser.answers if stopped_s < each[0] < returned_s]
+    slowest_plain_s = max(took_s for began_s, took_s, _ in plain.answers if stopped_s - 0.1 < began_s < returned_s)
+    assert max(took_s for _, took_s, _ in meanwhile) <= DEADLINE_S + LATE_S + slowest_plain_s
+    assert {told for _, _, told in meanwhile} == {DEGRADED, UNAVAILABLE}
+    for browser in browsers:
+        told = {told for _, _, told in browser.answers}
+        assert told == {YES, DEGRADED if browser.path == "/soft" else UNAVAILABLE}
+    async with Metering(PLANS, **stores, worker="off") as metering:  # type: ignore[arg-type]
+        await metering.flush()
+        for browser in browsers:
+            assert (await billed(metering, browser.tenant))[browser.path[1:]] == browser.told_yes
+
+
+def _is_served(browser: Browser, since_s: float) -> bool:
+    last = browser.answers[-5:]
+    return all(began_s > since_s and told == YES for began_s, _, told in last)
+
+
+# -- tenants that are being loaded -------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("quiet")
+async def test_a_take_that_waits_for_its_tenant_is_answered_when_the_server_stops(
+    server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else asks the counters meanwhile, so the load itself must notice."""
+    stores: dict[str, Any] = {"counters": server.url, "ledger": f"sqlite:///{tmp_path}/ledger.db", "worker": "off"}
+    async with Metering(PLANS, **stores) as metering, Metering(PLANS, **stores) as other:
+        with ExitStack() as outage:
+            clock = outage.enter_context(FairClock.ticking())
+            caller = Caller(metering, "acme", clock, lambda: False)
+            await caller.take("soft")
+            await other.put_tenant("acme", timezone="Europe/Berlin")
+            snapshot, stopped_s = metering.ledger.snapshot, list[float]()
+
+            async def stops_the_server(*args: Any, **options: Any) -> Snapshot:
+                if not stopped_s:
+                    outage.enter_context(server.stopped())
+                    stopped_s.append(clock.now())
+                return await snapshot(*args, **options)
+
+            monkeypatch.setattr(metering.ledger, "snapshot", stops_the_server)
+            answers = await asyncio.gather(caller.take("soft"), caller.take("strict"))
+            outage.close()
+            assert [answer.told for answer in answers] == [DEGRADED, UNAVAILABLE]
+            assert max(answer.ended_s for answer in answers) - stopped_s[0] <= DEADLINE_S + LATE_S
+            await metering.flush()
+            assert not await differences([caller])
