@@ -97,7 +97,7 @@ def _decision(gauge: Gauge, line: Line, state: State, plan: str, now_us: int, *,
         remaining=None if limit is None else _shown(gauge, max(0, limit - state.used - state.held)),
         resets_at=resets,
         reason=reason,
-        retry_after_s=_retry_after(resets, now_us) if reason in ("quota-exceeded", "rate-limited") else None,
+        retry_after_s=_retry_after(gauge, resets, now_us) if reason in ("quota-exceeded", "rate-limited") else None,
         plan=plan,
         overage=_shown(gauge, max(0, used - limit) if limit is not None and not gauge.limit.blocks else 0),
         window=gauge.limit.window.value,
@@ -140,8 +140,11 @@ def _shown(gauge: Gauge, amount: int) -> Quantity:
     return from_nanos(amount) if gauge.limit.unit == "money" else amount
 
 
-def _retry_after(resets: datetime | None, now_us: int) -> int | None:
+def _retry_after(gauge: Gauge, resets: datetime | None, now_us: int) -> int | None:
+    """Whole seconds, rounded up. A burst window is opened by the fastest clock of all processes: by a slower one it
+    seems to end too late, but nobody waits longer than it is."""
     if resets is None:
         return None
     left_us = int((resets - from_micros(now_us)).total_seconds() * 1_000_000)
-    return max(1, -(-left_us // 1_000_000))
+    left_s = max(1, -(-left_us // 1_000_000))
+    return min(left_s, gauge.slot.rate_s or left_s)
