@@ -15,35 +15,34 @@ from mm_metering.core.periods import local_day, zone
 from mm_metering.errors import QuotaExceeded, StoreUnavailable
 
 FEW: Final = 20
+THOUSAND: Final = 1_000
 BURST: Final = 5
 MANY: Final = 10_000_000
 METERS: Final = ("soft", "strict")
+
+
+def limited(limit: int) -> dict[str, Any]:
+    """A plan with this limit a month on both meters."""
+    return {"price": "0", "quotas": {meter: {"limit": limit, "per": "month"} for meter in METERS}}
+
+
+def bursts(per: str, *, day: int = MANY) -> dict[str, Any]:
+    """A plan with a burst rate beside quotas."""
+    limits = [{"limit": BURST, "per": per}, {"limit": day, "per": "day"}, {"limit": MANY, "per": "month"}]
+    return {"price": "0", "quotas": {"bursts": limits}}
+
+
 PLANS: Final[dict[str, Any]] = {
     "currency": "USD",
     "timezone": "UTC",
     "default_plan": "large",
     "meters": {"soft": {"event": "soft"}, "strict": {"event": "strict", "on_outage": "deny"}, "bursts": {"event": "b"}},
     "plans": {
-        "large": {"price": "0", "quotas": {meter: {"limit": MANY, "per": "month"} for meter in METERS}},
-        "few": {"price": "0", "quotas": {meter: {"limit": FEW, "per": "month"} for meter in METERS}},
-        "second": {
-            "price": "0",
-            "quotas": {
-                "bursts": [
-                    {"limit": BURST, "per": "second"},
-                    *({"limit": MANY, "per": window} for window in ("day", "month")),
-                ]
-            },
-        },
-        "minute": {
-            "price": "0",
-            "quotas": {
-                "bursts": [
-                    {"limit": BURST, "per": "minute"},
-                    *({"limit": MANY, "per": window} for window in ("day", "month")),
-                ]
-            },
-        },
+        "large": limited(MANY),
+        "thousand": limited(THOUSAND),
+        "few": limited(FEW),
+        "second": bursts("second"),
+        "minute": bursts("minute"),
     },
     "routes": {"GET /soft": {"soft": 1}, "GET /strict": {"strict": 1}, "GET /burst": {"bursts": 1}},
 }
@@ -165,14 +164,14 @@ async def billed(metering: Metering, tenant: str) -> dict[str, int]:
     found = Counter[str]()
     for cell in await metering.ledger.cells(tenant, first=today - timedelta(days=1), last=today):
         found[cell.key.meter] += cell.total.quantity
-    return {meter: found[meter] for meter in METERS}
+    return {meter: found[meter] for meter in (*METERS, "bursts")}
 
 
 async def differences(callers: Sequence[Caller]) -> list[str]:
     """Where the ledger is not what the callers were told; empty is what it should be. Everything must be folded."""
     found = [problem for caller in callers for problem in caller.wrong]
     for caller in callers:
-        told = {meter: caller.told[meter] for meter in METERS}
+        told = {meter: caller.told[meter] for meter in (*METERS, "bursts")}
         if (ledger := await billed(caller.metering, caller.tenant)) != told:
             found.append(f"{caller.tenant}: told {told}, billed {ledger}")
     return found

@@ -1,77 +1,139 @@
-"""A limit of 100, 64 connections, two server processes: exactly 100 are admitted, round after round."""
+"""Several processes, many callers, one limit: exactly the limit is admitted, round after round."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import AsyncExitStack
+from typing import Any, Final
 
-import httpx2
 import pytest
 
-from examples.mortgagematch.stage import ROOT, bound
+from examples.mortgagematch.stage import ROOT, end_with_parent
 from mm_metering import Metering
-from mm_metering.core.periods import local_day, zone
-from mm_metering.gate.coalesce import Timing
+from tests.e2e.callers import BURST, FEW, PLANS, THOUSAND, billed
+from tests.e2e.servers import Connection, serving, until_it_serves
+from tests.e2e.takers import PATIENT
 
-ROUNDS, CONNECTIONS, LIMIT, REQUESTS = 20, 64, 100, 160
+ROUNDS: Final = 20
+PROCESSES: Final = 4
+CALLERS: Final = 64
+TAKES: Final = 300
+"""Per process and round: together more than the limit, and more in each than it can get."""
+BURSTS: Final = 200
 
 
-@pytest.fixture
-def servers(tmp_path: Path) -> Iterator[tuple[list[str], dict[str, str]]]:
-    """Two uvicorn processes on one private Valkey and one SQLite file; their worker runs inline."""
-    stores = {"counters": f"local://{tmp_path}/counters", "ledger": f"sqlite:///{tmp_path}/ledger.db"}
-    env = {f"MM_METERING_{name.upper()}": url for name, url in stores.items()}
-    urls, processes = [], []
-    for _ in range(2):
-        with bound(0) as listening:
-            fd = listening.fileno()
-            urls.append("http://{}:{}".format(*listening.getsockname()))
-            words = [sys.executable, "-m", "uvicorn", "examples.mortgagematch.app:app", "--fd", str(fd)]
-            settings = {**os.environ, **env, "MM_METERING_DEADLINE_MS": "10000"}
-            processes.append(
-                subprocess.Popen([*words, "--log-level", "warning"], cwd=ROOT, env=settings, pass_fds=(fd,))
+class Takers:
+    """The processes of ``takers.py``, ready."""
+
+    def __init__(self, stores: dict[str, str]) -> None:
+        env = {**os.environ, **{f"MM_METERING_{name.upper()}": url for name, url in stores.items()}}
+        command = [sys.executable, "-m", "tests.e2e.takers", str(CALLERS)]
+        self.processes = [
+            subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=env,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                preexec_fn=end_with_parent,  # noqa: PLW1509 - it calls nothing that takes a lock
             )
-    yield urls, stores
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        assert process.wait(timeout=20) is not None
+            for _ in range(PROCESSES)
+        ]
+        assert {self._line(process) for process in self.processes} == {"ready\n"}
+
+    @staticmethod
+    def _line(process: subprocess.Popen[str]) -> str:
+        assert process.stdout is not None
+        return process.stdout.readline()
+
+    def take(self, tenant: str, meter: str, takes: int) -> list[dict[str, Any]]:
+        """What each process's callers were told."""
+        for process in self.processes:
+            assert process.stdin is not None
+            process.stdin.write(f"{tenant} {meter} {takes}\n")
+            process.stdin.flush()
+        return [json.loads(self._line(process)) for process in self.processes]
+
+    def end(self) -> list[int]:
+        """They end when there is nothing more to do."""
+        for process in self.processes:
+            process.communicate(timeout=30)
+        return [process.returncode for process in self.processes]
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    directory = tmp_path_factory.mktemp("stores")
+    return {"counters": f"local://{directory}/counters", "ledger": f"sqlite:///{directory}/ledger.db"}
+
+
+@pytest.fixture(scope="module")
+def takers(stores: dict[str, str]) -> Iterator[Takers]:
+    takers = Takers(stores)
+    try:
+        yield takers
+        assert takers.end() == [0] * PROCESSES
+    finally:
+        for process in takers.processes:
+            process.kill()
+            process.communicate()
+
+
+def added(counts: list[dict[str, int]]) -> Counter[str]:
+    total = Counter[str]()
+    for each in counts:
+        total.update(each)
+    return total
 
 
 @pytest.mark.timeout(120)
-async def test_exactly_the_limit_is_admitted(servers: tuple[list[str], dict[str, str]]) -> None:
-    urls, stores = servers
-    limits = httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
-    async with httpx2.AsyncClient(limits=limits, timeout=60, trust_env=False) as client:
-        await _until_they_serve(client, urls)
-        for number in range(ROUNDS):
-            answers = await asyncio.gather(
-                *(
-                    client.get(f"{urls[n % 2]}/v1/scenarios", headers={"x-org-id": f"round-{number}"})
-                    for n in range(REQUESTS)
-                )
-            )
-            statuses = [answer.status_code for answer in answers]
-            assert (statuses.count(200), statuses.count(429)) == (LIMIT, REQUESTS - LIMIT)
-    timing = Timing(decision_s=10, load_s=10)
-    async with Metering(**stores, worker="off", timing=timing) as metering:  # type: ignore[arg-type]
-        today = local_day(metering.clock.now(), zone("UTC"))
-        for number in range(ROUNDS):
-            usage = await metering.get_usage(f"round-{number}", today, today)
-            assert usage.api_calls == LIMIT
+async def test_four_processes_admit_exactly_a_thousand_in_every_round(stores: dict[str, str], takers: Takers) -> None:
+    tenants = [f"round-{number}" for number in range(ROUNDS)]
+    async with Metering(PLANS, **stores, worker="off", timing=PATIENT) as metering:  # type: ignore[arg-type]
+        for tenant in tenants:
+            await metering.put_tenant(tenant, plan="thousand")
+            told = await asyncio.to_thread(takers.take, tenant, "strict", TAKES)
+            assert sum(added([each["granted"] for each in told]).values()) == THOUSAND
+            refused = added([each["refused"] for each in told])
+            assert refused == {"quota-exceeded": PROCESSES * TAKES - THOUSAND}
+        await metering.flush()
+        for tenant in tenants:
+            assert (await billed(metering, tenant))["strict"] == THOUSAND
 
 
-async def _until_they_serve(client: httpx2.AsyncClient, urls: list[str]) -> None:
-    for url in urls:
-        for _ in range(600):
-            with contextlib.suppress(httpx2.TransportError):
-                if (await client.get(f"{url}/openapi.json")).status_code == 200:
-                    break
-            await asyncio.sleep(0.1)
-        else:
-            pytest.fail(f"{url} does not serve within a minute")
+@pytest.mark.timeout(120)
+async def test_a_burst_rate_is_exact_in_each_second_for_all_processes(stores: dict[str, str], takers: Takers) -> None:
+    async with Metering(PLANS, **stores, worker="off", timing=PATIENT) as metering:  # type: ignore[arg-type]
+        await metering.put_tenant("acme", plan="second")
+        told = [each for _ in range(5) for each in await asyncio.to_thread(takers.take, "acme", "bursts", BURSTS)]
+        await metering.flush()
+        granted = added([each["granted"] for each in told])
+        assert max(granted.values()) == BURST
+        assert added([each["refused"] for each in told]).keys() == {"rate-limited"}
+        assert max(each["longest_wait_s"] for each in told) == 1
+        assert await billed(metering, "acme") == {"soft": 0, "strict": 0, "bursts": sum(granted.values())}
+
+
+@pytest.mark.timeout(120)
+async def test_two_servers_admit_exactly_the_limit(stores: dict[str, str]) -> None:
+    rounds, connections = 5, 64
+    tenants = [f"page-{number}" for number in range(rounds)]
+    with serving("tests.e2e.metered_app:app", stores, processes=2, deadline_ms="10000") as ports:
+        async with Metering(PLANS, **stores, worker="off", timing=PATIENT) as metering, AsyncExitStack() as stack:  # type: ignore[arg-type]
+            for port in ports:
+                await until_it_serves(port)
+            ways = [await stack.enter_async_context(Connection.open(ports[n % 2])) for n in range(connections)]
+            for tenant in tenants:
+                await metering.put_tenant(tenant, plan="few")
+                replies = await asyncio.gather(*(way.get("/soft", tenant) for way in ways))
+                assert Counter(reply.status for reply in replies) == {200: FEW, 429: connections - FEW}
+            await metering.flush()
+            for tenant in tenants:
+                assert (await billed(metering, tenant))["soft"] == FEW
