@@ -192,6 +192,14 @@ class Lane:
                 self._wake()
         return waiter.future
 
+    def take_back(self, op: Op, answer: asyncio.Future[Outcome]) -> None:
+        """For a caller that was cancelled while it waited: if its answer had come by then, and nobody got it, what was
+        taken is taken back. Of a caller that is cancelled before, ``_finish`` knows."""
+        if answer.done() and not answer.cancelled():
+            outcome = answer.result()
+            if isinstance(outcome, Taken) or outcome is Fate.ALLOWED:
+                self.append_later(_voids(Waiter(op, allow=False, future=answer).items))
+
     def watch(self, key: tuple[str, str], load: asyncio.Task[bool]) -> None:
         """Cancels the load of a tenant when the counters stop answering."""
         self.loads[key] = load

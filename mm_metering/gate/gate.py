@@ -116,7 +116,12 @@ class Gate:
             fact_id = "" if look else self._new_id()
             asked = view.windows.prepare(wanted, now_us)
             op = view.take(asked, lane.generation, fact_id, now_us)
-            outcome = await lane.submit(op, allow=asked.allowed_in_outage and not look)
+            answer = lane.submit(op, allow=asked.allowed_in_outage and not look)
+            try:
+                outcome = await answer
+            except asyncio.CancelledError:
+                lane.take_back(op, answer)
+                raise
             if isinstance(outcome, Taken):
                 return Granted(view, asked, outcome.states, fact_id, now_us)
             give_up = give_up or lane.time() + self._timing.load_s
