@@ -28,7 +28,7 @@ from mm_metering.core.identity import tenant_id
 from mm_metering.core.invoicing import Invoice
 from mm_metering.core.money import Amount
 from mm_metering.core.periods import micros
-from mm_metering.core.tenancy import TenantDefaults
+from mm_metering.core.tenancy import ACTIVE, SUSPENDED, TenantDefaults
 from mm_metering.core.usage import UsageRange, UsageSnapshot
 from mm_metering.errors import MeteringError, UnknownTenant
 from mm_metering.gate.admission import Admission, Wish
@@ -457,6 +457,17 @@ class Metering:
         """Moves a tenant to a plan, now or at an instant. The instant of change belongs to the new plan."""
         await self.startup()
         return await self._subscriptions.change_plan(tenant, plan, at=at)
+
+    async def pause_subscription(self, tenant: str) -> Tenant:
+        """Suspends a tenant: from the next request on each is refused as ``tenant-suspended``, in every process. What
+        is recorded still counts."""
+        await self.startup()
+        return await self._subscriptions.set_status(tenant, SUSPENDED)
+
+    async def resume_subscription(self, tenant: str) -> Tenant:
+        """Ends a pause, from the next request on. Nothing changes for a tenant that is not suspended."""
+        await self.startup()
+        return await self._subscriptions.set_status(tenant, ACTIVE)
 
     async def preview_invoice(self, tenant: str, *, period: str | None = None) -> Invoice:
         """The tenant's invoice for a calendar month in its zone, as it stands; the current month if absent."""

@@ -97,6 +97,17 @@ class Subscriptions:
         await self._announce(before, after)
         return self._shown(after)
 
+    async def set_status(self, tenant: str, status: str) -> Tenant:
+        """UnknownTenant if there is none."""
+        before = await self._ledger.tenant(tenant_id(tenant))
+        if before is None:
+            raise UnknownTenant(f"tenant {tenant!r} is not known; put_tenant makes it")
+        new = NewTenant(before.id, status=status)
+        after = await self._ledger.put_tenant(new, defaults=self._defaults(), now_us=self._now_us())
+        if after != before:
+            await self._announce(before, after)
+        return self._shown(after)
+
     async def _announce(self, before: TenantRow | None, after: TenantRow) -> None:
         """The counters keep what they have where neither zone nor windows nor caps changed."""
         now_us = self._now_us()

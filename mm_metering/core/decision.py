@@ -17,8 +17,8 @@ class Decision(BaseModel):
 
     limit None means unlimited. Past a limit that charges, ``allowed`` is True, ``remaining`` 0 and ``overage`` what
     lies past it. ``reason`` is None or a code of the HTTP table: quota-exceeded, rate-limited, budget-exceeded,
-    budget-busy, feature-not-in-plan, metering-unavailable. ``window_s`` is the length of the window: a day
-    with a clock change has 23 or 25 hours. ``degraded``: allowed while the counters did not answer.
+    budget-busy, feature-not-in-plan, tenant-suspended, metering-unavailable. ``window_s`` is the length of the window:
+    a day with a clock change has 23 or 25 hours. ``degraded``: allowed while the counters did not answer.
     """
 
     model_config = ConfigDict(frozen=True)

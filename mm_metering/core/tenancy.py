@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass, replace
+from typing import Final
 
 from mm_metering.core.cells import Segment
 from mm_metering.errors import InvalidInput
+
+ACTIVE: Final = "active"
+SUSPENDED: Final = "suspended"
+"""A tenant's status while its subscription is paused: each of its requests is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,7 @@ class NewTenant:
     timezone: str | None = None
     subscribed_us: int | None = None
     tax_rate: str | None = None
+    status: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,7 @@ def changed_tenant(before: TenantRow | None, new: NewTenant, defaults: TenantDef
     if new.plan and (new.plan, new.version) != after.segment_at(now_us)[1:]:
         after = with_plan(after, new.plan, new.version or 0, now_us)
     after = replace(after, timezone=new.timezone or after.timezone, tax_rate=new.tax_rate or after.tax_rate)
+    after = replace(after, status=new.status or after.status)
     return before if after == before else replace(after, revision=before.revision + 1)
 
 
@@ -72,7 +79,8 @@ def _new_tenant(new: NewTenant, defaults: TenantDefaults, now_us: int) -> Tenant
     plan, version = (new.plan, new.version or 0) if new.plan else (defaults.plan, defaults.version)
     start = now_us if new.subscribed_us is None else new.subscribed_us
     zone = new.timezone or defaults.timezone
-    return TenantRow(new.id, zone, start, "active", 1, new.tax_rate, (Segment(start, plan, version),))
+    status = new.status or ACTIVE
+    return TenantRow(new.id, zone, start, status, 1, new.tax_rate, (Segment(start, plan, version),))
 
 
 def _moved_start(row: TenantRow, subscribed_us: int) -> TenantRow:

@@ -30,6 +30,16 @@ def decisions(
     return tuple(sorted(found, key=_closeness)) if len(found) > 1 else tuple(found)
 
 
+def suspended(asked: Prepared, plan: str) -> tuple[Decision, ...]:
+    """The answer to a tenant whose subscription is paused, whatever its limits say: one per meter."""
+    wanted = {count.meter: fact.quantity for fact in asked.facts for count in fact.counts}
+    wanted = wanted or {fact.event_type: fact.quantity for fact in asked.facts}
+    return tuple(
+        Decision(allowed=False, meter=meter, requested=quantity, reason="tenant-suspended", plan=plan)
+        for meter, quantity in wanted.items()
+    )
+
+
 class Granted(Admission):
     """A take that fits. Most requests end without anybody asking for its decisions or facts, so they are made then."""
 

@@ -40,7 +40,7 @@ from mm_metering.errors import StoreUnavailable, UnknownTenant
 from mm_metering.gate import loading
 from mm_metering.gate.admission import Admission, Wish
 from mm_metering.gate.coalesce import Fate, Lane, Outcome, Timing
-from mm_metering.gate.decisions import Granted, decisions
+from mm_metering.gate.decisions import Granted, decisions, suspended
 from mm_metering.gate.plans import PlanBook
 from mm_metering.gate.tenants import View, Views
 from mm_metering.gate.windows import PlanWindows, Prepared, counted_meters, new_fact
@@ -113,16 +113,17 @@ class Gate:
         lane, give_up = self._lane_of(view.shard), 0.0
         while True:
             now_us = max(now_us, view.starts_us)
-            fact_id = "" if look else self._new_id()
+            looks = look or view.is_suspended  # it still asks: only the counters know whether that is over
+            fact_id = "" if looks else self._new_id()
             asked = view.windows.prepare(wanted, now_us)
             op = view.take(asked, lane.generation, fact_id, now_us)
-            answer = lane.submit(op, allow=asked.allowed_in_outage and not look)
+            answer = lane.submit(op, allow=asked.allowed_in_outage and not looks)
             try:
                 outcome = await answer
             except asyncio.CancelledError:
                 lane.take_back(op, answer)
                 raise
-            if isinstance(outcome, Taken):
+            if isinstance(outcome, Taken) and not view.is_suspended:
                 return Granted(view, asked, outcome.states, fact_id, now_us)
             give_up = give_up or lane.time() + self._timing.load_s
             if isinstance(outcome, Miss) and lane.time() < give_up:
@@ -144,6 +145,8 @@ class Gate:
         return Fate.ALLOWED
 
     def _not_granted(self, view: View, asked: Prepared, outcome: Outcome, fact_id: str, now_us: int) -> Admission:
+        if view.is_suspended:
+            return Admission(view.tenant, view.plan, allowed=False, decisions=suspended(asked, view.plan))
         match outcome:
             case Denied(states=states):
                 answers = decisions(asked, states, view.plan, now_us, allowed=False)

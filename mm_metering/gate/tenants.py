@@ -14,7 +14,7 @@ from mm_metering.backends.counters import Level, Stamp, Take
 from mm_metering.core.facts import Fact, line, quoted
 from mm_metering.core.limits import Delta
 from mm_metering.core.periods import Window
-from mm_metering.core.tenancy import TenantRow
+from mm_metering.core.tenancy import SUSPENDED, TenantRow
 from mm_metering.gate.windows import FOREVER_US, PlanWindows, Prepared, field, level_field, stamp_field
 
 MAX_VIEWS: Final = 10_000
@@ -33,6 +33,7 @@ class View:
         "_quoted",
         "_revision",
         "_tag",
+        "is_suspended",
         "plan",
         "row",
         "shard",
@@ -48,6 +49,7 @@ class View:
         self.plan = windows.plan
         self.windows = windows
         self.shard = shard
+        self.is_suspended = row is not None and row.status == SUSPENDED
         index = row.segment_index(now_us) if row else 0
         self.starts_us = row.segments[index].starts_us if row and index else 0
         self.valid_until_us = (row.next_change_us(now_us) if row else None) or FOREVER_US

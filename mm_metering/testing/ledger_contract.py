@@ -448,6 +448,17 @@ class LedgerContract:
         with pytest.raises(UnknownTenant):
             await ledger.change_plan("nobody", plan="pro", version=3, at_us=0)
 
+    async def test_a_status_stays_until_it_is_changed_and_raises_the_revision(self, ledger: Ledger) -> None:
+        first = await ledger.put_tenant(NewTenant("acme", "pro", 3), defaults=FREE, now_us=5)
+        assert first.status == "active"
+        paused = await ledger.put_tenant(NewTenant("acme", status="suspended"), defaults=FREE, now_us=6)
+        assert (paused.status, paused.revision, paused.segments) == ("suspended", first.revision + 1, first.segments)
+        moved = await ledger.change_plan("acme", plan="free", version=1, at_us=7)
+        assert moved.status == "suspended"
+        assert (
+            moved == await ledger.put_tenant(NewTenant("acme"), defaults=FREE, now_us=8) == await ledger.tenant("acme")
+        )
+
     async def test_a_first_look_makes_the_default_tenant_and_none_without_a_default(self, ledger: Ledger) -> None:
         nobody = await ledger.snapshot(0, "acme", since=EARLY, defaults=NO_DEFAULT, now_us=7)
         assert (nobody.tenant, await ledger.tenant("acme")) == (None, None)
