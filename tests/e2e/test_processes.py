@@ -108,7 +108,8 @@ async def test_a_burst_is_told_how_long_to_wait(pair: Pair) -> None:
 
 @pytest.mark.parametrize("connections", [256, 512])
 async def test_many_connections_meet_no_error(stores: dict[str, str], connections: int) -> None:
-    """One process, no setting but the stores: all answers are 200, and from the counters."""
+    """One process, no setting but the stores. Where the machine gives the server no time for 50 ms, an answer may be
+    degraded, but it is a 200 and billed."""
     with serving("tests.e2e.metered_app:app", stores, processes=1) as (port,):
         await until_it_serves(port)
         async with AsyncExitStack() as stack:
@@ -120,7 +121,10 @@ async def test_many_connections_meet_no_error(stores: dict[str, str], connection
                 return [(reply.status, reply.headers.get("mm-metering", "")) for reply in replies]
 
             told = await asyncio.gather(*(ask(n, way) for n, way in enumerate(ways)))
-    assert Counter(each for replies in told for each in replies) == {(200, ""): connections * REQUESTS}
+    found = Counter(each for replies in told for each in replies)
+    assert {status for status, _ in found} == {200}
+    assert found[200, ""] > found[200, "degraded"]
+    assert found.total() == connections * REQUESTS
     async with Metering(PLANS, **stores, worker="off", timing=PATIENT) as metering:  # type: ignore[arg-type]
         await metering.flush()
         assert sum([(await billed(metering, f"tenant-{n}"))["soft"] for n in range(8)]) == connections * REQUESTS
