@@ -33,7 +33,7 @@ from mm_metering.backends.counters import (
     Stamp,
     Take,
 )
-from mm_metering.backends.memory import MemoryCounters, Shard, Tenant
+from mm_metering.backends.memory import MemoryCounters, Shard
 from mm_metering.backends.redis import RedisCounters
 from mm_metering.core.limits import UNBOUNDED, Delta, Line, Slot
 from tests.redis_server import RedisServer
@@ -56,6 +56,7 @@ SLOTS = (
     Slot("users@-", "users", maximum=3),
     Slot("users/x@-", "users"),
 )
+PLAIN = tuple(slot for slot in SLOTS if not (slot.price or slot.rate_s))
 PAST = (
     Slot(f"api@d{YESTERDAY}", "api", maximum=9),
     Slot(f"api@d{LONG_AGO}", "api", maximum=9, free=2, price=3, cap_field=f"api$@d{LONG_AGO}", cap=9),
@@ -71,7 +72,8 @@ class Step(NamedTuple):
     seed: int
 
 
-OPS = ("take",) * 6 + ("reserve",) * 3 + ("post",) * 3 + ("close",) * 3 + ("level", "level", "append", "load", "retag")
+OFTEN = {"request": 8, "take": 6, "reserve": 3, "post": 3, "close": 3, "level": 2, "append": 1, "load": 1, "retag": 1}
+OPS = tuple(kind for kind, times in OFTEN.items() for _ in range(times))
 FAULTS = ("again", "stale", "reboot", "empty", "drain", "open")
 steps = st.lists(
     st.builds(
@@ -90,18 +92,21 @@ steps = st.lists(
 
 
 class Maker:
-    """Ops. ``barriers`` are positions of the specification that a load may name, ``tags`` the tenants loaded now."""
+    """Ops. ``barriers`` are positions of the specification that a load may name, ``stored`` the tags of all tenants, of
+    whatever generation, ``tags`` of those that are loaded."""
 
-    def __init__(self, pick: Random, generation: int, now_us: int, barriers: list[str], tags: dict[str, str]) -> None:
+    def __init__(self, pick: Random, generation: int, now_us: int, barriers: list[str], stored: dict[str, str]) -> None:
         self.pick = pick
         self.generation = generation
         self.now_us = now_us
         self.barriers = barriers
-        self.tags = tags
+        self.tags = {tenant: tag for tenant, tag in stored.items() if tag.startswith(f"{generation}.")}
+        self.stored = stored
         self.made = 0
 
     def make(self, kind: str) -> Op:
         makers: dict[str, Callable[[str, str], Op]] = {
+            "request": self.request,
             "take": self.take,
             "reserve": self.reserve,
             "post": self.post,
@@ -113,6 +118,8 @@ class Maker:
         }
         tenant = self.pick.choice(TENANTS[:2] if kind != "append" else TENANTS)
         tag = self.tags.get(tenant) if kind not in {"load", "retag"} and self.pick.random() < 0.9 else None
+        if kind == "request" and self.pick.random() < 0.3:
+            tag = self.stored.get(tenant)
         return makers[kind](tenant, tag or f"{self.generation}.{self.pick.choice((1, 1, 2, 3))}")
 
     def revivals(self) -> tuple[Op, ...]:
@@ -136,6 +143,15 @@ class Maker:
             tuple(self.line(slot, elastic=elastic) for slot in self.pick.sample(SLOTS, self.pick.randint(0, 3)))
             for _ in several
         )
+
+    def request(self, tenant: str, tag: str) -> Op:
+        """What nearly every request asks for: plain counts, in full or not at all, mostly one amount per meter."""
+        slots = self.pick.sample(PLAIN, self.pick.choice((1, 1, 2)))
+        if self.pick.random() < 0.2:
+            return Take(tenant, tag, (tuple(self.line(slot, elastic=False) for slot in slots),), (self.payload(),))
+        amounts = {slot.meter: self.pick.choice(AMOUNTS) for slot in slots}
+        lines = tuple(Line(slot, amounts[slot.meter], amounts[slot.meter]) for slot in slots)
+        return Take(tenant, tag, (lines,), (self.payload(),))
 
     def take(self, tenant: str, tag: str) -> Op:
         alternatives = self.alternatives(elastic=self.pick.random() < 0.3)
@@ -240,14 +256,11 @@ class Pair:
         self.seq += 1
         pick = Random(step.seed)
         self.now_us += pick.choice((0, 0, 300_000, 1_000_000, 3_600_000_000))
-        tags = {name: tenant.tag for name, tenant in self.memory.data[0].tenants.items() if self.is_loaded(tenant)}
-        maker = Maker(pick, self.generation, self.now_us, [*self.twin][-3:], tags)
+        stored = {name: tenant.tag for name, tenant in self.memory.data[0].tenants.items() if tenant.tag}
+        maker = Maker(pick, self.generation, self.now_us, [*self.twin][-3:], stored)
         ops = (*maker.revivals(), *(maker.make(kind) for kind in step.kinds))
         self.last = Batch("p", self.generation, self.seq, self.now_us, ops)
         await self.apply(self.last)
-
-    def is_loaded(self, tenant: Tenant) -> bool:
-        return tenant.tag.startswith(f"{self.generation}.")
 
     async def apply(self, batch: Batch) -> None:
         expected = await self.memory.apply(0, batch)
