@@ -101,7 +101,7 @@ end
 -- Drops the windows that are long past, once an hour at most: it looks at every field.
 local function sweep(b, t)
   know(t, { SWEPT })
-  local now_s = b.now_us / 1000000
+  local now_s = math.floor(b.now_us / 1000000)
   local hour = math.floor(now_s / 3600)
   if hour <= number(t, SWEPT) then
     return

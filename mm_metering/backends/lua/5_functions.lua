@@ -7,7 +7,7 @@ local function entry_text(b)
     return b.payloads
   end
   local payloads = {}
-  for each in string.gmatch(b.payloads, '[^\f]+') do
+  for each in string.gmatch(b.payloads .. '\f', '(.-)\f') do
     payloads[#payloads + 1] = each
   end
   for i = 1, b.line do
