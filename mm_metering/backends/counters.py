@@ -17,6 +17,9 @@ START = "0-0"
 MAX_BATCH = 64
 """Most ops in one batch."""
 
+LAST_SEQ = 2**52
+"""Past every number that a session comes to: a batch of it ends the session."""
+
 
 def position_key(position: str) -> tuple[int, int]:
     """Sorts positions: text order is not stream order."""

@@ -11,12 +11,14 @@ import asyncio
 import contextvars
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, TypeAlias
 
 from mm_metering.backends.counters import (
+    LAST_SEQ,
     MAX_BATCH,
     Answer,
     Append,
@@ -38,7 +40,8 @@ from mm_metering.backends.ledger import Ledger
 from mm_metering.core.facts import decode, encode, void
 from mm_metering.errors import InvalidInput, StoreUnavailable
 from mm_metering.gate.generations import certify
-from mm_metering.gate.journal import MAX_FACTS, Item, Journal
+from mm_metering.gate.journal import MAX_FACTS, Journal
+from mm_metering.gate.journal_file import Acked, Item, JournalFile
 
 log = logging.getLogger("mm_metering.gate")
 
@@ -55,6 +58,8 @@ connection that is refused is an answer: it costs no time and says that nothing 
 QUICK_PROBES: Final = 10
 LAST_TURNS: Final = 3
 """Turns of the event loop that an answer gets after its deadline."""
+CLOSE_S: Final = 1.0
+"""How long a lane that closes waits for the ledger's word on what is confirmed."""
 
 
 class Fate(Enum):
@@ -107,6 +112,23 @@ class Waiter:
             case _:
                 return ()
 
+    @property
+    def policy(self) -> Fate:
+        """What it is told in an outage. Nobody is there to use what a cancelled take would get."""
+        is_gone = self.future.cancelled() and isinstance(self.op, Take)
+        return Fate.ALLOWED if self.allow and not is_gone else Fate.UNAVAILABLE
+
+    @property
+    def stands(self) -> bool:
+        """Whether its facts hold where nobody knows if its op ran. Said yes, or it is no question. Said no: they do
+        not."""
+        return self.told is Fate.ALLOWED or (self.told is None and not isinstance(self.op, Take))
+
+    @property
+    def owed(self) -> Sequence[Item]:
+        """What must be appended where nobody knows whether its op ran: its facts, or what takes them back."""
+        return self.items if self.stands else _voids(self.items)
+
     def tell(self, outcome: Outcome) -> None:
         if not self.future.done():
             self.future.set_result(outcome)
@@ -114,13 +136,15 @@ class Waiter:
 
 @dataclass(slots=True)
 class Flight:
-    """The batch in flight: replays alone, or waiters. ``lost`` counts calls whose fate is unknown."""
+    """The batch in flight: replays alone, or waiters. ``lost`` counts calls whose fate is unknown; ``kept`` says that
+    its replays are in the journal's file."""
 
     seq: int
     generation: int
     replay: tuple[Item, ...] = ()
     waiters: list[Waiter] = field(default_factory=list)
     lost: int = 0
+    kept: bool = False
 
     @property
     def ops(self) -> tuple[Op, ...]:
@@ -139,12 +163,13 @@ class Lane:
         now_us: Callable[[], int],
         process: str,
         timing: Timing,
+        journal: Journal | None = None,
     ) -> None:
         self.shard = shard
         self.generation = 0
         self.down = False
         self._known = 0
-        self.journal = Journal()
+        self.journal = journal or Journal()
         self.loads: dict[tuple[str, str], asyncio.Task[bool]] = {}
         self._counters = counters
         self._ledger = ledger
@@ -185,7 +210,7 @@ class Lane:
         if self.journal.facts >= MAX_FACTS and waiter.items:
             waiter.tell(Fate.UNAVAILABLE)
         elif self.down:
-            self._tell_outage(waiter, sent=False)
+            self._tell_unsent((waiter,))
         else:
             self._queue.append(waiter)
             if self._idle is not None:
@@ -211,7 +236,7 @@ class Lane:
 
     def append_later(self, items: Sequence[Item]) -> None:
         """Journals facts that were allowed without the counters."""
-        self.journal.later(items)
+        self.journal.promise(items)
         self._wake()
 
     def distrust(self, generation: int) -> None:
@@ -236,16 +261,59 @@ class Lane:
             return False
         return True
 
-    async def aclose(self) -> None:
+    async def aclose(self) -> bool:
+        """Ends it. What the ledger has not confirmed goes to a file; False where it ends with this process."""
         if self._task:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
         if self._poll is not None:
             self._poll.cancel()
+        self._disarm()
+        if self.journal.has_files:
+            self._answer_all()
         for waiter in (*self._queue, *(self._flight.waiters if self._flight else ())):
             waiter.tell(Fate.UNAVAILABLE)
-        self._disarm()
+        return await self.leave()
+
+    async def leave(self) -> bool:
+        """Leaves the journal to the next process. Also from another event loop, if its own has ended."""
+        flight = self._flight or Flight(0, 0)
+        owed = [*flight.replay, *(item for waiter in flight.waiters for item in waiter.owed)]
+        if self.journal.facts and not owed:
+            with suppress(StoreUnavailable, TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    row = await self._ledger.shard(self.shard)
+                    self.journal.confirm(row.generation, row.position)
+        return self.journal.close(owed)
+
+    # -- what other processes left behind -----------------------------------------------------------------------------
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it knows its shard's generation, and the shard answers."""
+        return self.generation > 0 and not self.down
+
+    async def end_session(self, process: str) -> bool:
+        """G4 for a process that has ended: what is still on its way arrives past its number, and runs nothing. False
+        if the counters did not say so."""
+        batch = Batch(process, self.generation, LAST_SEQ, self._now_us(), ())
+        try:
+            async with asyncio.timeout(self._timing.load_s):
+                return isinstance(await self._counters.apply(self.shard, batch), Reply)
+        except (StoreUnavailable, TimeoutError):
+            return False
+
+    def adopt(self, file: JournalFile, facts: Mapping[Item, tuple[int, str]]) -> None:
+        """Takes over a file's facts: what stands in this generation's stream waits for the ledger, the rest is
+        replayed."""
+        standing: dict[str, list[Item]] = {}
+        later: list[Item] = []
+        for item, (generation, position) in facts.items():
+            (standing.setdefault(position, []) if generation == self.generation else later).append(item)
+        acked = [Acked(self.generation, position, tuple(items)) for position, items in standing.items()]
+        self.journal.adopt(file, acked, later)
+        self._wake()
 
     # -- the flusher --------------------------------------------------------------------------------------------------
 
@@ -294,8 +362,10 @@ class Lane:
                 if self._known > self.generation:
                     await certify(self._counters, self._ledger, self.shard, seen=self.generation)
             case OtherGeneration(generation) if generation > flight.generation and generation >= self._known:
+                self._keep()
                 self._enter(generation, flight)
             case OtherGeneration(generation) | Fenced(generation):
+                self._keep()
                 self._arm()
                 await certify(self._counters, self._ledger, self.shard, seen=generation)
             case Stale():
@@ -370,37 +440,46 @@ class Lane:
         """G7: nobody knows whether this batch ran. Said yes: use it. Said no, or nothing yet: take it back."""
         self._flight = None
         self.journal.later(flight.replay)
+        self.journal.promise(item for waiter in flight.waiters for item in waiter.owed)
         for waiter in flight.waiters:
-            stands = waiter.told is Fate.ALLOWED or not isinstance(waiter.op, Take)
-            if stands and waiter.told is not Fate.UNAVAILABLE:
-                self.journal.later(waiter.items)
-                waiter.tell(Fate.ALLOWED if waiter.items else Fate.AGAIN)
-            else:
-                self.journal.later(_voids(waiter.items))
-                waiter.tell(Fate.AGAIN)
+            waiter.tell(Fate.ALLOWED if waiter.stands and waiter.items else Fate.AGAIN)
 
     # -- outage -------------------------------------------------------------------------------------------------------
 
     def _go_down(self, error: Exception) -> None:
-        """O1 to O3: answers all that wait by their policy, now; the flight is asked for again until it is known."""
+        """The flight is asked for again until its answer is known."""
         if not self.down:
             log.warning("shard %d: %s; deciding by the outage policy", self.shard, error)
         self.down = True
         self._disarm()
-        for waiter in self._flight.waiters if self._flight else ():
-            self._tell_outage(waiter, sent=True)
-        while self._queue:
-            self._tell_outage(self._queue.popleft(), sent=False)
+        self._keep()
+        self._answer_all()
         for load in self.loads.values():
             load.cancel()
 
-    def _tell_outage(self, waiter: Waiter, *, sent: bool) -> None:
-        if waiter.future.done():
-            return
-        waiter.told = Fate.ALLOWED if waiter.allow else Fate.UNAVAILABLE
-        if waiter.allow and not sent:
-            self.journal.later(waiter.items)
-        waiter.tell(waiter.told)
+    def _answer_all(self) -> None:
+        """O1 to O3: answers all that wait by their policy, now. What follows from that is written before."""
+        sent = [waiter for waiter in (self._flight.waiters if self._flight else ()) if waiter.told is None]
+        for waiter in sent:
+            waiter.told = waiter.policy
+        self.journal.note(item for waiter in sent for item in waiter.owed)
+        self._tell_unsent([waiter for waiter in self._queue if not waiter.future.done()])
+        self._queue.clear()
+        for waiter in sent:
+            waiter.tell(waiter.policy)
+
+    def _tell_unsent(self, waiters: Iterable[Waiter]) -> None:
+        waiters = tuple(waiters)
+        self.journal.promise(item for waiter in waiters if waiter.allow for item in waiter.items)
+        for waiter in waiters:
+            waiter.tell(waiter.policy)
+
+    def _keep(self) -> None:
+        """Something is wrong with the shard: what stands in no file yet is written."""
+        flight = self._flight
+        self.journal.save(flight.replay if flight and not flight.kept else ())
+        if flight:
+            flight.kept = True
 
     def _come_up(self) -> None:
         if self.down:

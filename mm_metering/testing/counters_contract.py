@@ -17,6 +17,7 @@ from typing import Final, TypeAlias
 import pytest
 
 from mm_metering.backends.counters import (
+    LAST_SEQ,
     START,
     Answer,
     Append,
@@ -230,6 +231,13 @@ class CountersContract:
         await process.send(seq=9)
         assert isinstance(await process.send(seq=10), Reply)
         assert await process.send(seq=9) == Stale()
+
+    async def test_whoever_sends_a_processs_last_number_ends_its_session(self, counters: Counters) -> None:
+        """What of a process that has died is still on its way runs nothing, once its facts are taken over."""
+        process = await self.ready(counters)
+        assert isinstance(await process.send(seq=LAST_SEQ), Reply)
+        assert await process.send(take((api(), 1)), seq=process.seq + 1) == Stale()
+        assert await process.facts() == []
 
     async def test_each_process_has_its_own_session(self, counters: Counters) -> None:
         process, other = await self.ready(counters), Process(counters, name="other process")
