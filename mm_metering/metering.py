@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import date, datetime, timedelta
+from pathlib import Path
 from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack
 
 import uuid_utils
@@ -30,11 +32,12 @@ from mm_metering.core.money import Amount
 from mm_metering.core.periods import micros
 from mm_metering.core.tenancy import ACTIVE, SUSPENDED, TenantDefaults
 from mm_metering.core.usage import UsageRange, UsageSnapshot
-from mm_metering.errors import MeteringError, UnknownTenant
+from mm_metering.errors import MeteringError, StoreUnavailable, UnknownTenant
 from mm_metering.gate.admission import Admission, Wish
 from mm_metering.gate.coalesce import Timing
 from mm_metering.gate.context import Bound, bind, bound_here, current
 from mm_metering.gate.gate import POLL_S, Gate
+from mm_metering.gate.journal_place import journal_directory
 from mm_metering.gate.plans import PlanBook
 from mm_metering.gate.portal import Portal
 from mm_metering.gate.recorder import Outcome, Recorder, Tally
@@ -47,8 +50,14 @@ from mm_metering.middleware.tenants import Found, Resolver, found_id
 from mm_metering.worker.drain import Drain
 from mm_metering.worker.runner import Worker
 
+log = logging.getLogger("mm_metering")
+
 T = TypeVar("T")
-ENVIRONMENT = ("CATALOGUE", "COUNTERS", "LEDGER", "APPLY")
+SETTLE_S = 10.0
+"""Longest wait until what was acknowledged stands in the stream."""
+SETTLE_WITH_JOURNAL_S = 2.0
+"""The same at a shutdown that can leave it in a file."""
+ENVIRONMENT = ("CATALOGUE", "COUNTERS", "LEDGER", "APPLY", "JOURNAL")
 
 
 class Details(TypedDict, total=False):
@@ -75,6 +84,8 @@ class Metering:
                  unapplied file or schema is refused with the command. "always" and "never" decide it
     grace        how long after a period's end late usage still joins it
     timing       how long a decision waits for the counters (0.05 s), and for a tenant that must be loaded first (2 s)
+    journal      the directory of what must outlive this process while the counters do not answer. "auto": beside
+                 ``local://`` counters or the SQLite ledger, else in the user's state directory; "off": nowhere
 
     Opens at the host's start (``install``), with ``async with``, or at first use. Raises CatalogueError for a wrong
     catalogue at once, StoreUnavailable where a store cannot be reached.
@@ -91,6 +102,7 @@ class Metering:
         apply: Literal["auto", "always", "never"] = "auto",
         grace: timedelta = timedelta(hours=24),
         timing: Timing | None = None,
+        journal: str | Path = "auto",
     ) -> None:
         self.catalogue: Catalogue = catalogues.load(catalogue)
         self.clock: Clock = clock or SystemClock()
@@ -107,6 +119,7 @@ class Metering:
         self.notes = Notes()
         self._hosts: list[HostRoutes] = []
         self._soon: set[asyncio.Task[None]] = set()
+        self._journal = journal_directory(journal, counters=_url(counters), ledger=_url(ledger))
         plans = self._plans = PlanBook(self.ledger)
         self._drain = Drain(self.counters, self.ledger, self._defaults)
         self.gate = Gate(
@@ -119,6 +132,7 @@ class Metering:
             new_id=_new_id,
             defaults=self._defaults,
             timing=timing,
+            journal=self._journal,
         )
         self._recorder = Recorder(self.gate, self.ledger, catalogue=self.catalogue, clock=self.clock, new_id=_new_id)
         self._analytics = Analytics(self.ledger, catalogue=self.catalogue, clock=self.clock)
@@ -137,7 +151,8 @@ class Metering:
 
     @classmethod
     def from_env(cls, **options: Any) -> Self:
-        """Built from MM_METERING_CATALOGUE, _COUNTERS, _LEDGER and _APPLY, and _DEADLINE_MS for one decision.
+        """Built from MM_METERING_CATALOGUE, _COUNTERS, _LEDGER, _APPLY and _JOURNAL, and _DEADLINE_MS for one
+        decision.
 
         ``options`` win over them.
         """
@@ -191,9 +206,15 @@ class Metering:
         try:
             await self.ledger.setup(apply=await self._may_apply())
             await self._drain.each()
-            worker = Worker(self._drain, shards=self.counters.shards)
-            await (self._drain.fully() if once else worker.run(stop or asyncio.Event()))
+            if once:
+                await self.gate.adopt()
+                await self.gate.settle()
+                await self._drain.fully()
+            else:
+                self.gate.start_adopting()
+                await Worker(self._drain, shards=self.counters.shards).run(stop or asyncio.Event())
         finally:
+            await self.gate.aclose()
             await self.counters.aclose()
             await self.ledger.aclose()
 
@@ -220,18 +241,34 @@ class Metering:
         self._versions |= await self._plans.apply(self.catalogue.plans, now_us=now_us, apply=apply)
 
     async def shutdown(self) -> None:
-        """Writes everything acknowledged to the stream, folds it if this process is a worker, and closes."""
+        """Writes everything acknowledged to the stream, folds it if this process is a worker, and closes. What a store
+        that does not answer keeps from that stands in the journal's file; StoreUnavailable if there is none.
+        """
         if not self._open:
             return
         self._open = False
-        await self._settle()
-        if self._worker:
-            await self._worker.aclose()
-            await self._drain.fully()
-        await self.gate.aclose()
+        trouble = await self._write_out()
+        is_kept = await self.gate.aclose()
         await self.counters.aclose()
         await self.ledger.aclose()
         await asyncio.to_thread(self._portal.close)  # last: the stores gave back what they had on its loop
+        if trouble is not None:
+            if not is_kept or self._journal is None:
+                raise trouble
+            log.warning("shut down without a store; the next process goes on with %s: %s", self._journal.path, trouble)
+
+    async def _write_out(self) -> StoreUnavailable | None:
+        """Into the stream, and the ledger if this process is a worker; what hinders that."""
+        try:
+            await self._settle(within_s=SETTLE_S if self._journal is None else SETTLE_WITH_JOURNAL_S)
+            if self._worker:
+                await self._worker.aclose()
+                await self._drain.fully()
+        except StoreUnavailable as error:
+            if self._worker:
+                await self._worker.aclose()
+            return error
+        return None
 
     def _defaults(self) -> TenantDefaults:
         plan = self.catalogue.default_plan or ""
@@ -289,6 +326,11 @@ class Metering:
             found.append(
                 Finding("warn", "no app is installed: import the module that calls metering.install(app, ...)")
             )
+        if self._journal is not None and (waiting := self._journal.count()).files:
+            what = f"{waiting.facts:,} facts in {waiting.files:,} files wait for a process that takes them over"
+            found.append(Finding("warn", f"journal: {self._journal.path}: {what}"))
+        elif self._journal is not None:
+            found.append(Finding("ok", f"journal: {self._journal.path}: nothing waits"))
         try:
             async with self:
                 found.append(Finding("ok", self.summary))
@@ -400,10 +442,10 @@ class Metering:
         return await self.record(event)
 
     async def flush(self) -> None:
-        """Does now what the worker does continuously: everything acknowledged before this call, on any event loop of
-        this process, is in the ledger. A loop that has ended took its journal along: what an outage allowed there, or
-        a server has lost since, is not found again."""
+        """Does now what the worker does continuously: everything acknowledged before this call is in the ledger, on any
+        event loop of this process, or by one that has ended and left a journal's file."""
         await self.startup()
+        await self.gate.adopt()
         await self._settle()
         await self._drain.fully()
 
@@ -414,13 +456,13 @@ class Metering:
         await self._settle(shard=shard)
         await self._drain.fully(shard)
 
-    async def _settle(self, *, shard: int | None = None) -> None:
+    async def _settle(self, *, shard: int | None = None, within_s: float = SETTLE_S) -> None:
         """Everything acknowledged in this process, or in this shard alone, is in the stream."""
         loop, soon = asyncio.get_running_loop(), [*self._soon]
         await asyncio.gather(*(task for task in soon if task.get_loop() is loop))
         while not all(task.done() or task.get_loop().is_closed() for task in soon):  # noqa: ASYNC110 - of other loops
             await asyncio.sleep(POLL_S)
-        await self.gate.settle(shard=shard)
+        await self.gate.settle(shard=shard, within_s=within_s)
 
     async def create_usage_snapshot(self, tenant: str, day: date | str) -> UsageSnapshot:
         """One day of a tenant in its zone, with all that was acknowledged before the call."""
@@ -484,6 +526,10 @@ def _loop_here() -> asyncio.AbstractEventLoop | None:
 
 def _new_id() -> str:
     return uuid_utils.uuid7().hex
+
+
+def _url(store: object) -> str | None:
+    return store if isinstance(store, str) else None
 
 
 def _place(store: object) -> str:

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 from zlib import crc32
 
@@ -39,8 +40,11 @@ from mm_metering.core.tenancy import TenantDefaults, TenantRow
 from mm_metering.errors import StoreUnavailable, UnknownTenant
 from mm_metering.gate import loading
 from mm_metering.gate.admission import Admission, Wish
+from mm_metering.gate.adoption import ADOPT_S, Adopter
 from mm_metering.gate.coalesce import Fate, Lane, Outcome, Timing
 from mm_metering.gate.decisions import Granted, decisions, suspended
+from mm_metering.gate.journal import Journal
+from mm_metering.gate.journal_file import Directory
 from mm_metering.gate.plans import PlanBook
 from mm_metering.gate.tenants import View, Views
 from mm_metering.gate.windows import PlanWindows, Prepared, counted_meters, new_fact
@@ -68,6 +72,7 @@ class LoopState:
 
     lanes: dict[int, Lane] = field(default_factory=dict)
     folds: dict[int, asyncio.Future[object]] = field(default_factory=dict)
+    adopting: asyncio.Task[None] | None = None
 
 
 class Gate:
@@ -85,6 +90,7 @@ class Gate:
         new_id: Callable[[], str],
         defaults: Callable[[], TenantDefaults],
         timing: Timing | None = None,
+        journal: Directory | None = None,
     ) -> None:
         self._counters = counters
         self._ledger = ledger
@@ -95,6 +101,10 @@ class Gate:
         self._new_id = new_id
         self._defaults = defaults
         self._timing = timing or Timing()
+        self._journal = journal
+        self._adopter = None
+        if journal is not None:
+            self._adopter = Adopter(journal, shards=counters.shards, lane_of=self._lane_of, shard_of=self.shard_of)
         self._views = Views()
         self._windows: dict[tuple[str, int, str], PlanWindows] = {}
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopState] = weakref.WeakKeyDictionary()
@@ -362,13 +372,16 @@ class Gate:
         return state.lanes.get(shard) or self._open_lane(shard, state)
 
     def _open_lane(self, shard: int, state: LoopState) -> Lane:
+        process, journal = self._new_id(), self._journal
+        create = None if journal is None else partial(journal.create, shard, self._counters.shards)
         lane = state.lanes[shard] = Lane(
             shard,
             self._counters,
             self._ledger,
             now_us=self._now_us,
-            process=self._new_id(),
+            process=process,
             timing=self._timing,
+            journal=Journal(create, process),
         )
         lane.start()
         return lane
@@ -381,15 +394,47 @@ class Gate:
         """
         lanes = [self._lane_of(shard) for shard in range(self._counters.shards)]
         opened = await asyncio.gather(*(lane.settled(within_s=within_s) for lane in lanes))
-        if all(opened):
-            return
-        trouble = (
-            f"counters: {opened.count(False)} of {len(lanes)} shards did not open within {within_s:.0f} s; "
-            "check the counters' URL and that its server runs"
-        )
         if not any(opened):
-            raise StoreUnavailable(trouble)
-        log.warning("%s; their tenants are decided by the outage policy until then", trouble)
+            raise StoreUnavailable(
+                f"counters: {opened.count(False)} of {len(lanes)} shards did not open within {within_s:.0f} s; "
+                "check the counters' URL and that its server runs"
+            )
+        if not all(opened):
+            log.warning(
+                "counters: %d of %d shards did not open within %.0f s; the outage policy decides for their tenants",
+                opened.count(False),
+                len(lanes),
+                within_s,
+            )
+        await self.adopt()
+        self.start_adopting()
+
+    def start_adopting(self) -> None:
+        """Adopts now and then what others leave behind, on this event loop, until ``aclose``."""
+        state = self._state()
+        if self._adopter is not None and state.adopting is None:
+            state.adopting = asyncio.get_running_loop().create_task(self._adopt_now_and_then())
+
+    async def _adopt_now_and_then(self) -> None:
+        while True:
+            try:
+                await self.adopt()
+            except Exception:
+                log.exception("journal: a look for files met a bug; the next one comes")
+            await asyncio.sleep(ADOPT_S)
+
+    async def adopt(self) -> None:
+        """Takes over, on this event loop, what ended processes and loops left in files. What cannot be taken now, since
+        a shard does not answer or there is no room, waits for the next time."""
+        if self._adopter is not None:
+            await self._leave_ended_loops()
+            await self._adopter()
+
+    async def _leave_ended_loops(self) -> None:
+        for loop in [each() for each in self._loops.keyrefs()]:
+            state = self._loops.pop(loop, None) if loop is not None and loop.is_closed() else None
+            for lane in state.lanes.values() if state else ():
+                await lane.leave()
 
     async def settle(self, *, shard: int | None = None, within_s: float = 10.0) -> None:
         """Waits until everything acknowledged in this process, or in this shard alone, stands in the stream;
@@ -421,18 +466,23 @@ class Gate:
         """Acknowledged ops that the ledger has not confirmed yet, over all loops of this process."""
         return sum(lane.unconfirmed for state in self._loops.values() for lane in state.lanes.values())
 
-    async def aclose(self) -> None:
-        """Stops the lanes of every loop that runs."""
+    async def aclose(self) -> bool:
+        """Stops the lanes of every loop that runs. What is unconfirmed waits in files; False if some of it does not,
+        and ends with this process."""
 
         async def close_here() -> bool:
             state = self._loops.pop(asyncio.get_running_loop(), LoopState())
-            await asyncio.gather(*(lane.aclose() for lane in state.lanes.values()))
-            return True
+            if state.adopting is not None:
+                state.adopting.cancel()
+                await asyncio.gather(state.adopting, return_exceptions=True)
+            return all(await asyncio.gather(*(lane.aclose() for lane in state.lanes.values())))
 
-        await asyncio.gather(
+        kept = await asyncio.gather(
             close_here(), *(_on(loop, close_here, unless=lambda: False, within_s=CLOSE_S) for loop in self._others())
         )
         self._latest = (lambda: None, LoopState())
+        await self._leave_ended_loops()
+        return all(kept)
 
 
 def _is_settled(lane: Lane) -> bool:

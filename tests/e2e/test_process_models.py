@@ -237,9 +237,9 @@ async def test_a_flush_waits_for_what_another_loop_is_about_to_add(monkeypatch: 
         await add(tenant, wishes)
         order.append("added")
 
-    async def settle_then() -> None:
+    async def settle_then(**within: Any) -> None:
         order.append("settled")
-        await settle()
+        await settle(**within)
 
     async def job() -> None:
         with metering.bind("acme") as bound:
