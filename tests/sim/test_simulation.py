@@ -1,6 +1,6 @@
 """The protocol under every kind of failure: nothing acknowledged is lost, nothing counts twice, nothing drifts.
 
-``MM_SIM_SEEDS`` sets the seeds per mix (a few in CI; ``./dev sim`` runs 20,000). A failing seed repeats exactly.
+``MM_SIM_SEEDS`` sets the seeds per mix (a few in CI; ``./dev sim`` runs 24,000). A failing seed repeats exactly.
 Each rule that is taken out of the real code must be caught: a simulation that cannot fail proves nothing.
 """
 
@@ -10,6 +10,8 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -20,10 +22,11 @@ from mm_metering.backends.memory import MemoryCounters, Session, Shard, _Step
 from mm_metering.backends.memory_ledger import Books, MemoryLedger
 from mm_metering.core.tenancy import TenantDefaults
 from mm_metering.errors import MeteringError
-from mm_metering.gate import coalesce, gate, generations
+from mm_metering.gate import coalesce, gate, generations, journal, journal_file
 from mm_metering.gate.coalesce import Flight, Lane
 from mm_metering.gate.generations import certify
 from mm_metering.gate.journal import Journal
+from mm_metering.gate.journal_file import JournalFile
 from mm_metering.worker.drain import Drain
 from tests.sim.loop import run
 from tests.sim.world import Faults, World
@@ -42,6 +45,8 @@ MIXES = {
     "plans": Faults(lost=0.03, events=LOSSES, plan_changes=True),
     "split": Faults(lost=0.03, late=0.02, events=("split",)),
     "crashes": Faults(lost=0.03, late=0.02, events=(*LOSSES, "restart", "crash")),
+    "outages": Faults(lost=0.03, late=0.03, events=("hang", "hang", "restart", "empty", "crash")),
+    "overflow": Faults(lost=0.03, late=0.03, events=("hang", "hang", "restart", "empty", "crash")),
     "everything": Faults(0.03, 0.02, 0.03, (*LOSSES, "restart", "hang", "split", "crash"), plan_changes=True),
 }
 EXACT_ADMISSION = ("network", "clean losses")
@@ -56,7 +61,14 @@ def quiet() -> Iterator[None]:
 
 
 def simulate(seed: int, mix: str) -> list[str]:
-    world = World(seed, MIXES[mix])
+    with TemporaryDirectory() as files, pytest.MonkeyPatch.context() as patch:
+        if mix == "overflow":  # memory takes a few facts, a file some more
+            patch.setattr(journal, "IN_MEMORY", 8)
+            patch.setattr(journal, "MAX_FILE_BYTES", 1_000)
+        return _simulate(World(seed, MIXES[mix], Path(files)), mix)
+
+
+def _simulate(world: World, mix: str) -> list[str]:
 
     async def main() -> list[str]:
         await world.live(seconds=2.5)
@@ -64,7 +76,7 @@ def simulate(seed: int, mix: str) -> list[str]:
         return over + await world.verdict()
 
     try:
-        found: list[str] = run(seed, main())
+        found: list[str] = run(world.seed, main())
     except (AssertionError, RuntimeError, MeteringError, ExceptionGroup) as error:
         return [f"it stuck, or a check inside it failed: {error!r}"]
     assert len(world.deeds) > 10
@@ -263,14 +275,97 @@ def cancelled_stays(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Lane, "_finish", finish)
 
 
+def file_goes_early(patch: pytest.MonkeyPatch) -> None:
+    """G7: a file that was adopted is removed before the ledger has what it held."""
+    real = Journal.adopt
+
+    def adopt(self: Journal, file: JournalFile, *facts: Any) -> None:
+        real(self, file, *facts)
+        file.discard()
+
+    patch.setattr(Journal, "adopt", adopt)
+
+
+def file_goes_with_the_reply(patch: pytest.MonkeyPatch) -> None:
+    """G7: a process removes its own file when its facts stand in the stream, before the ledger has them."""
+    real = Journal.acked
+
+    def acked(self: Journal, generation: int, position: str, items: Any) -> None:
+        real(self, generation, position, items)
+        if not self._pending:
+            while self._files:
+                self._files.pop().discard()
+            self._own = None
+
+    patch.setattr(Journal, "acked", acked)
+
+
+def told_first(patch: pytest.MonkeyPatch) -> None:
+    """G7: a caller is told before it is written what that stands on."""
+    real = JournalFile.append
+
+    def append(self: JournalFile, records: Any) -> None:
+        def write(lines: list[Any]) -> None:
+            if self._descriptor >= 0:
+                real(self, lines)
+
+        asyncio.get_running_loop().call_later(0.03, write, [*records])
+
+    patch.setattr(JournalFile, "append", append)
+
+
+def nothing_noted(patch: pytest.MonkeyPatch) -> None:
+    """G7: what was told of a batch in flight is not written."""
+    patch.setattr(Journal, "note", lambda self, items: None)
+
+
+def nothing_saved(patch: pytest.MonkeyPatch) -> None:
+    """G7: what stands in the stream alone is not written when the counters fail."""
+    patch.setattr(Journal, "save", lambda self, replaying=(): None)
+
+
+def nothing_left(patch: pytest.MonkeyPatch) -> None:
+    """G7: a process that ends leaves what is unconfirmed to nobody."""
+    patch.setattr(Journal, "close", lambda self, owed: [file.release() for file in self._files])
+
+
+def torn_line_taken(patch: pytest.MonkeyPatch) -> None:
+    """G7: a line that was cut off is taken as it is."""
+    patch.setattr(journal_file, "crc32", lambda text: 0)
+
+
+def session_goes_on(patch: pytest.MonkeyPatch) -> None:
+    """G4: a batch of a process that has ended arrives after its facts were replayed, and counts them again."""
+
+    async def end_session(self: Lane, process: str) -> bool:
+        return True
+
+    patch.setattr(Lane, "end_session", end_session)
+
+
+def overflow_ends_its_own_session(patch: pytest.MonkeyPatch) -> None:
+    """G7: a file of what did not fit into memory names the session of a process that goes on."""
+    real = Journal._spills
+
+    def spills(self: Journal, record: Any) -> bool:
+        create: Any = self._create
+        self._create = lambda _: create(self._process)
+        try:
+            return real(self, record)
+        finally:
+            self._create = create
+
+    patch.setattr(Journal, "_spills", spills)
+
+
 MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[str, int]] = {
     no_fence: ("losses", 0),
     no_generation: ("losses", 2),
     no_session: ("network", 0),
     stale_runs: ("network", 0),
-    no_barrier: ("losses", 2),
+    no_barrier: ("losses", 6),
     old_tags: ("clean losses", 39),
-    no_grace: ("clean losses", 16),
+    no_grace: ("clean losses", 146),
     replay_counts_nothing: ("network", 0),
     no_replay: ("losses", 0),
     early_forget: ("losses", 2),
@@ -278,8 +373,17 @@ MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[str, int]] = {
     same_id: ("losses", 0),
     no_tombstone: ("losses", 3),
     counts_twice: ("losses", 0),
-    trims_blindly: ("losses", 118),
+    trims_blindly: ("losses", 150),
     cancelled_stays: ("network", 0),
+    file_goes_early: ("outages", 126),
+    file_goes_with_the_reply: ("outages", 40),
+    told_first: ("outages", 0),
+    nothing_noted: ("outages", 0),
+    nothing_saved: ("outages", 10),
+    nothing_left: ("crashes", 30),
+    torn_line_taken: ("outages", 0),
+    session_goes_on: ("outages", 55),
+    overflow_ends_its_own_session: ("overflow", 0),
 }
 """Where each is looked for: a mix, and a seed near one that caught it, so that the search is short."""
 

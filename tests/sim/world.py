@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 from mm_metering.backends.counters import Answer, Backlog, Batch
 from mm_metering.backends.memory import MemoryCounters, Shard
@@ -24,13 +25,16 @@ from mm_metering.core.tenancy import NewTenant, TenantDefaults
 from mm_metering.errors import MeteringError, StoreUnavailable
 from mm_metering.gate import loading
 from mm_metering.gate.admission import Wish
+from mm_metering.gate.coalesce import Lane
 from mm_metering.gate.gate import Gate
+from mm_metering.gate.journal_file import Directory
 from mm_metering.gate.plans import PlanBook
 from mm_metering.worker.drain import Drain
 
 T = TypeVar("T")
 START = datetime(2024, 1, 15, 12, tzinfo=UTC)
 LIMIT = 30
+ROUNDS = 100
 CATALOGUE = Catalogue.from_dict(
     {
         "currency": "USD",
@@ -225,8 +229,8 @@ class SlowLedger:
 
 @dataclass
 class Deed:
-    """What one caller was told about its facts. ``minted`` are the ids that were made on the way: more than one where
-    a fate stayed unknown and the gate asked again."""
+    """What one caller was told about its facts, and whether that stood in the journal alone (``degraded``). ``minted``
+    are the ids that were made on the way: more than one where a fate stayed unknown and the gate asked again."""
 
     facts: tuple[str, ...]
     tenant: str
@@ -241,15 +245,23 @@ class Deed:
 _deed: ContextVar[Deed | None] = ContextVar("deed", default=None)
 
 
+class Crash(NamedTuple):
+    """A process that died: whether its counters did not answer then, and all that stood in the journal's files."""
+
+    was_down: bool
+    written: bytes
+
+
 @dataclass
 class World:
-    """The whole of it, and the books kept beside it."""
+    """The whole of it, and the books kept beside it. ``files`` is where the journals' files lie."""
 
     seed: int
     faults: Faults
+    files: Path
     deeds: list[Deed] = field(default_factory=list)
     losses: list[tuple[float, str]] = field(default_factory=list)
-    crashes: dict[int, float] = field(default_factory=dict)
+    crashes: dict[int, Crash] = field(default_factory=dict)
     unsettled: set[str] = field(default_factory=set)
     ids: int = 0
     tenants: Sequence[str] = ("a", "b")
@@ -258,6 +270,10 @@ class World:
         loop = asyncio.get_running_loop()
         self.rng = random.Random(self.seed)
         self.calm = Faults()
+        names = random.Random(self.seed)
+        self.journal = Directory(
+            self.files / "journal", "sim", off_loop=self._off_loop, new_id=lambda: f"{names.getrandbits(128):032x}"
+        )
         self.server = Server(loop, self.rng)
         self.ledger = MemoryLedger()
         versions = await self.ledger.put_plans(
@@ -288,7 +304,12 @@ class World:
             drain=Drain(network, ledger, lambda: self.defaults),
             new_id=self._new_id,
             defaults=lambda: self.defaults,
+            journal=self.journal,
         )
+
+    async def _off_loop(self, work: Callable[..., T], *args: Any) -> T:
+        await asyncio.sleep(self.rng.uniform(0, 0.003))
+        return work(*args)
 
     def _new_id(self) -> str:
         self.ids += 1
@@ -304,20 +325,48 @@ class World:
             gate = self._gate(number, self.faults)
             life = self.rng.uniform(0.3, 2.0) if "crash" in self.faults.events else self.end_s - loop.time()
             born = loop.time()
-            callers = [asyncio.create_task(self._caller(gate, number)) for _ in range(3)]
+            tasks = [asyncio.create_task(self._caller(gate, number)) for _ in range(3)]
+            adopting = [asyncio.create_task(self._adopter(gate))] if "crash" in self.faults.events else []
             crashes = "crash" in self.faults.events and born + life < self.end_s
             await asyncio.sleep(life if crashes else self.end_s - born)
             if crashes:
-                for task in callers:
-                    task.cancel()
-                await asyncio.gather(*callers, return_exceptions=True)
-                self.crashes[number] = loop.time()
-                self.unsettled.update(_unsettled(gate))
-                await gate.aclose()
+                await _ended([*tasks, *adopting])
+                if self.rng.random() < 0.3:
+                    await gate.aclose()  # whatever the counters do: the next process goes on with its file
+                else:
+                    await self._crash(gate, number)
                 number += 10
             else:
-                await asyncio.gather(*callers)
+                await asyncio.gather(*tasks)
+                await _ended(adopting)
                 await self._leave(gate)
+
+    async def _adopter(self, gate: Gate) -> None:
+        """More often than in truth, where it is every few seconds."""
+        while True:
+            await gate.adopt()
+            await asyncio.sleep(self.rng.uniform(0.02, 0.4))
+
+    async def _crash(self, gate: Gate, number: int) -> None:
+        """kill -9: what it had not written is gone, and perhaps it was about to write a line."""
+        lanes = [lane for state in gate._loops.values() for lane in state.lanes.values()]
+        written = self._written()
+        self.crashes[number] = Crash(all(lane.down for lane in lanes), written)
+        self.unsettled.update(name for lane in lanes for name in _unsettled(lane) if name.encode() not in written)
+        for lane in lanes:
+            for timer in (lane._poll, lane._watch):
+                if timer is not None:
+                    timer.cancel()
+            own = lane.journal._own
+            if own is not None and self.rng.random() < 0.5:
+                _tear(own.path)
+            for file in (*lane.journal._files, lane.journal._spill):
+                if file is not None:
+                    file.release()
+        await _ended([lane._task for lane in lanes if lane._task])
+
+    def _written(self) -> bytes:
+        return b"".join(path.read_bytes() for path in sorted(self.files.glob("journal/*.journal")))
 
     async def _leave(self, gate: Gate) -> None:
         """A clean end: nothing is left in the journal."""
@@ -325,6 +374,10 @@ class World:
             for lane in lanes:
                 lane._counters.faults = lane._ledger._faults = self.calm  # type: ignore[attr-defined]
         self.server.down_until = 0.0
+        await self._empty(gate)
+        await gate.aclose()
+
+    async def _empty(self, gate: Gate) -> None:
         drain = self._drain(self.calm)  # one, as a process has: it remembers how long a shard has been behind
         for _ in range(400):
             await gate.settle(within_s=30)
@@ -334,7 +387,6 @@ class World:
             await asyncio.sleep(0.05)
         else:
             raise AssertionError(f"journal never empties: {gate.journal_facts} left")
-        await gate.aclose()
 
     def _drain(self, faults: Faults) -> Drain:
         ledger: Any = SlowLedger(self.ledger, faults, self.rng)
@@ -369,7 +421,7 @@ class World:
         if admission.allowed and self.rng.random() < 0.2:
             await asyncio.sleep(self.rng.uniform(0, 0.1))
             deed.told = "unknown"
-            deed.degraded |= not await gate.reverse(admission)
+            deed.degraded = not await gate.reverse(admission)
             deed.told = "reversed"
 
     async def _worker(self) -> None:
@@ -422,6 +474,11 @@ class World:
         self.server.strike("heal")
         await asyncio.sleep(2.0)  # late calls arrive
         gate = self._gate(0, self.calm)
+        for _ in range(ROUNDS):  # a file may wait until a shard answers, and until there is room
+            await gate.adopt()
+            await self._empty(gate)
+            if not self._written():
+                break
         for tenant in self.tenants:
             await gate.take(tenant, [Wish("call", "/r")], look=True)
         await self._drain(self.calm).fully()
@@ -464,6 +521,8 @@ class World:
             have, want = self.final[tenant]
             if have != want:
                 found.append(f"{tenant}: drift: counters {have}, ledger {want}")
+        if left := sorted(path.name for path in self.files.glob("journal/*")):
+            found.append(f"files that nobody took over: {left}")
         for deed in self.deeds:
             found.extend(self._judge(deed, counted))
         if unknown := set(counted) - {name for deed in self.deeds for name in deed.minted}:
@@ -482,16 +541,32 @@ class World:
         return []
 
     def _excused(self, deed: Deed) -> bool:
-        """G10: an app was lost together with the undrained tail of the counters, or while they did not answer."""
-        crashed = self.crashes.get(deed.process)
-        return crashed is not None and (deed.degraded or any(at >= deed.at_s for at, _ in self.losses))
+        """G10: an app was lost together with the undrained tail of the counters, before it noticed that they fail."""
+        crash = self.crashes.get(deed.process)
+        if crash is None or crash.was_down or deed.degraded:
+            return False
+        last = [f"{name}:void" if deed.told == "reversed" else name for name in deed.facts]
+        is_written = all(name.encode() in crash.written for name in last)
+        return not is_written and any(at >= deed.at_s for at, _ in self.losses)
 
 
-def _unsettled(gate: Gate) -> Iterator[str]:
-    """The facts that a process still had to settle when it died: their voids or replays go with it (G10)."""
-    for lane in (lane for state in gate._loops.values() for lane in state.lanes.values()):
-        flight = lane._flight
-        waiting = [*lane.journal._pending, *(flight.replay if flight else ())]
-        waiting += [item for waiter in (flight.waiters if flight else ()) for item in waiter.items]
-        for fact in (decode(line) for _, lines in waiting for line in lines.split(b"\n")):
-            yield fact.target or fact.id
+async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _tear(path: Path) -> None:
+    """As a kill leaves it: the last line was not written to its end, or not all of its blocks."""
+    *_, last = path.read_bytes().splitlines()
+    with path.open("ab") as file:
+        file.write(last.replace(b'\\"f0', b'\\"g0') + b"\n" if b'\\"f0' in last else last[: len(last) // 2])
+
+
+def _unsettled(lane: Lane) -> Iterator[str]:
+    """The facts that a process whose counters answered still had to settle when it died: their voids or replays."""
+    flight = None if lane.down else lane._flight
+    waiting = [] if lane.down else [*lane.journal._pending, *(flight.replay if flight else ())]
+    waiting += [item for waiter in (flight.waiters if flight else ()) for item in waiter.items]
+    for fact in (decode(line) for _, lines in waiting for line in lines.split(b"\n")):
+        yield fact.target or fact.id
