@@ -17,7 +17,7 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlsplit
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from mm_metering.backends import redis_wire as wire
 from mm_metering.backends.counters import Answer, Backlog, Batch
@@ -72,6 +72,7 @@ class RedisCounters:
         self._servers = _Servers(url, timeout_s)
         self._library = library()
         self._by_loop: WeakKeyDictionary[AbstractEventLoop, _Shards] = WeakKeyDictionary()
+        self._latest: tuple[Callable[[], AbstractEventLoop | None], tuple[Lines, ...]] = (lambda: None, ())
         self._lock = threading.Lock()
 
     @property
@@ -98,6 +99,7 @@ class RedisCounters:
         with self._lock:
             closing = list(self._by_loop.items())
             self._by_loop.clear()
+            self._latest = (lambda: None, ())
         here = asyncio.get_running_loop()
         for loop, shards in closing:
             if loop is here:
@@ -138,11 +140,14 @@ class RedisCounters:
                 raise
 
     def _lines(self, shard: int) -> Lines:
-        loop = asyncio.get_running_loop()
+        loop, (known, lines) = asyncio.get_running_loop(), self._latest
+        if known() is loop:
+            return lines[shard]
         with self._lock:
             found = self._by_loop.get(loop)
             if found is None:
                 found = self._by_loop[loop] = self._servers.shards_here()
+            self._latest = (ref(loop), found.lines)
             return found.lines[shard]
 
 

@@ -36,6 +36,8 @@ class Line(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(replyError=ErrorReply)
         self._waiting: asyncio.Future[Any] | None = None
+        self._due = 0.0
+        self._alarm: asyncio.TimerHandle | None = None
         self.lost: Exception | None = None
         self._transport: asyncio.Transport = writer.transport
         self._transport.set_protocol(self)
@@ -45,16 +47,34 @@ class Line(asyncio.Protocol):
         if self.lost is not None:
             raise self.lost
         self._waiting = waiting = self._loop.create_future()
-        timer = self._loop.call_later(timeout_s, _give_up, waiting)
+        self._due = self._loop.time() + timeout_s
+        if self._alarm is None or self._alarm.when() > self._due:
+            self._set_alarm(timeout_s)
         packed = command if isinstance(command, bytes) else hiredis.pack_command(tuple(command))  # type: ignore[arg-type]
         self._transport.write(packed)
-        try:
-            return await waiting
-        finally:
-            timer.cancel()
+        return await waiting
 
     def close(self) -> None:
         self._transport.abort()
+        if self._alarm is not None:
+            self._alarm.cancel()
+
+    def _set_alarm(self, after_s: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = self._loop.call_later(after_s, self._ring)
+
+    def _ring(self) -> None:
+        """One alarm serves many exchanges, since a timer for each costs more than all else here: it rings when the
+        first of them would be over, and is set again for the one that is under way."""
+        self._alarm = None
+        if self._waiting is None or self._waiting.done():
+            return
+        left_s = self._due - self._loop.time()
+        if left_s > 0:
+            self._set_alarm(left_s)
+        else:
+            self._waiting.set_exception(TimeoutError("no answer in time"))
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -81,8 +101,3 @@ class Line(asyncio.Protocol):
         self.close()
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(problem)
-
-
-def _give_up(waiting: asyncio.Future[Any]) -> None:
-    if not waiting.done():
-        waiting.set_exception(TimeoutError("no answer in time"))
