@@ -75,10 +75,12 @@ Outcome: TypeAlias = Result | Fate
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Deadlines in seconds. decision: one call; load: a fenced shard, or a tenant not loaded yet."""
+    """Deadlines in seconds. decision: one call; load: a fenced shard, or a tenant not loaded yet; open: all shards at
+    the start."""
 
     decision_s: float = 0.05
     load_s: float = 2.0
+    open_s: float = 10.0
 
     @classmethod
     def of_ms(cls, decision_ms: str) -> Timing:

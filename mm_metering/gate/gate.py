@@ -386,13 +386,13 @@ class Gate:
         lane.start()
         return lane
 
-    async def open(self, *, within_s: float = 10.0) -> None:
+    async def open(self) -> None:
         """Waits until every shard is open; StoreUnavailable if none is by then.
 
         One master of a cluster that is away does not keep a process from serving the tenants of all others: its shards
         begin with the outage policy.
         """
-        lanes = [self._lane_of(shard) for shard in range(self._counters.shards)]
+        lanes, within_s = [self._lane_of(shard) for shard in range(self._counters.shards)], self._timing.open_s
         opened = await asyncio.gather(*(lane.settled(within_s=within_s) for lane in lanes))
         if not any(opened):
             raise StoreUnavailable(

@@ -27,6 +27,7 @@ from mm_metering.errors import (
     StoreUnavailable,
     UnknownTenant,
 )
+from mm_metering.gate.coalesce import Timing
 from mm_metering.gate.context import current
 from tests.flows.conftest import Make
 
@@ -277,7 +278,7 @@ async def test_without_a_default_plan_an_unknown_tenant_is_an_error(make: Make) 
 
 async def test_no_server_at_start_is_one_clear_sentence() -> None:
     with pytest.raises(StoreUnavailable, match="counters"):
-        async with Metering(counters="redis://127.0.0.1:1/0"):
+        async with Metering(counters="redis://127.0.0.1:1/0", timing=Timing(open_s=0.5)):
             pass
     with pytest.raises(InvalidInput, match="memory://, local://DIR"):
         Metering(counters="mysql://x")
