@@ -34,8 +34,8 @@ from mm_metering.core.tenancy import ACTIVE, SUSPENDED, TenantDefaults
 from mm_metering.core.usage import UsageRange, UsageSnapshot
 from mm_metering.errors import MeteringError, StoreUnavailable, UnknownTenant
 from mm_metering.gate.admission import Admission, Wish
-from mm_metering.gate.coalesce import Timing
 from mm_metering.gate.context import Bound, bind, bound_here, current
+from mm_metering.gate.deadlines import Timing
 from mm_metering.gate.gate import POLL_S, Gate
 from mm_metering.gate.journal_place import journal_directory
 from mm_metering.gate.plans import PlanBook

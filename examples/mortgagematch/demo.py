@@ -26,7 +26,7 @@ from examples.mortgagematch.stage import Child, DemoFailed
 from examples.mortgagematch.traffic import CONNECTIONS, DAYS, SUBSCRIBED_AT, customers, drive, shuffled
 from mm_metering import Metering
 from mm_metering.errors import MeteringError
-from mm_metering.gate.coalesce import Timing
+from mm_metering.gate.deadlines import Timing
 
 PORTS: Final = (8000, 8001)
 DEADLINE_MS: Final = 5_000

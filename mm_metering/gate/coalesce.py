@@ -13,32 +13,27 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from enum import Enum
-from typing import Final, TypeAlias
+from typing import Final
 
 from mm_metering.backends.counters import (
     LAST_SEQ,
     MAX_BATCH,
     Answer,
-    Append,
     Batch,
     Counters,
     Done,
     Fenced,
-    Level,
     Op,
     OtherGeneration,
-    Post,
     Reply,
     Result,
     Stale,
-    Take,
     Taken,
 )
 from mm_metering.backends.ledger import Ledger
-from mm_metering.core.facts import decode, encode, void
-from mm_metering.errors import InvalidInput, StoreUnavailable
+from mm_metering.errors import StoreUnavailable
+from mm_metering.gate.deadlines import Deadline, Timing
+from mm_metering.gate.flight import Fate, Flight, Outcome, Waiter, granted
 from mm_metering.gate.generations import certify
 from mm_metering.gate.journal import MAX_FACTS, Journal
 from mm_metering.gate.journal_file import Acked, Item, JournalFile
@@ -56,101 +51,8 @@ PATIENT_S: Final = 2.0
 """The same after QUICK_PROBES without any answer, for a server that is only slow; and for the very first call. A
 connection that is refused is an answer: it costs no time and says that nothing is slow."""
 QUICK_PROBES: Final = 10
-LAST_TURNS: Final = 3
-"""Turns of the event loop that an answer gets after its deadline."""
 CLOSE_S: Final = 1.0
 """How long a lane that closes waits for the ledger's word on what is confirmed."""
-
-
-class Fate(Enum):
-    """What a waiter is told when its op did not run as asked."""
-
-    AGAIN = "ask again under a new id"
-    ALLOWED = "allowed without the counters; the facts are in the journal"
-    UNAVAILABLE = "the counters do not answer, and the policy is to refuse"
-
-
-Outcome: TypeAlias = Result | Fate
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Deadlines in seconds. decision: one call; load: a fenced shard, or a tenant not loaded yet; open: all shards at
-    the start."""
-
-    decision_s: float = 0.05
-    load_s: float = 2.0
-    open_s: float = 10.0
-
-    @classmethod
-    def of_ms(cls, decision_ms: str) -> Timing:
-        """From whole milliseconds as text; InvalidInput unless 1 to 60,000."""
-        if not (decision_ms.isascii() and decision_ms.isdigit() and 1 <= int(decision_ms[:6]) <= 60_000):
-            raise InvalidInput("deadline", f"{decision_ms[:20]!r} is not a number of milliseconds from 1 to 60000")
-        return cls(decision_s=int(decision_ms) / 1000)
-
-
-class Waiter:
-    """An op and the caller that waits for it. ``told`` is what it was told before the answer came, if anything."""
-
-    __slots__ = ("allow", "future", "op", "told")
-
-    def __init__(self, op: Op, allow: bool, future: asyncio.Future[Outcome]) -> None:  # noqa: FBT001 - one per request
-        self.op = op
-        self.allow = allow
-        self.future = future
-        self.told: Fate | None = None
-
-    @property
-    def items(self) -> tuple[Item, ...]:
-        """The facts this op appends."""
-        match self.op:
-            case Take(payloads=payloads):
-                return ((self.op.tenant, payloads[0]),) if payloads else ()
-            case Post() | Level():
-                return ((self.op.tenant, self.op.payload),)
-            case Append():
-                return self.op.payloads
-            case _:
-                return ()
-
-    @property
-    def policy(self) -> Fate:
-        """What it is told in an outage. Nobody is there to use what a cancelled take would get."""
-        is_gone = self.future.cancelled() and isinstance(self.op, Take)
-        return Fate.ALLOWED if self.allow and not is_gone else Fate.UNAVAILABLE
-
-    @property
-    def stands(self) -> bool:
-        """Whether its facts hold where nobody knows if its op ran. Said yes, or it is no question. Said no: they do
-        not."""
-        return self.told is Fate.ALLOWED or (self.told is None and not isinstance(self.op, Take))
-
-    @property
-    def owed(self) -> Sequence[Item]:
-        """What must be appended where nobody knows whether its op ran: its facts, or what takes them back."""
-        return self.items if self.stands else _voids(self.items)
-
-    def tell(self, outcome: Outcome) -> None:
-        if not self.future.done():
-            self.future.set_result(outcome)
-
-
-@dataclass(slots=True)
-class Flight:
-    """The batch in flight: replays alone, or waiters. ``lost`` counts calls whose fate is unknown; ``kept`` says that
-    its replays are in the journal's file."""
-
-    seq: int
-    generation: int
-    replay: tuple[Item, ...] = ()
-    waiters: list[Waiter] = field(default_factory=list)
-    lost: int = 0
-    kept: bool = False
-
-    @property
-    def ops(self) -> tuple[Op, ...]:
-        return (Append(self.replay),) if self.replay else tuple([waiter.op for waiter in self.waiters])
 
 
 class Lane:
@@ -225,7 +127,7 @@ class Lane:
         if answer.done() and not answer.cancelled():
             outcome = answer.result()
             if isinstance(outcome, Taken) or outcome is Fate.ALLOWED:
-                self.append_later(_voids(Waiter(op, allow=False, future=answer).items))
+                self.append_later(Waiter(op, allow=False, future=answer).voids)
 
     def watch(self, key: tuple[str, str], load: asyncio.Task[bool]) -> None:
         """Cancels the load of a tenant when the counters stop answering."""
@@ -406,7 +308,7 @@ class Lane:
         for waiter, result in zip(flight.waiters, reply.results if not flight.replay else (), strict=True):
             future = waiter.future
             if isinstance(result, Taken):
-                if item := _granted(waiter.op, result):
+                if item := granted(waiter.op, result):
                     appended.append(item)
             elif isinstance(result, Done):
                 appended.extend(waiter.items)
@@ -421,7 +323,7 @@ class Lane:
         """Puts right what a waiter was told before this result, or what was taken for one that went away."""
         if isinstance(result, Taken):
             if waiter.told is Fate.UNAVAILABLE or waiter.future.cancelled():
-                self.journal.later(_voids(waiter.items))
+                self.journal.later(waiter.voids)
         elif waiter.told is Fate.ALLOWED and not isinstance(result, Done):
             self.journal.later(waiter.items)
 
@@ -499,46 +401,3 @@ class Lane:
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
-
-
-class Deadline:
-    """Cancels the task that makes it after that time, but not for an answer that is here and only waits for a busy
-    event loop: when the time is over, what is ready runs first."""
-
-    __slots__ = ("_handle", "_loop", "_task", "is_over", "seconds")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
-        self.seconds = seconds
-        self.is_over = False
-        self._loop = loop
-        self._task = asyncio.current_task(loop)
-        self._handle: asyncio.Handle = loop.call_later(seconds, self._end, LAST_TURNS)
-
-    def cancel(self) -> None:
-        self._handle.cancel()
-
-    def is_cancelled_besides(self) -> bool:
-        """Takes its own cancel back: the task goes on, unless somebody else cancelled it as well."""
-        return self._task is not None and self._task.uncancel() > 0
-
-    def _end(self, turns: int) -> None:
-        if turns:
-            self._handle = self._loop.call_soon(self._end, turns - 1)
-        elif self._task is not None:
-            self.is_over = True
-            self._task.cancel()
-
-
-def _granted(op: Op, result: Taken) -> Item | None:
-    """The line of a take as it stands in the stream: a hold's begins with what was granted. None if it only looked."""
-    if not isinstance(op, Take) or not op.payloads:
-        return None
-    payload = op.payloads[result.chosen]
-    if op.hold:
-        payload = b"%s;%s" % (b",".join(b"%d" % grant for grant in result.grants), payload)
-    return op.tenant, payload
-
-
-def _voids(items: Sequence[Item]) -> list[Item]:
-    """The facts that take these back."""
-    return [(tenant, b"\n".join(encode(void(decode(line))) for line in lines.split(b"\n"))) for tenant, lines in items]

@@ -41,8 +41,10 @@ from mm_metering.errors import StoreUnavailable, UnknownTenant
 from mm_metering.gate import loading
 from mm_metering.gate.admission import Admission, Wish
 from mm_metering.gate.adoption import ADOPT_S, Adopter
-from mm_metering.gate.coalesce import Fate, Lane, Outcome, Timing
+from mm_metering.gate.coalesce import Lane
+from mm_metering.gate.deadlines import Timing
 from mm_metering.gate.decisions import Granted, decisions, suspended
+from mm_metering.gate.flight import Fate, Outcome
 from mm_metering.gate.journal import Journal
 from mm_metering.gate.journal_file import Directory
 from mm_metering.gate.plans import PlanBook

@@ -11,7 +11,7 @@ from mm_metering import FrozenClock, Metering
 from mm_metering.backends.counters import START, Batch, Load, Reply
 from mm_metering.backends.redis import RedisCounters
 from mm_metering.errors import InvalidInput, StoreUnavailable
-from mm_metering.gate.coalesce import Timing
+from mm_metering.gate.deadlines import Timing
 from tests.redis_cluster import Node, free_ports, until
 from tests.redis_server import RedisServer
 from tests.tls_proxy import HOST, Authority, tls_in_front_of

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mm_metering import EXPOSED_HEADERS, FrozenClock, Metering, from_header, message_quota, metered
 from mm_metering.decorators.quota import MeteredSocket
-from mm_metering.gate.coalesce import Timing
+from mm_metering.gate.deadlines import Timing
 
 NOW: Final = "2024-01-15T12:00:00Z"
 CALLS_A_DAY: Final = 5

@@ -13,7 +13,7 @@ from collections import Counter
 
 from mm_metering import Metering
 from mm_metering.errors import QuotaExceeded
-from mm_metering.gate.coalesce import Timing
+from mm_metering.gate.deadlines import Timing
 from tests.e2e.callers import PLANS
 
 PATIENT = Timing(decision_s=10, load_s=10)

@@ -18,7 +18,7 @@ import pytest
 
 from mm_metering import Metering
 from mm_metering.gate import gate
-from mm_metering.gate.coalesce import Timing
+from mm_metering.gate.deadlines import Timing
 from tests.e2e.journal_app import PLANS
 from tests.redis_server import RedisServer
 

@@ -23,7 +23,8 @@ import pytest
 
 from mm_metering import FrozenClock, Metering
 from mm_metering.backends.ledger import Snapshot
-from mm_metering.gate.coalesce import Lane, Timing
+from mm_metering.gate.coalesce import Lane
+from mm_metering.gate.deadlines import Timing
 from tests.e2e.callers import (
     DEGRADED,
     METERS,

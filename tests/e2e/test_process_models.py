@@ -24,7 +24,7 @@ from starlette.testclient import TestClient
 from examples.mortgagematch.stage import ROOT, bound
 from mm_metering import Metering, from_header, metered
 from mm_metering.errors import MeteringError, QuotaExceeded, StoreUnavailable
-from mm_metering.gate.coalesce import Timing
+from mm_metering.gate.deadlines import Timing
 from mm_metering.gate.gate import _on
 from tests.redis_server import RedisServer
 
@@ -78,7 +78,7 @@ PRELOADED = """
 import os
 from fastapi import FastAPI
 from mm_metering import Metering, from_header
-from mm_metering.gate.coalesce import Timing
+from mm_metering.gate.deadlines import Timing
 from mm_metering.gate.gate import _on
 from tests.e2e.test_process_models import PLANS
 

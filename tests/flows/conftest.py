@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from mm_metering import FrozenClock, Metering
-from mm_metering.gate.coalesce import Timing
+from mm_metering.gate.deadlines import Timing
 
 Make: TypeAlias = Callable[..., Awaitable[Metering]]
 PATIENT = Timing(decision_s=10, load_s=10)

@@ -15,7 +15,7 @@ import pytest
 
 from mm_metering import FrozenClock, Metering
 from mm_metering.errors import QuotaExceeded, StoreUnavailable
-from mm_metering.gate.coalesce import Timing
+from mm_metering.gate.deadlines import Timing
 from tests.redis_cluster import SHARDS, Node, RedisCluster
 
 TODAY: Final = "2024-01-15"

@@ -27,8 +27,8 @@ from mm_metering.errors import (
     StoreUnavailable,
     UnknownTenant,
 )
-from mm_metering.gate.coalesce import Timing
 from mm_metering.gate.context import current
+from mm_metering.gate.deadlines import Timing
 from tests.flows.conftest import Make
 
 CAPPED = {

@@ -22,8 +22,9 @@ from mm_metering.backends.memory import MemoryCounters, Session, Shard, _Step
 from mm_metering.backends.memory_ledger import Books, MemoryLedger
 from mm_metering.core.tenancy import TenantDefaults
 from mm_metering.errors import MeteringError
-from mm_metering.gate import coalesce, gate, generations, journal, journal_file
-from mm_metering.gate.coalesce import Flight, Lane
+from mm_metering.gate import deadlines, flight, gate, generations, journal, journal_file
+from mm_metering.gate.coalesce import Lane
+from mm_metering.gate.flight import Flight
 from mm_metering.gate.generations import certify
 from mm_metering.gate.journal import Journal
 from mm_metering.gate.journal_file import JournalFile
@@ -110,10 +111,10 @@ def test_a_shard_that_the_ledger_has_left_behind_is_certified_by_the_drain() -> 
 @pytest.mark.parametrize("also_cancelled", [False, True])
 def test_a_deadline_does_not_swallow_somebody_elses_cancel(*, also_cancelled: bool) -> None:
     async def main() -> tuple[bool, bool]:
-        made: list[coalesce.Deadline] = []
+        made: list[deadlines.Deadline] = []
 
         async def waiting() -> tuple[bool, bool]:
-            made.append(coalesce.Deadline(asyncio.get_running_loop(), 60))
+            made.append(deadlines.Deadline(asyncio.get_running_loop(), 60))
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
@@ -210,7 +211,7 @@ def early_forget(patch: pytest.MonkeyPatch) -> None:
 
 def no_void(patch: pytest.MonkeyPatch) -> None:
     """G7: an unknown fate that was answered no is not taken back."""
-    patch.setattr(coalesce, "_voids", lambda items: [])
+    patch.setattr(flight, "voids", lambda items: [])
 
 
 def same_id(patch: pytest.MonkeyPatch) -> None:
