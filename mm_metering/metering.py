@@ -36,8 +36,9 @@ from mm_metering.errors import MeteringError, StoreUnavailable, UnknownTenant
 from mm_metering.gate.admission import Admission, Wish
 from mm_metering.gate.context import Bound, bind, bound_here, current
 from mm_metering.gate.deadlines import Timing
-from mm_metering.gate.gate import POLL_S, Gate
+from mm_metering.gate.gate import Gate
 from mm_metering.gate.journal_place import journal_directory
+from mm_metering.gate.loops import POLL_S
 from mm_metering.gate.plans import PlanBook
 from mm_metering.gate.portal import Portal
 from mm_metering.gate.recorder import Outcome, Recorder, Tally

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import weakref
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 from zlib import crc32
 
 from mm_metering.backends.counters import (
@@ -47,6 +44,7 @@ from mm_metering.gate.decisions import Granted, decisions, suspended
 from mm_metering.gate.flight import Fate, Outcome
 from mm_metering.gate.journal import Journal
 from mm_metering.gate.journal_file import Directory
+from mm_metering.gate.loops import Loops
 from mm_metering.gate.plans import PlanBook
 from mm_metering.gate.tenants import View, Views
 from mm_metering.gate.windows import PlanWindows, Prepared, counted_meters, new_fact
@@ -57,24 +55,12 @@ LOAD_RETRY_S = 0.02
 MAX_WINDOWS = 4096
 """Most plan versions x time zones that are kept; past it all are made anew."""
 RETAG_TRIES = 50
-CLOSE_S = 10.0
-POLL_S = 0.002
-"""How often work on another event loop is looked at."""
 
 
 class Drain(Protocol):
     """Folds what the stream holds of a shard into the ledger, now; the worker does it continuously."""
 
     def __call__(self, shard: int) -> Awaitable[object]: ...
-
-
-@dataclass(slots=True, eq=False)
-class LoopState:
-    """What belongs to one event loop."""
-
-    lanes: dict[int, Lane] = field(default_factory=dict)
-    folds: dict[int, asyncio.Future[object]] = field(default_factory=dict)
-    adopting: asyncio.Task[None] | None = None
 
 
 class Gate:
@@ -104,13 +90,13 @@ class Gate:
         self._defaults = defaults
         self._timing = timing or Timing()
         self._journal = journal
+        self._loops = Loops(self._new_lane)
+        self._lane_of = self._loops.lane
         self._adopter = None
         if journal is not None:
             self._adopter = Adopter(journal, shards=counters.shards, lane_of=self._lane_of, shard_of=self.shard_of)
         self._views = Views()
         self._windows: dict[tuple[str, int, str], PlanWindows] = {}
-        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopState] = weakref.WeakKeyDictionary()
-        self._latest: tuple[Callable[[], asyncio.AbstractEventLoop | None], LoopState] = (lambda: None, LoopState())
 
     # -- takes --------------------------------------------------------------------------------------------------------
 
@@ -344,7 +330,7 @@ class Gate:
 
     async def _fold(self, shard: int) -> None:
         """Folds once for all tenants that are loaded at the same time: after an outage that is every tenant in use."""
-        folds = self._state().folds
+        folds = self._loops.here().folds
         fold = folds.get(shard)
         if fold is None:
             fold = folds[shard] = asyncio.ensure_future(self._drain(shard))
@@ -357,26 +343,13 @@ class Gate:
         """crc32 of the id, so that every process agrees."""
         return crc32(tenant.encode()) % self._counters.shards
 
-    def _state(self) -> LoopState:
-        loop, (known, state) = asyncio.get_running_loop(), self._latest
-        if known() is not loop:
-            state = self._loops.get(loop) or self._loops.setdefault(loop, LoopState())
-            self._latest = (weakref.ref(loop), state)
-        return state
-
     def _lane(self, tenant: str) -> Lane:
         return self._lane_of(self.shard_of(tenant))
 
-    def _lane_of(self, shard: int) -> Lane:
-        known, state = self._latest
-        if known() is not asyncio.get_running_loop():
-            state = self._state()
-        return state.lanes.get(shard) or self._open_lane(shard, state)
-
-    def _open_lane(self, shard: int, state: LoopState) -> Lane:
+    def _new_lane(self, shard: int) -> Lane:
         process, journal = self._new_id(), self._journal
         create = None if journal is None else partial(journal.create, shard, self._counters.shards)
-        lane = state.lanes[shard] = Lane(
+        return Lane(
             shard,
             self._counters,
             self._ledger,
@@ -385,8 +358,6 @@ class Gate:
             timing=self._timing,
             journal=Journal(create, process),
         )
-        lane.start()
-        return lane
 
     async def open(self) -> None:
         """Waits until every shard is open; StoreUnavailable if none is by then.
@@ -413,7 +384,7 @@ class Gate:
 
     def start_adopting(self) -> None:
         """Adopts now and then what others leave behind, on this event loop, until ``aclose``."""
-        state = self._state()
+        state = self._loops.here()
         if self._adopter is not None and state.adopting is None:
             state.adopting = asyncio.get_running_loop().create_task(self._adopt_now_and_then())
 
@@ -429,100 +400,24 @@ class Gate:
         """Takes over, on this event loop, what ended processes and loops left in files. What cannot be taken now, since
         a shard does not answer or there is no room, waits for the next time."""
         if self._adopter is not None:
-            await self._leave_ended_loops()
+            await self._loops.leave_ended()
             await self._adopter()
-
-    async def _leave_ended_loops(self) -> None:
-        for loop in [each() for each in self._loops.keyrefs()]:
-            state = self._loops.pop(loop, None) if loop is not None and loop.is_closed() else None
-            for lane in state.lanes.values() if state else ():
-                await lane.leave()
 
     async def settle(self, *, shard: int | None = None, within_s: float = 10.0) -> None:
         """Waits until everything acknowledged in this process, or in this shard alone, stands in the stream;
         StoreUnavailable otherwise."""
-
-        def lanes() -> list[Lane]:
-            return [lane for lane in self._state().lanes.values() if shard in (None, lane.shard)]
-
-        async def settled_here() -> bool:
-            return all(await asyncio.gather(*(lane.settled(within_s=within_s) for lane in lanes())))
-
-        def is_settled() -> bool:
-            return all(_is_settled(lane) for lane in lanes())
-
-        done = await asyncio.gather(
-            settled_here(),
-            *(_on(loop, settled_here, unless=is_settled, within_s=within_s + 1) for loop in self._others()),
-        )
-        if not all(done):
+        if not await self._loops.settled(shard, within_s=within_s):
             raise StoreUnavailable(f"counters: not everything was written within {within_s:.0f} s; it stays journalled")
-
-    def _others(self) -> list[asyncio.AbstractEventLoop]:
-        """The other loops that run."""
-        here, loops = asyncio.get_running_loop(), [each() for each in self._loops.keyrefs()]
-        return [loop for loop in loops if loop is not None and loop is not here and loop.is_running()]
 
     @property
     def journal_facts(self) -> int:
         """Acknowledged ops that the ledger has not confirmed yet, over all loops of this process."""
-        return sum(lane.unconfirmed for state in self._loops.values() for lane in state.lanes.values())
+        return sum(lane.unconfirmed for lane in self._loops.lanes())
 
     async def aclose(self) -> bool:
         """Stops the lanes of every loop that runs. What is unconfirmed waits in files; False if some of it does not,
         and ends with this process."""
-
-        async def close_here() -> bool:
-            state = self._loops.pop(asyncio.get_running_loop(), LoopState())
-            if state.adopting is not None:
-                state.adopting.cancel()
-                await asyncio.gather(state.adopting, return_exceptions=True)
-            return all(await asyncio.gather(*(lane.aclose() for lane in state.lanes.values())))
-
-        kept = await asyncio.gather(
-            close_here(), *(_on(loop, close_here, unless=lambda: False, within_s=CLOSE_S) for loop in self._others())
-        )
-        self._latest = (lambda: None, LoopState())
-        await self._leave_ended_loops()
-        return all(kept)
-
-
-def _is_settled(lane: Lane) -> bool:
-    """Whether all that it has acknowledged stands in the stream. To be asked on its own loop."""
-    return not (lane.down or lane.journal.waiting or lane.unconfirmed > lane.journal.facts)
-
-
-async def _on(
-    loop: asyncio.AbstractEventLoop,
-    work: Callable[[], Coroutine[Any, Any, bool]],
-    *,
-    unless: Callable[[], bool],
-    within_s: float,
-) -> bool:
-    """What work comes to on another loop; False if that takes too long. True if ``unless`` says so there already, or
-    that loop ends first, and its lanes with it.
-
-    Nothing is awaited that belongs to that loop: when it ends such a future is cancelled, or never done.
-    """
-    done, give_up = Future[bool](), asyncio.get_running_loop().time() + within_s
-    begun: list[asyncio.Task[bool]] = []
-
-    def begin() -> None:
-        if unless():
-            done.set_result(True)
-            return
-        begun.append(loop.create_task(work()))
-        begun[0].add_done_callback(lambda task: done.set_result(task.cancelled() or task.result()))
-
-    try:
-        loop.call_soon_threadsafe(begin)
-    except RuntimeError:  # it is closed
-        return True
-    while not (done.done() or loop.is_closed()):
-        if asyncio.get_running_loop().time() >= give_up:
-            return False
-        await asyncio.sleep(POLL_S)
-    return not done.done() or done.result()
+        return await self._loops.aclose()
 
 
 def _split(fact: Fact, meters: Collection[str] | None) -> tuple[Fact, Fact]:

@@ -119,7 +119,7 @@ async def settled(app: Any) -> None:
     metering = getattr(getattr(app, "state", None), "metering", None)
     if metering is not None:
         await metering.flush()
-        for lane in (lane for state in metering.gate._loops.values() for lane in state.lanes.values()):
+        for lane in metering.gate._loops.lanes():
             lane._ask()
         await asyncio.sleep(0.02)
 

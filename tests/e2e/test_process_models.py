@@ -25,7 +25,7 @@ from examples.mortgagematch.stage import ROOT, bound
 from mm_metering import Metering, from_header, metered
 from mm_metering.errors import MeteringError, QuotaExceeded, StoreUnavailable
 from mm_metering.gate.deadlines import Timing
-from mm_metering.gate.gate import _on
+from mm_metering.gate.loops import _on
 from tests.redis_server import RedisServer
 
 Make: TypeAlias = Callable[..., Metering]
@@ -79,7 +79,7 @@ import os
 from fastapi import FastAPI
 from mm_metering import Metering, from_header
 from mm_metering.gate.deadlines import Timing
-from mm_metering.gate.gate import _on
+from mm_metering.gate.loops import _on
 from tests.e2e.test_process_models import PLANS
 
 metering = Metering.from_env(catalogue=PLANS, timing=Timing(decision_s=10, load_s=10))

@@ -349,7 +349,7 @@ class World:
 
     async def _crash(self, gate: Gate, number: int) -> None:
         """kill -9: what it had not written is gone, and perhaps it was about to write a line."""
-        lanes = [lane for state in gate._loops.values() for lane in state.lanes.values()]
+        lanes = [*gate._loops.lanes()]
         written = self._written()
         self.crashes[number] = Crash(all(lane.down for lane in lanes), written)
         self.unsettled.update(name for lane in lanes for name in _unsettled(lane) if name.encode() not in written)
@@ -370,9 +370,8 @@ class World:
 
     async def _leave(self, gate: Gate) -> None:
         """A clean end: nothing is left in the journal."""
-        for lanes in (list(state.lanes.values()) for state in gate._loops.values()):
-            for lane in lanes:
-                lane._counters.faults = lane._ledger._faults = self.calm  # type: ignore[attr-defined]
+        for lane in gate._loops.lanes():
+            lane._counters.faults = lane._ledger._faults = self.calm  # type: ignore[attr-defined]
         self.server.down_until = 0.0
         await self._empty(gate)
         await gate.aclose()
