@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from mm_metering.core.cells import CellKey, CellSum, LevelEnd
 from mm_metering.core.facts import Fact
 from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow
+
+MAX_SNAPSHOTS: Final = 64
+"""Most tenants that one ``snapshots`` is asked for."""
 
 
 class ShardRow(NamedTuple):
@@ -103,11 +106,15 @@ class Ledger(Protocol):
         """
         ...
 
-    async def snapshot(
-        self, shard: int, tenant: str, *, since: date, defaults: TenantDefaults, now_us: int
-    ) -> Snapshot:
-        """The shard's row and the tenant's usage from the local day ``since`` on, levels and open holds, as of one
-        instant. Makes the tenant with the default plan if it is unknown and there is one (subscribed at now_us)."""
+    async def snapshots(
+        self, shard: int, tenants: Sequence[str], *, since: date, defaults: TenantDefaults, now_us: int
+    ) -> Mapping[str, Snapshot]:
+        """Each tenant's snapshot: the shard's row and the tenant's usage from the local day ``since`` on, levels and
+        open holds, all as of one instant after the call. At most MAX_SNAPSHOTS tenants.
+
+        Makes unknown tenants with the default plan if there is one (subscribed at now_us), in a transaction of its
+        own; without one their ``tenant`` is None, and all else is empty.
+        """
         ...
 
     # -- events with a caller's id

@@ -55,6 +55,17 @@ class Books:
         """The cells with facts. One that lost them all is kept for its revision alone."""
         return ((key, cell) for key, cell in self.cells.items() if cell.count)
 
+    def snapshot(self, shard: ShardRow, since: date) -> Snapshot:
+        if self.row is None:
+            return Snapshot(shard, None, (), {}, ())
+        usage: dict[tuple[date, int, str, str], int] = {}
+        for key, cell in self.shown():
+            if key.day >= since:
+                group = (key.day, key.since_us, key.meter, key.scope)
+                usage[group] = usage.get(group, 0) + cell.quantity
+        rows = tuple(UsageRow(*group, quantity) for group, quantity in sorted(usage.items()))
+        return Snapshot(shard, self.row, rows, dict(self.levels), self.open_holds())
+
     def put_cells(self, fresh: dict[CellKey, CellSum], instead_of: Iterable[CellKey]) -> None:
         for key in instead_of:
             fresh.setdefault(key, CellSum())
@@ -190,24 +201,15 @@ class MemoryLedger:
         for level in levels:
             self._fold_level(books, level, calendar)
 
-    async def snapshot(
-        self, shard: int, tenant: str, *, since: date, defaults: TenantDefaults, now_us: int
-    ) -> Snapshot:
+    async def snapshots(
+        self, shard: int, tenants: Sequence[str], *, since: date, defaults: TenantDefaults, now_us: int
+    ) -> Mapping[str, Snapshot]:
         with self._lock:
-            books = self._books.get(tenant)
-            if (books is None or books.row is None) and defaults.plan:
-                first = NewTenant(tenant, None, None, None, None, None)
-                self._put(first, defaults, now_us)
-                books = self._books[tenant]
-            if books is None or books.row is None:
-                return Snapshot(self._row(shard), None, (), {}, ())
-            usage: dict[tuple[date, int, str, str], int] = {}
-            for key, cell in books.shown():
-                if key.day >= since:
-                    group = (key.day, key.since_us, key.meter, key.scope)
-                    usage[group] = usage.get(group, 0) + cell.quantity
-            rows = tuple(UsageRow(*group, quantity) for group, quantity in sorted(usage.items()))
-            return Snapshot(self._row(shard), books.row, rows, dict(books.levels), books.open_holds())
+            for tenant in tenants if defaults.plan else ():
+                if self._books.get(tenant, Books()).row is None:
+                    self._put(NewTenant(tenant), defaults, now_us)
+            row = self._row(shard)
+            return {tenant: self._books.get(tenant, Books()).snapshot(row, since) for tenant in tenants}
 
     # -- events with a caller's id ------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 from zlib import crc32
@@ -46,6 +46,7 @@ from mm_metering.gate.journal import Journal
 from mm_metering.gate.journal_file import Directory
 from mm_metering.gate.loops import Loops
 from mm_metering.gate.plans import PlanBook
+from mm_metering.gate.snapshots import Snapshots
 from mm_metering.gate.tenants import View, Views
 from mm_metering.gate.windows import PlanWindows, Prepared, counted_meters, new_fact
 
@@ -275,10 +276,23 @@ class Gate:
         return known
 
     async def _snapshot(self, tenant: str) -> Snapshot:
+        """As of an instant after this call; all that wait at a shard are read together."""
+        shard, known = self.shard_of(tenant), self._loops.here().snapshots
+        snapshots = known.get(shard)
+        if snapshots is None:
+            read = partial(self._read_snapshots, shard)
+            snapshots = known[shard] = Snapshots(read, patience_s=self._timing.load_s)
+        return await snapshots.of(tenant)
+
+    async def _read_snapshots(self, shard: int, tenants: Sequence[str]) -> Mapping[str, Snapshot]:
         now_us = self._now_us()
         since = loading.first_day(now_us)
-        shard = self.shard_of(tenant)
-        return await self._ledger.snapshot(shard, tenant, since=since, defaults=self._defaults(), now_us=now_us)
+        defaults = self._defaults()
+        found = await self._ledger.snapshots(shard, tenants, since=since, defaults=defaults, now_us=now_us)
+        for snapshot in found.values():
+            if snapshot.tenant is not None:  # a plan that is new here is read once, not by each of its tenants
+                await self._plans.of(snapshot.tenant)
+        return found
 
     async def _load(self, lane: Lane, tenant: str, barrier: str) -> bool:
         """Brings the tenant's counters from the ledger; one load per tenant and loop at a time. False at once when the

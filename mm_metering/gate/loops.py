@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mm_metering.gate.coalesce import Lane
+from mm_metering.gate.snapshots import Snapshots
 
 CLOSE_S: Final = 10.0
 POLL_S: Final = 0.002
@@ -22,6 +23,7 @@ class LoopState:
 
     lanes: dict[int, Lane] = field(default_factory=dict)
     folds: dict[int, asyncio.Future[object]] = field(default_factory=dict)
+    snapshots: dict[int, Snapshots] = field(default_factory=dict)
     adopting: asyncio.Task[None] | None = None
 
 

@@ -23,7 +23,7 @@ from typing import Any, Final
 import pytest
 
 from mm_metering.backends.counters import START
-from mm_metering.backends.ledger import ClaimRequest, Ledger, ShardRow
+from mm_metering.backends.ledger import MAX_SNAPSHOTS, ClaimRequest, Ledger, ShardRow, Snapshot
 from mm_metering.backends.memory_ledger import MemoryLedger
 from mm_metering.core.cells import CellKey, CellSum, LevelEnd
 from mm_metering.core.facts import Count, Fact, void
@@ -101,6 +101,13 @@ class Books:
         return f"{position}-0" if position else START
 
 
+async def look(
+    ledger: Ledger, *tenants: str, since: date = EARLY, defaults: TenantDefaults = FREE, now_us: int | None = None
+) -> Mapping[str, Snapshot]:
+    now_us = at("2024-01-01 00:00") if now_us is None else now_us
+    return await ledger.snapshots(0, tenants, since=since, defaults=defaults, now_us=now_us)
+
+
 async def sums(ledger: Ledger, tenant: str = "acme") -> dict[CellKey, CellSum]:
     return {cell.key: cell.total for cell in await ledger.cells(tenant, first=EARLY, last=LATE)}
 
@@ -118,7 +125,7 @@ async def view(ledger: Ledger, tenants: Iterable[str], days: Sequence[date]) -> 
     """All that a ledger answers about tenants, but revisions: they count the folds."""
     seen: dict[str, Any] = {}
     for tenant in tenants:
-        snapshot = await ledger.snapshot(0, tenant, since=EARLY, defaults=NO_DEFAULT, now_us=0)
+        snapshot = (await look(ledger, tenant, defaults=NO_DEFAULT))[tenant]
         seen[tenant] = {
             "cells": await sums(ledger, tenant),
             "usage": snapshot.usage,
@@ -310,7 +317,7 @@ class LedgerContract:
 
     @staticmethod
     async def open_holds(ledger: Ledger) -> list[str]:
-        snapshot = await ledger.snapshot(0, "acme", since=EARLY, defaults=FREE, now_us=at("2024-01-01 00:00"))
+        snapshot = (await look(ledger, "acme"))["acme"]
         return sorted(hold.id for hold in snapshot.holds)
 
     # -- levels -------------------------------------------------------------------------------------------------------
@@ -370,7 +377,7 @@ class LedgerContract:
 
     @staticmethod
     async def levels(ledger: Ledger) -> dict[tuple[str, str], LevelEnd]:
-        snapshot = await ledger.snapshot(0, "acme", since=EARLY, defaults=FREE, now_us=at("2024-01-01 00:00"))
+        snapshot = (await look(ledger, "acme"))["acme"]
         return dict(snapshot.levels)
 
     # -- order, repeats and splits change nothing ---------------------------------------------------------------------
@@ -460,12 +467,62 @@ class LedgerContract:
         )
 
     async def test_a_first_look_makes_the_default_tenant_and_none_without_a_default(self, ledger: Ledger) -> None:
-        nobody = await ledger.snapshot(0, "acme", since=EARLY, defaults=NO_DEFAULT, now_us=7)
+        nobody = (await look(ledger, "acme", defaults=NO_DEFAULT, now_us=7))["acme"]
         assert (nobody.tenant, await ledger.tenant("acme")) == (None, None)
-        made = (await ledger.snapshot(0, "acme", since=EARLY, defaults=FREE, now_us=7)).tenant
+        made = (await look(ledger, "acme", now_us=7))["acme"].tenant
         assert made is not None
         assert made == await ledger.tenant("acme")
         assert (made.subscribed_us, made.segments[0].plan) == (7, FREE.plan)
+
+    # -- snapshots of several tenants ---------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("seed", range(4))
+    async def test_several_tenants_at_once_are_seen_as_each_alone(self, ledger: Ledger, seed: int) -> None:
+        await open_tenants(ledger)
+        await fold_all(Books(ledger), shuffled(history(random.Random(seed)), random.Random(seed)))
+        await ledger.put_tenant(NewTenant("idle"), defaults=FREE, now_us=1)
+        names = ("idle", *reversed(TENANTS), "nobody")
+        together = await look(ledger, *names, defaults=NO_DEFAULT)
+        assert together == {name: (await look(ledger, name, defaults=NO_DEFAULT))[name] for name in names}
+        assert {snapshot.shard for snapshot in together.values()} == {await ledger.shard(0)}
+        assert [each.tenant.id for each in together.values() if each.tenant] == ["idle", "beta", "acme"]
+        assert together["acme"].usage
+        assert together["nobody"] == Snapshot(await ledger.shard(0), None, (), {}, ())
+
+    async def test_a_snapshot_sees_usage_from_its_first_day_on(self, ledger: Ledger) -> None:
+        await Books(ledger).fold(
+            *(use(f"{tenant}{day}", f"2024-01-{day} 12:00", tenant=tenant) for tenant in TENANTS for day in (14, 15))
+        )
+        seen = await look(ledger, *TENANTS, since=date(2024, 1, 15))
+        assert {(tenant, row.day) for tenant in TENANTS for row in seen[tenant].usage} == {
+            (tenant, date(2024, 1, 15)) for tenant in TENANTS
+        }
+
+    async def test_tenants_that_are_made_at_once_are_seen_with_what_they_had(self, ledger: Ledger) -> None:
+        """Their facts may have come before they were known, and are folded by their calendar then."""
+        hold = ai_hold("h", "2024-01-15 12:00", tenant="beta")
+        await Books(ledger, defaults=NO_DEFAULT).fold(
+            use("a", "2024-01-15 23:30", 7), level("s", "2024-01-15 12:00", 4), hold
+        )
+        berlin = TenantDefaults(plan="free", version=1, timezone="Europe/Berlin")
+        seen = await look(ledger, "acme", "beta", "gamma", defaults=berlin, now_us=at("2024-01-01 00:00"))
+        rows = {name: await ledger.tenant(name) for name in seen}
+        assert {name: snapshot.tenant for name, snapshot in seen.items()} == rows
+        assert all(row is not None and row.revision == 1 for row in rows.values())
+        calls = [row for row in seen["acme"].usage if row.meter == "api_calls"]
+        assert [(row.day, row.quantity) for row in calls] == [(date(2024, 1, 16), 7)]
+        assert {key: end.value for key, end in seen["acme"].levels.items()} == {("users", "seats"): 4}
+        assert [fact.id for fact in seen["beta"].holds] == ["h"]
+        assert (seen["gamma"].usage, seen["gamma"].levels, seen["gamma"].holds) == ((), {}, ())
+        assert seen == await look(ledger, *seen, defaults=NO_DEFAULT)
+
+    async def test_the_same_tenants_may_be_made_by_several_at_once(self, ledger: Ledger) -> None:
+        names = [f"t{number}" for number in range(MAX_SNAPSHOTS)]
+        orders = [names, names[::-1], names[20:] + names[:20], names[::2]]
+        together = await asyncio.gather(*(look(ledger, *order, now_us=n) for n, order in enumerate(orders)))
+        for order, seen in zip(orders, together, strict=True):
+            assert {name: seen[name].tenant for name in order} == {name: await ledger.tenant(name) for name in order}
+        assert {row.revision for row in await ledger.tenants(limit=1000)} == {1}
 
     async def test_tenants_and_facts_come_in_pages(self, ledger: Ledger) -> None:
         for number in range(5):

@@ -12,7 +12,7 @@ import logging
 import os
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import product
@@ -306,15 +306,15 @@ async def test_a_take_that_waits_for_its_tenant_is_answered_when_the_server_stop
             caller = Caller(metering, "acme", clock, lambda: False)
             await caller.take("soft")
             await other.put_tenant("acme", timezone="Europe/Berlin")
-            snapshot, stopped_s = metering.ledger.snapshot, list[float]()
+            snapshots, stopped_s = metering.ledger.snapshots, list[float]()
 
-            async def stops_the_server(*args: Any, **options: Any) -> Snapshot:
+            async def stops_the_server(*args: Any, **options: Any) -> Mapping[str, Snapshot]:
                 if not stopped_s:
                     outage.enter_context(server.stopped())
                     stopped_s.append(clock.now())
-                return await snapshot(*args, **options)
+                return await snapshots(*args, **options)
 
-            monkeypatch.setattr(metering.ledger, "snapshot", stops_the_server)
+            monkeypatch.setattr(metering.ledger, "snapshots", stops_the_server)
             answers = await asyncio.gather(caller.take("soft"), caller.take("strict"))
             outage.close()
             assert [answer.told for answer in answers] == [DEGRADED, UNAVAILABLE]

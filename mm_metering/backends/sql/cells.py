@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, ColumnElement, case, func, literal_column, or_, select
+from sqlalchemy import BigInteger, ColumnElement, Text, case, func, literal_column, or_, select
 
 from mm_metering.backends.ledger import UsageRow
-from mm_metering.backends.sql.dialects import Dialect
+from mm_metering.backends.sql.dialects import Columns, Dialect
 from mm_metering.backends.sql.engine import Transaction
 from mm_metering.backends.sql.rows import CELL, INT64, cell_row, cells_of
 from mm_metering.backends.sql.tables import usage_cell
 from mm_metering.core.cells import CellKey, CellSum
 
+_TENANT: Final[Columns] = {"tenant": Text()}
 _HALF: Final = 2**32
 _EMPTY: Final = CellSum()
 # Written into the statement: a parameter would be sent again with each row.
@@ -94,18 +95,21 @@ def joined(high: Any, low: Any) -> int:
     return int(high or 0) * _HALF + int(low or 0)
 
 
-async def usage(tx: Transaction, tenant: str, since: date) -> tuple[UsageRow, ...]:
-    """Cells from a day on, summed over resources."""
+async def usage(tx: Transaction, tenants: Iterable[str], since: date) -> dict[str, tuple[UsageRow, ...]]:
+    """Each tenant's cells from a day on, summed over resources, in order; those with none are left out."""
     cell = usage_cell.c
-    group = (cell.day, cell.since_us, cell.meter, cell.scope)
-    statement = (
-        select(*group, *exact_sum(cell.quantity))
-        .where(cell.tenant == tenant, cell.day >= since, cell.count != 0)
-        .group_by(*group)
-        .order_by(*group)
+    group = (cell.tenant, cell.day, cell.since_us, cell.meter, cell.scope)
+    rows = await tx.matching(
+        (*group, *exact_sum(cell.quantity)),
+        _TENANT,
+        ((each,) for each in tenants),
+        where=(cell.day >= since, cell.count != 0),
+        group_by=group,
     )
-    rows = await tx.all(statement)
-    return tuple(UsageRow._make((*key, joined(high, low))) for *key, high, low in rows)
+    found: dict[str, list[UsageRow]] = {}
+    for tenant, *key, high, low in rows:
+        found.setdefault(tenant, []).append(UsageRow._make((*key, joined(high, low))))
+    return {tenant: tuple(sorted(theirs)) for tenant, theirs in found.items()}
 
 
 async def from_day(tx: Transaction, tenant: str, day: date) -> dict[CellKey, CellSum]:

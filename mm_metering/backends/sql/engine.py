@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from typing import Any, Final, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import ColumnElement, Executable, Table, Update, and_, make_url, select, tuple_
+from sqlalchemy import ColumnElement, Executable, Table, TextClause, Update, and_, make_url, select, tuple_
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -59,16 +59,18 @@ class Transaction:
         columns: Columns,
         keys: Iterable[tuple[Any, ...]],
         *,
+        where: Sequence[ColumnElement[bool] | TextClause] = (),
+        group_by: Sequence[ColumnElement[Any]] = (),
         lock: bool = False,
     ) -> Rows:
-        """The fields of the rows under any of the keys (all of one table), in key order. ``lock`` keeps the rows from
-        a change until the transaction ends."""
+        """The fields of the rows under any of the keys (all of the first one's table). ``lock`` keeps the rows from a
+        change until the transaction ends, and takes them in key order."""
         given = sorted(keys)
         if not given:
             return []
         source, table = self.dialect.keys(columns), fields[0].table
         on = [table.c[name] == source.c[name] for name in columns]
-        statement = select(*fields).select_from(source.join(table, and_(*on)))
+        statement = select(*fields).select_from(source.join(table, and_(*on))).where(*where).group_by(*group_by)
         if lock:
             statement = statement.order_by(*(table.c[name] for name in columns))
             statement = statement.with_for_update(read=True, key_share=True, of=table)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Iterable
 from functools import cache
+from operator import attrgetter
 from typing import Final
 
 from sqlalchemy import BigInteger, exists, literal_column, not_, select, tuple_, update
@@ -18,6 +19,7 @@ from mm_metering.backends.sql.tables import IS_LEVEL, IS_OPEN, usage_fact
 from mm_metering.core.facts import Fact
 
 ROW_KEY: Final[Columns] = {"tenant": Text(), "id": Text(), "occurred_us": BigInteger()}
+_TENANT: Final[Columns] = {"tenant": Text()}
 _FACT_KEY: Final[Columns] = {"tenant": Text(), "id": Text()}
 PAGE: Final = 5_000
 """Facts read at a time where all of them are folded anew."""
@@ -100,6 +102,17 @@ async def of_level(tx: Transaction, tenant: str, resource: str, from_us: int) ->
     return [fact_of(row) for row in await tx.all(statement)]
 
 
-async def open_holds(tx: Transaction, tenant: str) -> tuple[Fact, ...]:
-    statement = select(*FACT).where(usage_fact.c.tenant == tenant, IS_OPEN).order_by(*_IN_ORDER)
-    return tuple([fact_of(row) for row in await tx.all(statement)])
+async def open_holds(tx: Transaction, tenants: Iterable[str]) -> dict[str, tuple[Fact, ...]]:
+    """Each tenant's open holds, in order; those with none are left out."""
+    found: dict[str, list[Fact]] = {}
+    for row in await tx.matching(FACT, _TENANT, ((each,) for each in tenants), where=(IS_OPEN,)):
+        found.setdefault(row.tenant, []).append(fact_of(row))
+    return {tenant: tuple(sorted(theirs, key=attrgetter("occurred_us", "id"))) for tenant, theirs in found.items()}
+
+
+async def owners(tx: Transaction, tenants: Iterable[str]) -> set[str]:
+    """Those of the tenants that have facts."""
+    given, source = sorted(tenants), tx.dialect.keys(_TENANT)
+    has_facts = exists(select(1).where(usage_fact.c.tenant == source.c.tenant))
+    values = tx.dialect.key_values(_TENANT, [(each,) for each in given])
+    return {row.tenant for row in await tx.all(select(source.c.tenant).where(has_facts), values)} if given else set()

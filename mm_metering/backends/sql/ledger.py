@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
 from sqlalchemy import select
 
 from mm_metering.backends.ledger import Cell, Claim, ClaimRequest, ShardRow, Snapshot
-from mm_metering.backends.sql import cells, claims, facts, levels, plans, schema, shards, tenants
+from mm_metering.backends.sql import cells, claims, facts, levels, plans, schema, shards
+from mm_metering.backends.sql import tenants as tenancy
 from mm_metering.backends.sql.batch import Batch
 from mm_metering.backends.sql.engine import Store, Transaction
 from mm_metering.backends.sql.rows import CELL, cell_of
@@ -55,14 +57,18 @@ class SqlLedger:
 
         return await self._store.write(work)
 
-    async def snapshot(
-        self, shard: int, tenant: str, *, since: date, defaults: TenantDefaults, now_us: int
-    ) -> Snapshot:
-        seen = await self._store.read(lambda tx: _snapshot(tx, shard, tenant, since))
-        if seen.tenant is None and defaults.plan:
-            await self._store.write(lambda tx: tenants.put(tx, NewTenant(tenant), defaults, now_us))
-            seen = await self._store.read(lambda tx: _snapshot(tx, shard, tenant, since))
-        return seen
+    async def snapshots(
+        self, shard: int, tenants: Sequence[str], *, since: date, defaults: TenantDefaults, now_us: int
+    ) -> Mapping[str, Snapshot]:
+        seen = await self._store.read(lambda tx: _snapshots(tx, shard, tenants, since))
+        unknown = [tenant for tenant, snapshot in seen.items() if snapshot.tenant is None]
+        if not unknown or not defaults.plan:
+            return seen
+        # One without facts had none when it was read either: all that was seen of it stays right, but for its row.
+        made = await self._store.write(lambda tx: tenancy.make(tx, unknown, defaults, now_us))
+        seen |= {row.id: replace(seen[row.id], tenant=row) for row in made}
+        others = [tenant for tenant in unknown if seen[tenant].tenant is None]
+        return seen | await self._store.read(lambda tx: _snapshots(tx, shard, others, since)) if others else seen
 
     # -- events with a caller's id ------------------------------------------------------------------------------------
 
@@ -78,16 +84,16 @@ class SqlLedger:
         return await self._store.read(plans.every)
 
     async def tenant(self, tenant: str) -> TenantRow | None:
-        return await self._store.read(lambda tx: tenants.find(tx, tenant))
+        return await self._store.read(lambda tx: tenancy.find(tx, tenant))
 
     async def tenants(self, *, after: str = "", limit: int = 1000) -> list[TenantRow]:
-        return await self._store.read(lambda tx: tenants.page(tx, after, limit))
+        return await self._store.read(lambda tx: tenancy.page(tx, after, limit))
 
     async def put_tenant(self, new: NewTenant, *, defaults: TenantDefaults, now_us: int) -> TenantRow:
-        return await self._store.write(lambda tx: tenants.put(tx, new, defaults, now_us))
+        return await self._store.write(lambda tx: tenancy.put(tx, new, defaults, now_us))
 
     async def change_plan(self, tenant: str, *, plan: str, version: int, at_us: int) -> TenantRow:
-        return await self._store.write(lambda tx: tenants.change_plan(tx, tenant, Segment(at_us, plan, version)))
+        return await self._store.write(lambda tx: tenancy.change_plan(tx, tenant, Segment(at_us, plan, version)))
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -116,7 +122,7 @@ class SqlLedger:
 
 
 async def _fold(tx: Transaction, new: Sequence[Fact], default_timezone: str) -> None:
-    calendars = await tenants.calendars(tx, (fact.tenant for fact in new), default_timezone)
+    calendars = await tenancy.calendars(tx, (fact.tenant for fact in new), default_timezone)
     batch = Batch(await facts.known(tx, new), calendars)
     batch.fold(new)
     await facts.write(tx, batch)
@@ -124,14 +130,13 @@ async def _fold(tx: Transaction, new: Sequence[Fact], default_timezone: str) -> 
     await cells.apply(tx, batch.cells)
 
 
-async def _snapshot(tx: Transaction, shard: int, tenant: str, since: date) -> Snapshot:
-    row, owner = await shards.find(tx, shard), await tenants.find(tx, tenant)
-    if owner is None:
-        return Snapshot(row, None, (), {}, ())
-    return Snapshot(
-        row,
-        owner,
-        await cells.usage(tx, tenant, since),
-        await levels.of_tenant(tx, tenant),
-        await facts.open_holds(tx, tenant),
-    )
+async def _snapshots(tx: Transaction, shard: int, ids: Sequence[str], since: date) -> dict[str, Snapshot]:
+    row = await shards.find(tx, shard)
+    owners = {owner.id: owner for owner in await tenancy.find_all(tx, ids)}
+    usage = await cells.usage(tx, owners, since)
+    ends = await levels.of_tenants(tx, owners)
+    holds = await facts.open_holds(tx, owners)
+    return {
+        each: Snapshot(row, owners.get(each), usage.get(each, ()), ends.get(each, {}), holds.get(each, ()))
+        for each in ids
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from mm_metering.core.periods import day_start, micros
 
 FIRST_DAY: Final = date(1, 1, 1)
 _KEY: Final[Columns] = {name: Text() for name in LevelKey._fields}
+_TENANT: Final[Columns] = {"tenant": Text()}
 
 
 def start_us(calendar: Calendar, day: date) -> int:
@@ -86,3 +87,11 @@ async def of_tenant(tx: Transaction, tenant: str) -> dict[tuple[str, str], Level
     """Each of a tenant's levels, as it stands."""
     rows = await tx.all(select(usage_level).where(usage_level.c.tenant == tenant))
     return {(row.meter, row.resource): LevelEnd(row.value, row.stamp) for row in rows}
+
+
+async def of_tenants(tx: Transaction, tenants: Iterable[str]) -> dict[str, dict[tuple[str, str], LevelEnd]]:
+    """The same for several tenants; those with none are left out."""
+    found: dict[str, dict[tuple[str, str], LevelEnd]] = {}
+    for row in await tx.matching(tuple(usage_level.c), _TENANT, ((each,) for each in tenants)):
+        found.setdefault(row.tenant, {})[row.meter, row.resource] = LevelEnd(row.value, row.stamp)
+    return found

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from datetime import date
 from itertools import groupby
 from operator import attrgetter
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import Text, delete, select
 
@@ -39,6 +39,11 @@ _TENANT: Final[Columns] = {"tenant": Text()}
 
 async def find(tx: Transaction, tenant_id: str) -> TenantRow | None:
     return _one(await _with_segments(tx, await tx.all(select(tenant).where(tenant.c.id == tenant_id))))
+
+
+async def find_all(tx: Transaction, ids: Iterable[str]) -> list[TenantRow]:
+    """The rows of those that have one."""
+    return await _with_segments(tx, await tx.matching(tuple(tenant.c), _ID, ((each,) for each in ids)))
 
 
 async def page(tx: Transaction, after: str, limit: int) -> list[TenantRow]:
@@ -95,6 +100,26 @@ async def put(tx: Transaction, new: NewTenant, defaults: TenantDefaults, now_us:
     return after
 
 
+async def make(tx: Transaction, ids: Iterable[str], defaults: TenantDefaults, now_us: int) -> list[TenantRow]:
+    """Makes those without a row, with the defaults. The new rows of tenants that have no facts: before this
+    transaction they had none either.
+
+    Only MAKING_TENANTS is waited for, so that two of these never wait for each other crosswise.
+    """
+    await tx.lock(MAKING_TENANTS)
+    wanted = set(ids)
+    known = await tx.matching((tenant.c.id,), _ID, ((each,) for each in wanted))
+    unknown = sorted(wanted - {row.id for row in known})
+    made = [changed_tenant(None, NewTenant(each), defaults, now_us) for each in unknown]
+    await tx.run_each(tenant.insert(), [_columns(row) for row in made])
+    await tx.run_each(subscription.insert(), [segment for row in made for segment in _segments(row)])
+    used = await facts.owners(tx, unknown)
+    for row in made:
+        if row.id in used:
+            await _fold_anew(tx, row, levels.FIRST_DAY)
+    return [row for row in made if row.id not in used]
+
+
 async def change_plan(tx: Transaction, tenant_id: str, segment: Segment) -> TenantRow:
     before = await _locked(tx, tenant_id)
     if before is None:
@@ -105,17 +130,24 @@ async def change_plan(tx: Transaction, tenant_id: str, segment: Segment) -> Tena
 
 
 async def _replace(tx: Transaction, before: TenantRow | None, after: TenantRow) -> None:
-    row = {name: getattr(after, name) for name in tenant.c.keys()}  # noqa: SIM118 - of its columns, not of a mapping
     if before is None:
-        await tx.run(tenant.insert(), row)
+        await tx.run(tenant.insert(), _columns(after))
     else:
-        await tx.run(tenant.update().where(tenant.c.id == after.id).values(row))
+        await tx.run(tenant.update().where(tenant.c.id == after.id).values(_columns(after)))
     if before is None or before.segments != after.segments:
         await tx.run(delete(subscription).where(subscription.c.tenant == after.id))
-        await tx.run_each(subscription.insert(), [{"tenant": after.id, **each._asdict()} for each in after.segments])
+        await tx.run_each(subscription.insert(), _segments(after))
     day = _first_moved_day(before, after)
     if day is not None:
         await _fold_anew(tx, after, day)
+
+
+def _columns(row: TenantRow) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in tenant.c.keys()}  # noqa: SIM118 - of its columns, not of a mapping
+
+
+def _segments(row: TenantRow) -> list[dict[str, Any]]:
+    return [{"tenant": row.id, **each._asdict()} for each in row.segments]
 
 
 def _first_moved_day(before: TenantRow | None, after: TenantRow) -> date | None:
