@@ -14,6 +14,7 @@ from typing import Protocol
 from zlib import crc32
 
 from mm_metering.backends.counters import (
+    START,
     Append,
     Counters,
     Denied,
@@ -108,8 +109,10 @@ class Gate:
         """
         wanted = wishes if type(wishes) is tuple else tuple(wishes)
         now_us = self._now_us()
-        view = self._views.get(tenant, now_us) or await self._view(tenant_id(tenant))
-        lane, give_up = self._lane_of(view.shard), 0.0
+        view, give_up = self._views.get(tenant, now_us), 0.0
+        if view is None:
+            view, give_up = await self._first_view(tenant_id(tenant))
+        lane = self._lane_of(view.shard)
         while True:
             now_us = max(now_us, view.starts_us)
             looks = look or view.is_suspended  # it still asks: only the counters know whether that is over
@@ -125,8 +128,8 @@ class Gate:
             if isinstance(outcome, Taken) and not view.is_suspended:
                 return Granted(view, asked, outcome.states, fact_id, now_us)
             give_up = give_up or lane.time() + self._timing.load_s
-            if isinstance(outcome, Miss) and lane.time() < give_up:
-                if await self._load(lane, tenant, outcome.barrier):
+            if isinstance(outcome, Miss):
+                if await self._load(lane, tenant, outcome.barrier, give_up):
                     now_us = self._now_us()
                     view = self._views.get(tenant, now_us) or view
                     continue
@@ -238,13 +241,23 @@ class Gate:
             await asyncio.sleep(LOAD_RETRY_S)
         log.warning("a changed tenant is in force at its next load: the counters did not answer")
 
-    async def _known_view(self, tenant: str) -> View:
-        return self._views.get(tenant, self._now_us()) or await self._view(tenant)
+    async def _first_view(self, tenant: str) -> tuple[View, float]:
+        """The view of a tenant that is not known here, loaded already where the counters answer: its first take will
+        hardly find it there. With it, until when a load may take."""
+        lane = self._lane(tenant)
+        give_up = lane.time() + self._timing.load_s
+        if lane.is_up:
+            await self._load(lane, tenant, START, give_up)
+        view = self._views.get(tenant, self._now_us())
+        return view or await self._view(tenant, within_s=give_up - lane.time()), give_up
 
-    async def _view(self, tenant: str) -> View:
+    async def _known_view(self, tenant: str) -> View:
+        return self._views.get(tenant, self._now_us()) or await self._view(tenant, within_s=self._timing.load_s)
+
+    async def _view(self, tenant: str, *, within_s: float) -> View:
         """The tenant's view, from the ledger. Without a ledger: one that limits nothing, for the outage policy."""
         try:
-            async with asyncio.timeout(self._timing.load_s):
+            async with asyncio.timeout(within_s):
                 return await self._read_view(await self._snapshot(tenant))
         except (StoreUnavailable, TimeoutError) as error:
             log.warning("tenant not loaded: %s", error)
@@ -294,16 +307,19 @@ class Gate:
                 await self._plans.of(snapshot.tenant)
         return found
 
-    async def _load(self, lane: Lane, tenant: str, barrier: str) -> bool:
-        """Brings the tenant's counters from the ledger; one load per tenant and loop at a time. False at once when the
-        counters do not answer meanwhile."""
+    async def _load(self, lane: Lane, tenant: str, barrier: str, give_up: float) -> bool:
+        """Brings the tenant's counters from the ledger; one load per tenant and loop at a time. False at ``give_up``,
+        and at once when the counters do not answer meanwhile."""
+        if lane.time() >= give_up:
+            return False
         key = (tenant, barrier)
         task = lane.loads.get(key)
         if task is None:
             task = asyncio.create_task(self._load_once(lane, tenant, barrier))
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # perhaps nobody waits by then
             lane.watch(key, task)
-        await asyncio.wait((task,))
-        return not task.cancelled() and task.result()
+        await asyncio.wait((task,), timeout=give_up - lane.time())
+        return task.done() and not task.cancelled() and task.result()
 
     async def _load_once(self, lane: Lane, tenant: str, barrier: str) -> bool:
         try:
@@ -321,6 +337,7 @@ class Gate:
     async def _try_load(self, lane: Lane, tenant: str, barrier: str) -> bool | str:
         """True once loaded; else the barrier to wait for, "" where it is as it was."""
         snapshot = await self._snapshot(tenant)
+        view = await self._read_view(snapshot)
         generation, position, _ = snapshot.shard
         if generation > lane.generation:
             lane.distrust(generation)
@@ -328,7 +345,6 @@ class Gate:
         if generation != lane.generation or position_key(position) < position_key(barrier):
             await self._fold(lane.shard)
             return ""
-        view = await self._read_view(snapshot)
         assert view.row is not None
         terms, now_us = await self._plans.of(view.row), self._now_us()
         values = loading.counters(view, snapshot, terms, now_us)

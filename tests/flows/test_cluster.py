@@ -26,7 +26,7 @@ PLANS: Final = {
     "meters": {"soft": {"event": "soft"}, "strict": {"event": "strict", "on_outage": "deny"}},
     "plans": {"p": {"price": "0", "quotas": {meter: {"limit": LIMIT, "per": "day"} for meter in ("soft", "strict")}}},
 }
-TIMING: Final = Timing(decision_s=1.0, load_s=5.0, open_s=3.0)
+TIMING: Final = Timing(decision_s=1.0, load_s=10.0, open_s=3.0)
 """No healthy shard is late on a machine that is busy with other tests."""
 FOLLOW_S: Final = 10.0
 

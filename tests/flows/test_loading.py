@@ -12,6 +12,7 @@ from mm_metering import Metering
 from mm_metering.backends.ledger import MAX_SNAPSHOTS
 from mm_metering.errors import UnknownTenant
 from mm_metering.gate.admission import Admission, Wish
+from mm_metering.gate.deadlines import Timing
 from tests.flows.conftest import Make
 
 
@@ -73,6 +74,35 @@ async def test_cold_tenants_at_once_share_the_ledgers_transactions(
     assert opened.count < len(names) / 4
     found = await asyncio.gather(*(first.check_limit(name, "api_calls") for name in names))
     assert [decision.used for decision in found] == [3 if known and n < 5 else 1 for n in range(len(names))]
+
+
+async def test_a_first_touch_reads_its_tenant_once(
+    shared_stores: dict[str, str], make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, metering = await make(**shared_stores), await make(**shared_stores, worker="off")
+    await first.enforce_quota("other", "api_calls")
+    await first.put_tenant("acme")
+    await first.flush()
+    await metering.enforce_quota("other", "api_calls")  # its plans are read by then
+    opened = Opened(metering, monkeypatch)
+    await metering.enforce_quota("acme", "api_calls")
+    assert opened.count == 1
+
+
+async def test_a_cold_tenant_waits_once_for_a_ledger_that_hangs(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    metering = await make(timing=Timing(decision_s=10, load_s=1))
+    never = asyncio.Event()
+
+    async def hangs(*_: Any, **__: Any) -> Any:
+        await never.wait()
+
+    monkeypatch.setattr(metering.ledger, "snapshots", hangs)
+    loop = asyncio.get_running_loop()
+    begun_s = loop.time()
+    admission = await metering.gate.take("acme", [Wish("api_call", "/")])
+    assert (admission.allowed, admission.degraded) == (True, True)
+    assert 1 <= loop.time() - begun_s < 2
+    assert metering.gate.journal_facts == 1
 
 
 async def test_an_unknown_tenant_stays_unknown_beside_known_ones(shared_stores: dict[str, str], make: Make) -> None:
