@@ -43,7 +43,7 @@ from mm_metering.core.limits import Line, Slot, State, decide, over_cost
 KEEP_S = {"d": 3 * 86_400, "m": 40 * 86_400}
 """How long a past window's counter outlives its start: the window, the grace and the drain's lag."""
 
-WINDOW = re.compile(r"@([dm])([0-9]+)~?\Z")
+WINDOW = re.compile(r"@([dm])([0-9a-z]+)~?\Z")
 
 
 class Session(NamedTuple):
@@ -349,7 +349,7 @@ class _Step:
         tenant.swept_h = now_s // 3600
         for name in list(tenant.values):
             window = WINDOW.search(name)
-            if window and int(window[2]) < now_s - KEEP_S[window[1]]:
+            if window and int(window[2], 36) < now_s - KEEP_S[window[1]]:
                 del tenant.values[name]
 
 

@@ -16,10 +16,23 @@ from typing import Final, NamedTuple
 UNBOUNDED: Final = -1
 
 
+DIGITS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+def window_start(second: int) -> str:
+    """A window's start in a field's name: seconds since 1970 to the base of 36, for ``int(text, 36)``. Every tenant has
+    a dozen of them in memory: four characters less each are an eighth of that."""
+    text, left = "", abs(second)
+    while left:
+        left, digit = divmod(left, 36)
+        text = DIGITS[digit] + text
+    return f"-{text}" if second < 0 else text or "0"
+
+
 class Slot(NamedTuple):
     """One counter and its bound, as a plan gives it for one window.
 
-    field     name in the tenant's hash: "api_calls@d1705276800"; its twin for what is held ends in "~"
+    field     name in the tenant's hash: "api_calls@ds7a000" (``window_start``); its twin for what is held ends in "~"
     maximum   the most that used + held may reach; UNBOUNDED for none
     free      past this, each unit costs ``price`` nano-units, counted in ``cap_field`` up to ``cap``
     rate_s    > 0: a burst window of that many seconds, kept as "start n" and never loaded, held or in facts

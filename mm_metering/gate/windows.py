@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 from mm_metering.core.catalogue import AI_COST_METER, Catalogue, Limit, Meter, Plan
 from mm_metering.core.facts import Count, Fact, quoted, rest
-from mm_metering.core.limits import UNBOUNDED, Line, Slot
+from mm_metering.core.limits import UNBOUNDED, Line, Slot, window_start
 from mm_metering.core.money import to_nanos
 from mm_metering.core.periods import Span, Window, from_micros, micros, window_span
 from mm_metering.gate.admission import Policy, Wish
@@ -177,12 +177,12 @@ class PlanWindows:
 
 
 def field(meter: str, window: Window, span: Span | None) -> str:
-    """A counter's name: "api_calls@d1705276800", "users@-". The plan is not in it: a change of plan keeps the count."""
+    """A counter's name: "api_calls@ds7a000", "users@-". The plan is not in it: a change of plan keeps the count."""
     if window is Window.NONE or span is None:
         return f"{meter}@-"
     if window.seconds:
         return f"{meter}@{window.value[0]}"
-    return f"{meter}@{window.value[0]}{micros(span.start) // 1_000_000}"
+    return f"{meter}@{window.value[0]}{window_start(micros(span.start) // 1_000_000)}"
 
 
 def level_field(meter: str, resource: str) -> str:

@@ -51,8 +51,8 @@ NOON_US: Final = 1_705_320_000_000_000
 SECOND_US: Final = 1_000_000
 DAY_US: Final = 86_400 * SECOND_US
 
-DAY, MONTH = "@d1705276800", "@m1704067200"
-YESTERDAY, LAST_MONTH, LONG_AGO = "@d1705190400", "@m1701388800", "@d1704931200"
+DAY, MONTH = "@ds7a000", "@ms6k2o0"
+YESTERDAY, LAST_MONTH, LONG_AGO = "@ds785c0", "@ms4yo00", "@ds72lc0"
 
 FACT: Final = b'["1",1705320000000000,"use"]'
 BIGGEST: Final = 2**53 - 1
@@ -475,7 +475,7 @@ class CountersContract:
 
     async def test_days_share_the_cap_of_their_month(self, counters: Counters) -> None:
         process = await self.ready(counters)
-        today, tomorrow = capped(10), capped(10, window="@d1705363200")
+        today, tomorrow = capped(10), capped(10, window="@ds7buo0")
         assert isinstance(await process.one(take((today, 3))), Taken)
         assert await process.one(take((tomorrow, 3))) == Taken(0, (3,), (State(3, 0, 10),))
         assert await process.one(take((today, 1))) == Denied((State(3, 0, 10),))
@@ -625,7 +625,7 @@ class CountersContract:
     async def test_a_new_day_opens_a_new_counter(self, counters: Counters) -> None:
         process = await self.ready(counters, {api(1).field: 1})
         assert isinstance(await process.one(take((api(1), 1))), Denied)
-        tomorrow = api(1, "@d1705363200")
+        tomorrow = api(1, "@ds7buo0")
         assert await process.one(take((tomorrow, 1)), NOON_US + DAY_US) == Taken(0, (1,), used(1))
 
     # -- retags -------------------------------------------------------------------------------------------------------

@@ -20,7 +20,8 @@ from mm_metering.backends.counters import MAX_BATCH, START, Batch, Load, Op, Rep
 from mm_metering.backends.redis import RedisCounters, library
 from mm_metering.core.facts import Count, Fact, encode
 from mm_metering.core.limits import Line, Slot
-from mm_metering.core.periods import Window, micros, window_span, zone
+from mm_metering.core.periods import Window, window_span, zone
+from mm_metering.gate.windows import field
 from tests.bench import machine
 from tests.bench.report import Report
 from tests.bench.server import Server, running
@@ -38,8 +39,8 @@ def slots(count: int) -> tuple[Slot, ...]:
     now, found = datetime.now(UTC), []
     for number in range(count):
         meter, window = METERS[number // 2], (Window.DAY, Window.MONTH)[number % 2]
-        start_s = micros(window_span(window, now, zone("UTC")).start) // 1_000_000
-        found.append(Slot(f"{meter}@{window.value[0]}{start_s}", meter, maximum=MANY))
+        span = window_span(window, now, zone("UTC"))
+        found.append(Slot(field(meter, window, span), meter, maximum=MANY))
     return tuple(found)
 
 

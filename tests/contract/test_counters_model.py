@@ -35,11 +35,11 @@ from mm_metering.backends.counters import (
 )
 from mm_metering.backends.memory import MemoryCounters, Shard
 from mm_metering.backends.redis import RedisCounters
-from mm_metering.core.limits import UNBOUNDED, Delta, Line, Slot
+from mm_metering.core.limits import UNBOUNDED, Delta, Line, Slot, window_start
 from tests.redis_server import RedisServer
 
 NOW_S = 1_705_320_000
-DAY, YESTERDAY, LONG_AGO, MONTH = 1_705_276_800, 1_705_190_400, 1_704_931_200, 1_704_067_200
+DAY, YESTERDAY, LONG_AGO, MONTH = map(window_start, (1_705_276_800, 1_705_190_400, 1_704_931_200, 1_704_067_200))
 BIG = 2**53 - 10_000  # posts go past a limit, and nothing is exact past 2**53
 
 TENANTS = ("a", "b:{x}", "c d'\"\\ é🙂")

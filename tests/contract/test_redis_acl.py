@@ -29,8 +29,8 @@ from tests.redis_cluster import RedisCluster
 from tests.redis_server import RedisServer
 
 NOW_US = 1_705_320_000_000_000
-SLOT = Slot("api@d1705276800", "api", maximum=100)
-OLD = "api@d1704067200"
+SLOT = Slot("api@ds7a000", "api", maximum=100)
+OLD = "api@ds6k2o0"
 LINES = ((Line(SLOT, 1, 1),),)
 DOCS = (Path(__file__).parents[2] / "docs" / "redis.md").read_text()
 USER = next(line.split() for line in DOCS.splitlines() if line.startswith("ACL SETUSER"))

@@ -21,7 +21,7 @@ from mm_metering.core.limits import Line, Slot, State
 from mm_metering.errors import InvalidInput, StoreUnavailable
 from tests.redis_server import RedisServer
 
-SLOT = Slot("api@d1705276800", "api", maximum=100)
+SLOT = Slot("api@ds7a000", "api", maximum=100)
 NOW_US = 1_705_320_000_000_000
 SECRET = "sesame-42"
 
@@ -286,7 +286,7 @@ async def test_keys_of_idle_tenants_expire_but_not_under_a_test_clock(redis_serv
 async def test_a_big_tenant_is_loaded_and_swept_whole(counters: RedisCounters) -> None:
     """More fields than one call of the script may have arguments."""
     await ready(counters)
-    values = {f"ai/{n}@d1704067200": n for n in range(20_000)}
+    values = {f"ai/{n}@ds6k2o0": n for n in range(20_000)}
     assert isinstance(await counters.apply(0, batch(1, Load("t", "1.1", START, values, {}))), Reply)
     assert await counters.counters(0, "t") == values
     await counters.apply(0, batch(2, take()))

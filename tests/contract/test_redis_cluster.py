@@ -18,7 +18,7 @@ from mm_metering.errors import InvalidInput, StoreUnavailable
 from tests.redis_cluster import SHARDS, Node, RedisCluster, free_ports, until
 from tests.redis_server import RedisServer
 
-SLOT = Slot("api@d1705276800", "api", maximum=100)
+SLOT = Slot("api@ds7a000", "api", maximum=100)
 TAKE = Take("t", "1.1", ((Line(SLOT, 1, 1),),), (b'["x"]',))
 FOLLOW_S = 10.0
 """Longest wait for what takes a fraction of a second on a machine that is not busy."""

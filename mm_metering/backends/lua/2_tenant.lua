@@ -108,8 +108,8 @@ local function sweep(b, t)
   end
   put(t, SWEPT, hour)
   for _, name in ipairs(names(t)) do
-    local window, start = string.match(name, '@([dm])(%d+)$')
-    if window and tonumber(start) < now_s - KEEP_S[window] then
+    local window, start = string.match(name, '@([dm])([0-9a-z]+)$')
+    if window and tonumber(start, 36) < now_s - KEEP_S[window] then
       put(t, name, false)
     end
   end
