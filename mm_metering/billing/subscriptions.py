@@ -75,14 +75,10 @@ class Subscriptions:
             subscribed_us=None if subscribed_at is None else micros(aware(subscribed_at, "subscribed_at")),
             tax_rate=None if tax_rate is None else _rate(tax_rate),
         )
-        defaults = self._defaults()
         before = await self._ledger.tenant(new.id)
-        if before is None and name is None and not defaults.plan:
+        if before is None and name is None and not self._defaults().plan:
             raise UnknownTenant("plan: the catalogue has no default_plan, so a new tenant needs one")
-        after = await self._ledger.put_tenant(new, defaults=defaults, now_us=self._now_us())
-        if after != before:
-            await self._announce(before, after)
-        return self._shown(after)
+        return await self._write(before, new)
 
     async def get(self, tenant: str) -> Tenant | None:
         row = await self._ledger.tenant(tenant_id(tenant))
@@ -102,7 +98,9 @@ class Subscriptions:
         before = await self._ledger.tenant(tenant_id(tenant))
         if before is None:
             raise UnknownTenant(f"tenant {tenant!r} is not known; put_tenant makes it")
-        new = NewTenant(before.id, status=status)
+        return await self._write(before, NewTenant(before.id, status=status))
+
+    async def _write(self, before: TenantRow | None, new: NewTenant) -> Tenant:
         after = await self._ledger.put_tenant(new, defaults=self._defaults(), now_us=self._now_us())
         if after != before:
             await self._announce(before, after)

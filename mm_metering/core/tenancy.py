@@ -70,8 +70,12 @@ def changed_tenant(before: TenantRow | None, new: NewTenant, defaults: TenantDef
     after = before if new.subscribed_us is None else _moved_start(before, new.subscribed_us)
     if new.plan and (new.plan, new.version) != after.segment_at(now_us)[1:]:
         after = with_plan(after, new.plan, new.version or 0, now_us)
-    after = replace(after, timezone=new.timezone or after.timezone, tax_rate=new.tax_rate or after.tax_rate)
-    after = replace(after, status=new.status or after.status)
+    after = replace(
+        after,
+        timezone=new.timezone or after.timezone,
+        tax_rate=new.tax_rate or after.tax_rate,
+        status=new.status or after.status,
+    )
     return before if after == before else replace(after, revision=before.revision + 1)
 
 
