@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-from asyncio import AbstractEventLoop
 from collections.abc import Callable, Mapping
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlsplit
-from weakref import WeakKeyDictionary, ref
 
 from mm_metering.backends import redis_wire as wire
 from mm_metering.backends.counters import Answer, Backlog, Batch
+from mm_metering.backends.per_loop import PerLoop
 from mm_metering.backends.redis_line import Argument, Command, ErrorReply, Line
 from mm_metering.backends.redis_nodes import Address, Cluster, Lines, OneServer, Topology
 from mm_metering.core.facts import WIRE
@@ -71,9 +69,7 @@ class RedisCounters:
         self._timeout_s = timeout_s
         self._servers = _Servers(url, timeout_s)
         self._library = library()
-        self._by_loop: WeakKeyDictionary[AbstractEventLoop, _Shards] = WeakKeyDictionary()
-        self._latest: tuple[Callable[[], AbstractEventLoop | None], tuple[Lines, ...]] = (lambda: None, ())
-        self._lock = threading.Lock()
+        self._per_loop = PerLoop(self._servers.shards_here)
 
     @property
     def shards(self) -> int:
@@ -96,12 +92,11 @@ class RedisCounters:
         return wire.decode_counters(await self._function(shard, "counters", [wire.tenant_key(shard, tenant)]))
 
     async def aclose(self) -> None:
-        with self._lock:
-            closing = list(self._by_loop.items())
-            self._by_loop.clear()
-            self._latest = (lambda: None, ())
         here = asyncio.get_running_loop()
-        for loop, shards in closing:
+        for loop in [loop for loop, _ in self._per_loop.all()]:
+            shards = self._per_loop.pop(loop)
+            if shards is None:
+                continue
             if loop is here:
                 await shards.close()
             elif loop.is_running():
@@ -113,7 +108,7 @@ class RedisCounters:
     async def _call(self, shard: int, command: Command) -> Any:
         """Calls a function where the shard is. Where nothing ran because the shard has moved or the server lacks the
         library, that is mended, and the same call sent again."""
-        lines = self._lines(shard)
+        lines = self._per_loop.here().lines[shard]
         try:
             for _ in range(MENDS):
                 try:
@@ -138,17 +133,6 @@ class RedisCounters:
         except ErrorReply as problem:
             if "already exists" not in str(problem):
                 raise
-
-    def _lines(self, shard: int) -> Lines:
-        loop, (known, lines) = asyncio.get_running_loop(), self._latest
-        if known() is loop:
-            return lines[shard]
-        with self._lock:
-            found = self._by_loop.get(loop)
-            if found is None:
-                found = self._by_loop[loop] = self._servers.shards_here()
-            self._latest = (ref(loop), found.lines)
-            return found.lines[shard]
 
 
 class _Shards(NamedTuple):

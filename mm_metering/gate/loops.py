@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from mm_metering.backends.per_loop import PerLoop
 from mm_metering.gate.coalesce import Lane
 from mm_metering.gate.snapshots import Snapshots
 
@@ -32,26 +32,17 @@ class Loops:
 
     def __init__(self, make: Callable[[int], Lane]) -> None:
         self._make = make
-        self._states: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopState] = weakref.WeakKeyDictionary()
-        self._latest: tuple[Callable[[], asyncio.AbstractEventLoop | None], LoopState] = (lambda: None, LoopState())
+        self._states = PerLoop(LoopState)
+        self.here = self._states.here
 
     def lane(self, shard: int) -> Lane:
         """This loop's."""
-        known, state = self._latest
-        if known() is not asyncio.get_running_loop():
-            state = self.here()
+        state = self.here()
         return state.lanes.get(shard) or self._open(shard, state)
-
-    def here(self) -> LoopState:
-        loop, (known, state) = asyncio.get_running_loop(), self._latest
-        if known() is not loop:
-            state = self._states.get(loop) or self._states.setdefault(loop, LoopState())
-            self._latest = (weakref.ref(loop), state)
-        return state
 
     def lanes(self) -> Iterator[Lane]:
         """Those of all loops: to be looked at, not to be called from here."""
-        return (lane for state in [*self._states.values()] for lane in state.lanes.values())
+        return (lane for _, state in self._states.all() for lane in state.lanes.values())
 
     def _open(self, shard: int, state: LoopState) -> Lane:
         lane = state.lanes[shard] = self._make(shard)
@@ -76,8 +67,8 @@ class Loops:
 
     async def leave_ended(self) -> None:
         """The lanes of loops that have ended leave their journals to whoever adopts them."""
-        for loop in [each() for each in self._states.keyrefs()]:
-            state = self._states.pop(loop, None) if loop is not None and loop.is_closed() else None
+        for loop in [loop for loop, _ in self._states.all() if loop.is_closed()]:
+            state = self._states.pop(loop)
             for lane in state.lanes.values() if state else ():
                 await lane.leave()
 
@@ -85,7 +76,7 @@ class Loops:
         """Stops the lanes of every loop that runs; False if something unconfirmed ends with this process."""
 
         async def close_here() -> bool:
-            state = self._states.pop(asyncio.get_running_loop(), LoopState())
+            state = self._states.pop(asyncio.get_running_loop()) or LoopState()
             if state.adopting is not None:
                 state.adopting.cancel()
                 await asyncio.gather(state.adopting, return_exceptions=True)
@@ -93,14 +84,13 @@ class Loops:
 
         others = (_on(loop, close_here, unless=lambda: False, within_s=CLOSE_S) for loop in self._others())
         kept = await asyncio.gather(close_here(), *others)
-        self._latest = (lambda: None, LoopState())
         await self.leave_ended()
         return all(kept)
 
     def _others(self) -> list[asyncio.AbstractEventLoop]:
         """The other loops that run."""
-        here, loops = asyncio.get_running_loop(), [each() for each in self._states.keyrefs()]
-        return [loop for loop in loops if loop is not None and loop is not here and loop.is_running()]
+        here = asyncio.get_running_loop()
+        return [loop for loop, _ in self._states.all() if loop is not here and loop.is_running()]
 
 
 def _is_settled(lane: Lane) -> bool:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from typing import TypeAlias
-from weakref import WeakKeyDictionary
 
+from mm_metering.backends.per_loop import PerLoop
 from mm_metering.errors import InvalidInput, UnknownTenant
 
 LookUp: TypeAlias = Callable[[str], Awaitable[str | None]]
@@ -34,22 +34,14 @@ class Owners:
             raise InvalidInput("ttl_s", f"{ttl_s} is not a number of seconds; 0 keeps nothing")
         if most < 1:
             raise InvalidInput("most", f"{most} keys cannot be kept; with ttl_s=0 none are")
-        self._new_in_loop = partial(_InLoop, look_up, ttl_s=ttl_s, most=most)
-        self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, _InLoop] = WeakKeyDictionary()
+        self._per_loop = PerLoop(partial(_InLoop, look_up, ttl_s=ttl_s, most=most))
         self._secret = secrets.token_bytes(32)
 
     def owner_of(self, key: str) -> str | Awaitable[str]:
         """The key's owner, at once if it is kept; UnknownTenant if there is none."""
         digest = blake2b(key.encode(), key=self._secret, digest_size=32).digest()
-        here = self._here()
+        here = self._per_loop.here()
         return here.kept(digest) or here.ask(digest, key)
-
-    def _here(self) -> _InLoop:
-        loop = asyncio.get_running_loop()
-        here = self._by_loop.get(loop)
-        if here is None:
-            here = self._by_loop[loop] = self._new_in_loop()
-        return here
 
 
 @dataclass(slots=True, eq=False)

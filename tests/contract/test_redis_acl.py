@@ -116,7 +116,7 @@ async def test_the_user_can_do_all_it_needs_and_nothing_else(user: User, redis_s
             ("CONFIG", "GET", "*"),
         ):
             with pytest.raises(ErrorReply, match="NOPERM"):
-                await counters._lines(0).call(command)
+                await counters._per_loop.here().lines[0].call(command)
         await counters.aclose()
 
 

@@ -215,7 +215,7 @@ async def test_a_second_process_finds_the_same_identity(redis_server: RedisServe
     await ready(counters, "t")
     other = RedisCounters(redis_server.url, timeout_s=10)
     assert isinstance(await other.apply(0, batch(1, take())), Reply)
-    await other._load_library(other._lines(0))  # two processes that found it missing at once
+    await other._load_library(other._per_loop.here().lines[0])  # two processes that found it missing at once
     assert isinstance(await other.apply(0, batch(2, take())), Reply)
     await other.aclose()
 

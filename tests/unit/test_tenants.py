@@ -290,7 +290,7 @@ async def turns() -> None:
 
 def in_loops(resolver: Any) -> list[Any]:
     """What each event loop knows of owners."""
-    return list(resolver._owners._by_loop.values())
+    return [owners for _, owners in resolver._owners._per_loop.all()]
 
 
 def kept_keys(resolver: Resolver) -> int:
