@@ -109,6 +109,15 @@ def session_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSer
 
 
 @pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """One that the test alone has: it may stop it, kill it, and start it again empty."""
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
 def redis_server(session_redis: RedisServer) -> RedisServer:
     """The session's server, empty."""
     session_redis.flush()

@@ -9,7 +9,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -64,18 +63,8 @@ class App:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server that forgets everything when it is killed."""
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    send(server, signal.SIGCONT)
-    server.kill()
-
-
-@pytest.fixture
-def stores(server: RedisServer, tmp_path: Path) -> dict[str, str]:
-    return {"counters": server.url, "ledger": f"sqlite:///{tmp_path}/ledger.db"}
+def stores(own_server: RedisServer, tmp_path: Path) -> dict[str, str]:
+    return {"counters": own_server.url, "ledger": f"sqlite:///{tmp_path}/ledger.db"}
 
 
 @pytest.fixture
@@ -109,16 +98,18 @@ def worker(stores: dict[str, str]) -> str:
     return done.stdout
 
 
-def test_killed_in_an_outage_the_next_process_goes_on(server: RedisServer, stores: dict[str, str], files: Path) -> None:
+def test_killed_in_an_outage_the_next_process_goes_on(
+    own_server: RedisServer, stores: dict[str, str], files: Path
+) -> None:
     """The server answers again only after the process has died, and then finds its last batch in the socket."""
     app = App(stores).ready()
     assert app.ask("5") == "5"
     assert not files.exists()
-    send(server, signal.SIGSTOP)
+    send(own_server, signal.SIGSTOP)
     assert app.ask("7") == "7"
     app.kill()
     assert len(names(files)) == 1
-    send(server, signal.SIGCONT)
+    send(own_server, signal.SIGCONT)
     after = App(stores).ready()
     assert after.ask("flush") == "flushed"
     assert in_ledger(stores) == (12, 12)
@@ -130,27 +121,27 @@ def test_killed_in_an_outage_the_next_process_goes_on(server: RedisServer, store
 
 
 def test_killed_in_an_outage_that_takes_the_server_s_data_along(
-    server: RedisServer, stores: dict[str, str], files: Path
+    own_server: RedisServer, stores: dict[str, str], files: Path
 ) -> None:
     """What was acknowledged before the outage, and was not drained, is in the file as well."""
     app = App(stores).ready()
     assert app.ask("5") == "5"
-    server.kill()
+    own_server.kill()
     assert app.ask("7") == "7"
     app.kill()
-    server.start()
+    own_server.start()
     assert "facts folded: 12" in worker(stores)
     assert in_ledger(stores) == (12, 12)
     assert names(files) == []
 
 
-def test_shut_down_while_the_server_is_away(server: RedisServer, stores: dict[str, str], files: Path) -> None:
+def test_shut_down_while_the_server_is_away(own_server: RedisServer, stores: dict[str, str], files: Path) -> None:
     app = App(stores).ready()
     assert app.ask("5") == "5"
-    server.kill()
+    own_server.kill()
     assert app.ask("7") == "7"
     assert "shut down without a store" in app.stop()
-    server.start()
+    own_server.start()
     after = App(stores).ready()
     assert after.ask("flush") == "flushed"
     assert in_ledger(stores) == (12, 12)
@@ -158,28 +149,28 @@ def test_shut_down_while_the_server_is_away(server: RedisServer, stores: dict[st
     assert names(files) == []
 
 
-def test_a_server_emptied_after_the_app_had_ended(server: RedisServer, stores: dict[str, str], files: Path) -> None:
+def test_a_server_emptied_after_the_app_had_ended(own_server: RedisServer, stores: dict[str, str], files: Path) -> None:
     app = App(stores).ready()
     assert app.ask("9") == "9"
     app.stop()
     assert in_ledger(stores) == (0, 0)
-    server.restart()
+    own_server.restart()
     worker(stores)
     assert in_ledger(stores) == (9, 9)
     assert names(files) == []
 
 
 def test_two_processes_that_start_at_once_adopt_each_file_once(
-    server: RedisServer, stores: dict[str, str], files: Path
+    own_server: RedisServer, stores: dict[str, str], files: Path
 ) -> None:
     apps = [App(stores).ready() for _ in range(3)]
     assert [app.ask("2") for app in apps] == ["2", "2", "2"]
-    send(server, signal.SIGSTOP)
+    send(own_server, signal.SIGSTOP)
     assert [app.ask("3") for app in apps] == ["3", "3", "3"]
     for app in apps:
         app.kill()
     assert len(names(files)) == 3
-    send(server, signal.SIGCONT)
+    send(own_server, signal.SIGCONT)
     both = [App(stores) for _ in range(2)]
     assert [app.ready().ask("flush") for app in both] == ["flushed", "flushed"]
     logged = "".join(app.stop() for app in both)
@@ -189,36 +180,36 @@ def test_two_processes_that_start_at_once_adopt_each_file_once(
 
 
 async def test_a_sibling_that_runs_takes_over(
-    server: RedisServer, stores: dict[str, str], files: Path, monkeypatch: pytest.MonkeyPatch
+    own_server: RedisServer, stores: dict[str, str], files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gate, "ADOPT_S", 0.05)
     app = await asyncio.to_thread(App(stores).ready)
     assert await asyncio.to_thread(app.ask, "1") == "1"
     async with Metering(PLANS, **stores, worker="inline", timing=PATIENT):  # type: ignore[arg-type]
-        send(server, signal.SIGSTOP)
+        send(own_server, signal.SIGSTOP)
         assert await asyncio.to_thread(app.ask, "4") == "4"
         app.kill()
-        send(server, signal.SIGCONT)
+        send(own_server, signal.SIGCONT)
         async with asyncio.timeout(20):
             while in_ledger(stores) != (5, 5) or names(files):  # noqa: ASYNC110 - another process's work
                 await asyncio.sleep(0.02)
 
 
 async def test_a_loop_that_ended_in_an_outage_leaves_its_journal_to_the_others(
-    server: RedisServer, stores: dict[str, str], files: Path
+    own_server: RedisServer, stores: dict[str, str], files: Path
 ) -> None:
     metering = Metering(PLANS, **stores, worker="off", timing=PATIENT)  # type: ignore[arg-type]
 
     async def job() -> None:
         await metering.enforce_quota("acme", "calls")
-        server.kill()
+        own_server.kill()
         assert await metering.enforce_quota("acme", "calls", 3)
         await metering.ledger.aclose()  # its connection here, which would outlive this loop
 
     await metering.startup()
     with ThreadPoolExecutor(1) as pool:
         await asyncio.wrap_future(pool.submit(asyncio.run, job()))
-    server.start()
+    own_server.start()
     await metering.shutdown()
     worker(stores)
     assert in_ledger(stores) == (4, 2)

@@ -113,14 +113,6 @@ class Outage:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture
 def quiet() -> Iterator[None]:
     """Hundreds of expected warnings cost more than what is measured."""
     logging.disable(logging.WARNING)
@@ -204,8 +196,10 @@ async def steady_load(server: RedisServer, ledger: str) -> AsyncIterator[Steady]
 
 @pytest.mark.timeout(100 + 20 * CYCLES)
 @pytest.mark.usefixtures("quiet")
-async def test_callers_are_answered_in_time_and_billed_what_they_were_told(server: RedisServer, tmp_path: Path) -> None:
-    async with steady_load(server, f"sqlite:///{tmp_path}/ledger.db") as steady:
+async def test_callers_are_answered_in_time_and_billed_what_they_were_told(
+    own_server: RedisServer, tmp_path: Path
+) -> None:
+    async with steady_load(own_server, f"sqlite:///{tmp_path}/ledger.db") as steady:
         tried = [await steady.meet_in_time(kind, seconds) for kind, seconds in chosen()]
     outages = [outage for outages in tried for outage in outages]
     print("", *(outage.row() for outage in outages), sep="\n")
@@ -250,16 +244,16 @@ class Browser:
 
 
 @pytest.mark.usefixtures("quiet")
-async def test_http_answers_come_in_time_and_every_200_is_billed(server: RedisServer, tmp_path: Path) -> None:
+async def test_http_answers_come_in_time_and_every_200_is_billed(own_server: RedisServer, tmp_path: Path) -> None:
     """Beside them an unmetered route shows how fast the server's process answers at all."""
-    stores = {"counters": server.url, "ledger": f"sqlite:///{tmp_path}/ledger.db"}
+    stores = {"counters": own_server.url, "ledger": f"sqlite:///{tmp_path}/ledger.db"}
     browsers = [Browser(path, f"{path[1:]}-{n}") for n in range(8) for path in ("/soft", "/strict")]
     plain = Browser("/free", "nobody")
     with serving("tests.e2e.metered_app:app", stores, processes=1) as (port,), FairClock.ticking() as clock:
         await until_it_serves(port)
         tasks = [asyncio.create_task(browser.browse(port, clock)) for browser in (*browsers, plain)]
         await _until_served(browsers, clock.now())
-        with server.stopped():
+        with own_server.stopped():
             stopped_s = clock.now()
             await asyncio.sleep(1.0)
             returned_s = clock.now()
@@ -296,10 +290,10 @@ def _is_served(browser: Browser, since_s: float) -> bool:
 
 @pytest.mark.usefixtures("quiet")
 async def test_a_take_that_waits_for_its_tenant_is_answered_when_the_server_stops(
-    server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody else asks the counters meanwhile, so the load itself must notice."""
-    stores: dict[str, Any] = {"counters": server.url, "ledger": f"sqlite:///{tmp_path}/ledger.db", "worker": "off"}
+    stores: dict[str, Any] = {"counters": own_server.url, "ledger": f"sqlite:///{tmp_path}/ledger.db", "worker": "off"}
     async with Metering(PLANS, **stores) as metering, Metering(PLANS, **stores) as other:
         with ExitStack() as outage:
             clock = outage.enter_context(FairClock.ticking())
@@ -310,7 +304,7 @@ async def test_a_take_that_waits_for_its_tenant_is_answered_when_the_server_stop
 
             async def stops_the_server(*args: Any, **options: Any) -> Mapping[str, Snapshot]:
                 if not stopped_s:
-                    outage.enter_context(server.stopped())
+                    outage.enter_context(own_server.stopped())
                     stopped_s.append(clock.now())
                 return await snapshots(*args, **options)
 

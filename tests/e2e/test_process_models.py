@@ -263,14 +263,6 @@ async def test_a_flush_waits_for_what_another_loop_is_about_to_add(monkeypatch: 
     await metering.shutdown()
 
 
-@pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    server.kill()
-
-
 async def test_a_flush_sees_what_another_loop_allowed_in_an_outage(own_server: RedisServer, tmp_path: Path) -> None:
     """A take that the counters answered stands in the stream already; one of an outage is in its loop's journal."""
     stores = {"counters": own_server.url, "ledger": f"sqlite:///{tmp_path}/ledger.db"}
