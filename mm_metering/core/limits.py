@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 UNBOUNDED: Final = -1
-
-
 DIGITS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 

@@ -249,7 +249,9 @@ class Gate:
         if lane.is_up:
             await self._load(lane, tenant, START, give_up)
         view = self._views.get(tenant, self._now_us())
-        return view or await self._view(tenant, within_s=give_up - lane.time()), give_up
+        if view is None:
+            view = await self._view(tenant, within_s=give_up - lane.time())
+        return view, give_up
 
     async def _known_view(self, tenant: str) -> View:
         return self._views.get(tenant, self._now_us()) or await self._view(tenant, within_s=self._timing.load_s)
