@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
-from mm_metering.core.cells import CellKey, CellSum, LevelEnd
+from mm_metering.core.cells import Cell, CellKey, LevelEnd
+from mm_metering.core.digest import Digest
 from mm_metering.core.facts import Fact
 from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow
 
@@ -65,12 +66,13 @@ class ClaimRequest(NamedTuple):
     fact_id: str
 
 
-class Cell(NamedTuple):
-    """A stored cell; ``revision`` counts how often it changed."""
+class Acknowledged(NamedTuple):
+    """What a process has acknowledged in a shard, in all its life up to ``reported_us``."""
 
-    key: CellKey
-    total: CellSum
-    revision: int
+    process: str
+    shard: int
+    digest: Digest
+    reported_us: int
 
 
 class Ledger(Protocol):
@@ -117,6 +119,36 @@ class Ledger(Protocol):
         """
         ...
 
+    # -- what proves that nothing was lost
+
+    async def report(
+        self,
+        process: str,
+        *,
+        acknowledged: Mapping[int, Digest],
+        refused: Mapping[CellKey, int],
+        now_us: int,
+    ) -> None:
+        """Stores what a process acknowledged by shard since it began, in place of its last report, and adds what it
+        refused since that to the cells."""
+        ...
+
+    async def acknowledged(self) -> list[Acknowledged]:
+        """Every process's last report, by process and shard."""
+        ...
+
+    async def folded(self) -> Mapping[int, Digest]:
+        """By shard: the facts that it has folded and that count, kept as they came."""
+        ...
+
+    async def cell_digests(self, *, after: str = "", limit: int = 1000) -> list[tuple[str, Digest]]:
+        """By tenant: the same facts, as its cells have them. One page, by id."""
+        ...
+
+    async def rebuild_cells(self, tenant: str) -> int:
+        """Folds the tenant's facts anew; how many cells were not what they must be."""
+        ...
+
     # -- events with a caller's id
 
     async def claim(self, requests: Sequence[ClaimRequest]) -> list[Claim]:
@@ -157,6 +189,10 @@ class Ledger(Protocol):
 
     async def level_values(self, tenant: str, *, before: date) -> Mapping[tuple[str, str], int]:
         """Each level (meter, resource) as it stood at the start of the local day ``before``."""
+        ...
+
+    async def level_facts(self, tenant: str, *, start_us: int, end_us: int) -> list[Fact]:
+        """The tenant's counted facts of kind set and add in [start, end), in order of (occurred_us, id)."""
         ...
 
     async def facts(self, tenant: str, *, after: tuple[int, str], limit: int) -> list[Fact]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from mm_metering.backends.counters import START
 from mm_metering.backends.ledger import (
-    Cell,
+    Acknowledged,
     Claim,
     ClaimRequest,
     ShardRow,
@@ -19,12 +19,11 @@ from mm_metering.backends.ledger import (
     UsageRow,
 )
 from mm_metering.core import cells as folding
-from mm_metering.core.cells import NO_LEVEL, Calendar, CellKey, CellSum, LevelEnd
-from mm_metering.core.facts import Fact
+from mm_metering.core.cells import LEVEL_KINDS, NO_LEVEL, Calendar, Cell, CellKey, CellSum, LevelEnd
+from mm_metering.core.digest import Digest, hash_of, total
+from mm_metering.core.facts import Fact, encode
 from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow, changed_tenant, with_plan
 from mm_metering.errors import UnknownTenant
-
-LEVEL_KINDS = ("set", "add")
 
 
 @dataclass(slots=True)
@@ -37,6 +36,8 @@ class Books:
     voided: set[str] = field(default_factory=set)
     cells: dict[CellKey, CellSum] = field(default_factory=dict)
     revisions: dict[CellKey, int] = field(default_factory=dict)
+    refused: dict[CellKey, int] = field(default_factory=dict)
+    digest: Digest = field(default_factory=Digest)
     levels: dict[tuple[str, str], LevelEnd] = field(default_factory=dict)
 
     @property
@@ -51,9 +52,13 @@ class Books:
         closed = {fact.target for fact in self.counted() if fact.kind == "close"}
         return tuple(fact for fact in self.counted() if fact.kind == "hold" and fact.id not in closed)
 
+    def hold(self, fact: Fact, sign: int) -> None:
+        if folding.moves_a_cell(fact):
+            self.digest = self.digest.plus(sign, sign * hash_of(encode(fact)))
+
     def shown(self) -> Iterable[tuple[CellKey, CellSum]]:
-        """The cells with facts. One that lost them all is kept for its revision alone."""
-        return ((key, cell) for key, cell in self.cells.items() if cell.count)
+        """The cells with facts, or refusals. One that lost them all is kept for its revision alone."""
+        return ((key, cell) for key, cell in self.cells.items() if cell.count or self.refused.get(key))
 
     def snapshot(self, shard: ShardRow, since: date) -> Snapshot:
         if self.row is None:
@@ -66,13 +71,14 @@ class Books:
         rows = tuple(UsageRow(*group, quantity) for group, quantity in sorted(usage.items()))
         return Snapshot(shard, self.row, rows, dict(self.levels), self.open_holds())
 
-    def put_cells(self, fresh: dict[CellKey, CellSum], instead_of: Iterable[CellKey]) -> None:
+    def put_cells(self, fresh: dict[CellKey, CellSum], instead_of: Iterable[CellKey]) -> int:
         for key in instead_of:
             fresh.setdefault(key, CellSum())
-        for key, cell in fresh.items():
-            if self.cells.get(key, CellSum()) != cell:
-                self.cells[key] = cell
-                self.revisions[key] = self.revisions.get(key, 0) + 1
+        changed = [key for key, cell in fresh.items() if self.cells.get(key, CellSum()) != cell]
+        for key in changed:
+            self.cells[key] = fresh[key]
+            self.revisions[key] = self.revisions.get(key, 0) + 1
+        return len(changed)
 
 
 class MemoryLedger:
@@ -84,6 +90,8 @@ class MemoryLedger:
         self._books: dict[str, Books] = {}
         self._claims: dict[tuple[str, str], ClaimRequest] = {}
         self._plans: dict[tuple[str, int], Mapping[str, Any]] = {}
+        self._folded: dict[int, Digest] = {}
+        self._acknowledged: dict[tuple[str, int], Acknowledged] = {}
 
     async def setup(self, *, apply: bool) -> None:
         pass
@@ -121,7 +129,11 @@ class MemoryLedger:
             for fact in facts:
                 by_tenant.setdefault(fact.tenant, []).append(fact)
             for tenant, theirs in by_tenant.items():
-                self._fold_tenant(self._books.setdefault(tenant, Books(timezone=defaults.timezone)), theirs)
+                books = self._books.setdefault(tenant, Books(timezone=defaults.timezone))
+                stood = books.digest
+                self._fold_tenant(books, theirs)
+                came = books.digest.plus(-stood.facts, -stood.hashes)
+                self._folded[shard] = self._folded.get(shard, Digest()).plus(*came)
             return True
 
     def _fold_tenant(self, books: Books, facts: Sequence[Fact]) -> None:
@@ -131,6 +143,7 @@ class MemoryLedger:
                 self._void(books, fact, calendar, changes, levels)
             elif fact.id not in books.facts and fact.id not in books.voided:
                 books.facts[fact.id] = fact
+                books.hold(fact, 1)
                 self._count(fact, calendar, changes, levels)
         self._merge(books, changes)
         for key in levels:
@@ -162,6 +175,7 @@ class MemoryLedger:
             return
         books.voided.add(target)
         if target in books.facts:
+            books.hold(books.facts[target], -1)
             self._count(books.facts[target], calendar, changes, levels, sign=-1)
 
     @staticmethod
@@ -169,14 +183,10 @@ class MemoryLedger:
         for key, change in changes.items():
             if change == CellSum():
                 continue
-            cell = books.cells.setdefault(key, CellSum())
-            cell.quantity += change.quantity
-            cell.cost_nanos += change.cost_nanos
-            cell.weighted += change.weighted
-            cell.count += change.count
+            books.cells.setdefault(key, CellSum()).add(change)
             books.revisions[key] = books.revisions.get(key, 0) + 1
 
-    def _fold_level(self, books: Books, level: tuple[str, str], calendar: Calendar) -> None:
+    def _fold_level(self, books: Books, level: tuple[str, str], calendar: Calendar) -> int:
         meter, resource = level
         theirs = [
             fact
@@ -189,17 +199,16 @@ class MemoryLedger:
             books.levels.pop(level, None)
         else:
             books.levels[level] = end
-        books.put_cells(fresh, [key for key in books.cells if (key.meter, key.resource) == level])
+        return books.put_cells(fresh, [key for key in books.cells if (key.meter, key.resource) == level])
 
-    def _refold(self, books: Books) -> None:
-        """Folds all of a tenant's facts anew, after a change of its zone or timeline."""
+    def _refold(self, books: Books) -> int:
+        """Folds all of a tenant's facts anew, after a change of its zone or timeline: how many cells changed."""
         calendar, levels = books.calendar, set[tuple[str, str]]()
         fresh: dict[CellKey, CellSum] = {}
         for fact in books.counted():
             self._count(fact, calendar, fresh, levels)
-        books.put_cells(fresh, [key for key in books.cells if (key.meter, key.resource) not in levels])
-        for level in levels:
-            self._fold_level(books, level, calendar)
+        changed = books.put_cells(fresh, [key for key in books.cells if (key.meter, key.resource) not in levels])
+        return changed + sum(self._fold_level(books, level, calendar) for level in levels)
 
     async def snapshots(
         self, shard: int, tenants: Sequence[str], *, since: date, defaults: TenantDefaults, now_us: int
@@ -210,6 +219,41 @@ class MemoryLedger:
                     self._put(NewTenant(tenant), defaults, now_us)
             row = self._row(shard)
             return {tenant: self._books.get(tenant, Books()).snapshot(row, since) for tenant in tenants}
+
+    # -- what proves that nothing was lost ----------------------------------------------------------------------------
+
+    async def report(
+        self, process: str, *, acknowledged: Mapping[int, Digest], refused: Mapping[CellKey, int], now_us: int
+    ) -> None:
+        with self._lock:
+            for shard, digest in acknowledged.items():
+                self._acknowledged[process, shard] = Acknowledged(process, shard, digest, now_us)
+            for key, number in refused.items():
+                books = self._books.setdefault(key.tenant, Books())
+                books.refused[key] = books.refused.get(key, 0) + number
+                books.cells.setdefault(key, CellSum())
+                books.revisions.setdefault(key, 0)
+
+    async def acknowledged(self) -> list[Acknowledged]:
+        with self._lock:
+            return [report for _, report in sorted(self._acknowledged.items())]
+
+    async def folded(self) -> Mapping[int, Digest]:
+        with self._lock:
+            return dict(self._folded)
+
+    async def cell_digests(self, *, after: str = "", limit: int = 1000) -> list[tuple[str, Digest]]:
+        with self._lock:
+            tenants = sorted(tenant for tenant, books in self._books.items() if tenant > after and books.cells)
+            return [
+                (tenant, total(Digest(cell.facts, cell.digest) for cell in self._books[tenant].cells.values()))
+                for tenant in tenants[:limit]
+            ]
+
+    async def rebuild_cells(self, tenant: str) -> int:
+        with self._lock:
+            books = self._books.get(tenant, Books())
+            return self._refold(books) if books.row else 0
 
     # -- events with a caller's id ------------------------------------------------------------------------------------
 
@@ -282,7 +326,7 @@ class MemoryLedger:
         with self._lock:
             books = self._books.get(tenant, Books())
             shown = sorted((item for item in books.shown() if first <= item[0].day <= last), key=lambda item: item[0])
-            return [Cell(key, replace(cell), books.revisions[key]) for key, cell in shown]
+            return [Cell(key, replace(cell), books.revisions[key], books.refused.get(key, 0)) for key, cell in shown]
 
     async def level_values(self, tenant: str, *, before: date) -> Mapping[tuple[str, str], int]:
         with self._lock:
@@ -293,6 +337,12 @@ class MemoryLedger:
                 if level in books.levels and key.day < before:
                     values[level] = values.get(level, 0) + cell.quantity
             return values
+
+    async def level_facts(self, tenant: str, *, start_us: int, end_us: int) -> list[Fact]:
+        with self._lock:
+            theirs = (fact for fact in self._books.get(tenant, Books()).counted() if fact.kind in LEVEL_KINDS)
+            found = [fact for fact in theirs if start_us <= fact.occurred_us < end_us]
+            return sorted(found, key=lambda fact: (fact.occurred_us, fact.id))
 
     async def facts(self, tenant: str, *, after: tuple[int, str], limit: int) -> list[Fact]:
         with self._lock:

@@ -8,13 +8,16 @@ into changes first.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Final, NamedTuple
 
-from mm_metering.core.facts import Fact
+from mm_metering.core.digest import MASK, hash_of
+from mm_metering.core.facts import Fact, encode
 from mm_metering.core.periods import day_span, from_micros, local_day, zone
+
+LEVEL_KINDS: Final = frozenset({"set", "add"})
 
 MAX_LEVEL: Final = 2**40
 """The most a level may be, so that level x seconds of a month stays below 2**63."""
@@ -42,12 +45,41 @@ class CellKey(NamedTuple):
 @dataclass(slots=True)
 class CellSum:
     """quantity: units, or nano-units for a money meter, or the day's change of a level. weighted: change x seconds
-    left in the day (levels). count: facts."""
+    left in the day (levels). count: facts. facts and digest: those whose first cell this is, as a ``Digest``."""
 
     quantity: int = 0
     cost_nanos: int = 0
     weighted: int = 0
     count: int = 0
+    facts: int = 0
+    digest: int = 0
+
+    def add(self, other: CellSum, sign: int = 1) -> None:
+        self.quantity += sign * other.quantity
+        self.cost_nanos += sign * other.cost_nanos
+        self.weighted += sign * other.weighted
+        self.count += sign * other.count
+        self.hold(sign * other.facts, sign * other.digest)
+
+    def hold(self, facts: int, digest: int) -> None:
+        self.facts += facts
+        self.digest = (self.digest + digest) & MASK
+
+
+class Cell(NamedTuple):
+    """A stored cell; ``revision`` counts how often it changed. ``refused`` is what was asked and not allowed: a
+    statistic, in cells of their own resource "" and scope ""."""
+
+    key: CellKey
+    total: CellSum
+    revision: int
+    refused: int = 0
+
+
+def merge(cells: dict[CellKey, CellSum], more: Mapping[CellKey, CellSum], sign: int = 1) -> None:
+    """Adds to each cell, or takes out again with ``sign`` -1."""
+    for key, change in more.items():
+        cells.setdefault(key, CellSum()).add(change, sign)
 
 
 class Calendar:
@@ -91,20 +123,19 @@ def add(cells: dict[CellKey, CellSum], fact: Fact, calendar: Calendar, sign: int
     """Adds a counted fact (use or close) to its cells, or takes it out again with ``sign`` -1."""
     day, since = calendar.day(fact.occurred_us), calendar.since(fact.occurred_us)
     units = fact.quantity if fact.success else 0
-    if fact.event_type:
-        key = CellKey(fact.tenant, day, since, event_meter(fact.event_type), fact.resource, "")
-        _bump(cells, key, sign, units, fact)
-    for meter, scope, amount in fact.counts:
-        _bump(cells, CellKey(fact.tenant, day, since, meter, fact.resource, scope), sign, amount, fact)
+    moved = [(event_meter(fact.event_type), "", units)] if fact.event_type else []
+    for order, (meter, scope, amount) in enumerate((*moved, *fact.counts)):
+        cell = cells.setdefault(CellKey(fact.tenant, day, since, meter, fact.resource, scope), CellSum())
+        cell.quantity += sign * amount
+        cell.cost_nanos += sign * (fact.cost_nanos or 0)
+        cell.count += sign
+        if not order:
+            cell.hold(sign, sign * hash_of(encode(fact)))
 
 
-def _bump(cells: dict[CellKey, CellSum], key: CellKey, sign: int, quantity: int, fact: Fact) -> None:
-    cell = cells.get(key)
-    if cell is None:
-        cell = cells[key] = CellSum()
-    cell.quantity += sign * quantity
-    cell.cost_nanos += sign * (fact.cost_nanos or 0)
-    cell.count += sign
+def moves_a_cell(fact: Fact) -> bool:
+    """Whether the fact is in its tenant's ``Digest``: what is held, and what counts nowhere, is not."""
+    return fact.kind not in ("hold", "void") and bool(fact.event_type or fact.counts)
 
 
 class LevelEnd(NamedTuple):
@@ -118,9 +149,9 @@ NO_LEVEL: Final = LevelEnd(0, -1)
 
 
 def level_meters(fact: Fact) -> tuple[str, ...]:
-    """The meters whose level a set or add fact moves: those it counts in, and its event type's own, if it has one."""
+    """The meters whose level a set or add fact moves: its event type's own, if it has one, and those it counts in."""
     own = (event_meter(fact.event_type),) if fact.event_type else ()
-    return (*dict.fromkeys(count.meter for count in fact.counts), *own)
+    return (*own, *dict.fromkeys(count.meter for count in fact.counts))
 
 
 def fold_level(
@@ -138,5 +169,21 @@ def fold_level(
         cell.quantity += after - value
         cell.weighted += (after - value) * calendar.seconds_left(fact.occurred_us)
         cell.count += 1
+        if meter == level_meters(fact)[0]:
+            cell.hold(1, hash_of(encode(fact)))
         value, stamp = after, max(stamp, 2 * fact.occurred_us + (fact.kind == "set"))
     return LevelEnd(value, stamp)
+
+
+def fold_all(
+    cells: dict[CellKey, CellSum], facts: Iterable[Fact], calendar: Calendar, ends: dict[tuple[str, str], LevelEnd]
+) -> None:
+    """Folds counted facts of every kind, in order of (occurred_us, id). ``ends`` has each level, by (meter, resource),
+    as it was before them, and afterwards as it is."""
+    for fact in facts:
+        if fact.kind in LEVEL_KINDS:
+            for meter in level_meters(fact):
+                level = (meter, fact.resource)
+                ends[level] = fold_level(cells, meter, [fact], calendar, ends.get(level, NO_LEVEL))
+        elif fact.kind != "hold":
+            add(cells, fact, calendar)

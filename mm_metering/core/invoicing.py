@@ -17,10 +17,10 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
-from mm_metering.core.cells import Segment
+from mm_metering.core.cells import Cell, Segment
 from mm_metering.core.money import EXACT, Money, exact, minor_unit, plain, round_minor
 from mm_metering.core.periods import from_micros, micros, parse_period, period_span
-from mm_metering.core.rating import Overage, StoredCell, Terms, WindowUse, plan_label, rate
+from mm_metering.core.rating import Overage, Terms, WindowUse, plan_label, rate
 
 LineKind: TypeAlias = Literal["base", "overage", "proration", "late_usage", "discount", "credit", "tax"]
 InvoiceStatus: TypeAlias = Literal["draft", "open", "paid", "void", "uncollectible"]
@@ -90,7 +90,7 @@ class Invoice(_Value):
 def draft(
     terms: Terms,
     period: str,
-    cells: Iterable[StoredCell],
+    cells: Iterable[Cell],
     *,
     currency: str,
     late: Sequence[InvoiceLine] = (),

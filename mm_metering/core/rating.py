@@ -27,13 +27,10 @@ from zoneinfo import ZoneInfo
 from pydantic import BaseModel, ConfigDict
 
 from mm_metering.core.catalogue import Limit, Plan
-from mm_metering.core.cells import CellKey, CellSum, Segment
+from mm_metering.core.cells import Cell, Segment
 from mm_metering.core.money import EXACT, to_nanos
 from mm_metering.core.periods import Span, Window, day_span, month_span, zone
 from mm_metering.core.tenancy import TenantRow
-
-StoredCell: TypeAlias = tuple[CellKey, CellSum, int]
-"""A cell as the ledger hands it out: its key, its sums, and how often it changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +109,7 @@ class Overage:
             return self.quantity * self.unit_price
 
 
-def rate(cells: Iterable[StoredCell], terms: Terms) -> list[Overage]:
+def rate(cells: Iterable[Cell], terms: Terms) -> list[Overage]:
     """What lies past the allowances, by meter, resource and unit price. Only windows that bill something are listed.
 
     ``cells`` must be whole windows: all of a month's cells where a plan has monthly limits.
@@ -140,10 +137,10 @@ def used_by_window(uses: Iterable[Use], window: Window, tz: ZoneInfo) -> dict[Sp
     return {_span(window, first, tz): quantity for first, quantity in sorted(used.items())}
 
 
-def _by_meter(cells: Iterable[StoredCell]) -> dict[str, list[Use]]:
+def _by_meter(cells: Iterable[Cell]) -> dict[str, list[Use]]:
     """Scoped cells repeat what the unscoped ones hold, for the AI budgets of a model or a user."""
     by_meter: dict[str, list[Use]] = defaultdict(list)
-    for key, total, _ in cells:
+    for key, total, *_ in cells:
         if not key.scope:
             by_meter[key.meter].append(Use(key.day, key.since_us, key.resource, total.quantity, total.count))
     return by_meter

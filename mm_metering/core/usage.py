@@ -16,10 +16,10 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 from mm_metering.core.catalogue import Catalogue, Meter
-from mm_metering.core.cells import event_meter
+from mm_metering.core.cells import Calendar, Cell, event_meter, level_meters
+from mm_metering.core.facts import Fact
 from mm_metering.core.money import EXACT, Money, from_nanos, to_nanos
 from mm_metering.core.periods import day_span, days_between, zone
-from mm_metering.core.rating import StoredCell
 from mm_metering.errors import InvalidInput
 
 MAX_DAYS: Final = 3_660
@@ -34,11 +34,23 @@ _COUNTS: Final = {
 }
 
 
+class LevelUse(BaseModel):
+    """A level over some days: as it was at their end, at its highest, and its mean over time."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    last: int
+    peak: int
+    mean: Decimal
+
+
 class UsageSnapshot(BaseModel):
     """What a tenant used on one local day. ``total_cost`` is what that cost the host, never what the tenant pays.
 
     ``meters`` has every meter of the catalogue: units, money for a money meter, the last value of a level.
-    ``revision`` rises with each change of the day's usage.
+    ``levels`` says more of its levels. ``refused`` is the units that were asked and not allowed, by meter: a statistic,
+    which a process that is killed takes along for the last seconds. ``revision`` rises with each change of the day's
+    usage.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -56,6 +68,8 @@ class UsageSnapshot(BaseModel):
     created_at: dt.datetime
     revision: int
     meters: Mapping[str, int | Money]
+    levels: Mapping[str, LevelUse]
+    refused: Mapping[str, int]
 
 
 class UsageRange(UsageSnapshot):
@@ -70,21 +84,24 @@ def usage(
     tenant: str,
     first: dt.date,
     last: dt.date,
-    cells: Iterable[StoredCell],
+    cells: Iterable[Cell],
     *,
     carried: Mapping[tuple[str, str], int],
+    moves: Iterable[Fact] = (),
     catalogue: Catalogue,
     timezone: str,
     now: dt.datetime,
 ) -> UsageRange:
     """The usage of all local days from first to last. ``carried`` has each level's value, by (meter, resource), at
-    the start of the first day; ``cells`` of other days are ignored."""
+    the start of the first day; ``moves`` are the facts that changed levels since, in order of (occurred_us, id);
+    ``cells`` of other days are ignored."""
     if not 0 <= (last - first).days < MAX_DAYS:
         raise InvalidInput("end", f"{last} must be from {first}, the first day, to {MAX_DAYS - 1:,} days after it")
     days = _days(first, last, cells)
     levels = _Levels(catalogue, timezone, Counter({level: value for level, value in carried.items() if value}))
+    levels.climb(moves)
     snapshots = [_snapshot(tenant, day, folded, levels, now) for day, folded in days.items()]
-    return _summed(tenant, snapshots, catalogue)
+    return _summed(tenant, snapshots, catalogue, timezone)
 
 
 @dataclass(slots=True)
@@ -93,6 +110,7 @@ class _Day:
 
     quantity: Counter[tuple[str, str]] = field(default_factory=Counter)
     weighted: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
     cost_nanos: int = 0
     revision: int = 0
 
@@ -100,9 +118,9 @@ class _Day:
         return sum(quantity for (name, _), quantity in self.quantity.items() if name == meter)
 
 
-def _days(first: dt.date, last: dt.date, cells: Iterable[StoredCell]) -> dict[dt.date, _Day]:
+def _days(first: dt.date, last: dt.date, cells: Iterable[Cell]) -> dict[dt.date, _Day]:
     days = {day: _Day() for day in days_between(first, last)}
-    for key, total, revision in cells:
+    for key, total, revision, refused in cells:
         day = days.get(key.day)
         if day is None or key.scope:
             continue
@@ -110,6 +128,8 @@ def _days(first: dt.date, last: dt.date, cells: Iterable[StoredCell]) -> dict[dt
         day.weighted[key.meter] += total.weighted
         day.cost_nanos += total.cost_nanos if key.meter.startswith("*") else 0
         day.revision += revision
+        if refused:
+            day.refused[key.meter] += refused
     return days
 
 
@@ -120,9 +140,25 @@ class _Levels:
     catalogue: Catalogue
     timezone: str
     value: Counter[tuple[str, str]]
+    peaks: dict[tuple[dt.date, str], int] = field(default_factory=dict)
+    """The highest total of a meter on a day on which it changed."""
+
+    def climb(self, moves: Iterable[Fact]) -> None:
+        """Finds the peaks, from the values as they are now."""
+        calendar, value, totals = Calendar(self.timezone, ()), Counter(self.value), Counter[str]()
+        for (meter, _), units in value.items():
+            totals[meter] += units
+        for fact in moves:
+            day = calendar.day(fact.occurred_us)
+            for meter in level_meters(fact):
+                level = (meter, fact.resource)
+                after = max(0, fact.quantity if fact.kind == "set" else value[level] + fact.quantity)
+                totals[meter] += after - value[level]
+                value[level] = after
+                self.peaks[day, meter] = max(self.peaks.get((day, meter), 0), totals[meter])
 
     def names(self) -> Iterator[str]:
-        yield from (meter.name for meter in self.catalogue.meters.values() if meter.aggregation == "level")
+        yield from (meter.name for meter in self._meters())
         yield STORAGE
 
     def total(self, meter: str) -> int:
@@ -136,9 +172,29 @@ class _Levels:
 
     def cost_nanos(self, day: dt.date, folded: _Day) -> int:
         """The time-weighted mean of each level with a cost, before the day is added, times that cost."""
-        seconds = day_span(day, zone(self.timezone)).seconds
-        costly = (meter for meter in self.catalogue.meters.values() if meter.aggregation == "level" and meter.cost)
+        seconds = self._seconds(day)
+        costly = (meter for meter in self._meters() if meter.cost)
         return sum(self._mean_cost(meter, folded, seconds) for meter in costly) if seconds else 0
+
+    def use(self, day: dt.date, folded: _Day) -> dict[str, LevelUse]:
+        """The day of each level meter, before the day is added."""
+        seconds = self._seconds(day)
+        return {meter.name: self._use(meter.name, day, folded, seconds) for meter in self._meters()}
+
+    def _use(self, meter: str, day: dt.date, folded: _Day, seconds: int) -> LevelUse:
+        before = self.total(meter)
+        last, weighted = before + folded.units(meter), before * seconds + folded.weighted[meter]
+        return LevelUse(
+            last=last,
+            peak=max(before, last, self.peaks.get((day, meter), 0)),
+            mean=Decimal(weighted) / seconds if seconds else Decimal(before),
+        )
+
+    def _seconds(self, day: dt.date) -> int:
+        return day_span(day, zone(self.timezone)).seconds
+
+    def _meters(self) -> Iterator[Meter]:
+        return (meter for meter in self.catalogue.meters.values() if meter.aggregation == "level")
 
     def _mean_cost(self, meter: Meter, folded: _Day, seconds: int) -> int:
         weighted = self.total(meter.name) * seconds + folded.weighted[meter.name]
@@ -147,7 +203,7 @@ class _Levels:
 
 
 def _snapshot(tenant: str, day: dt.date, folded: _Day, levels: _Levels, now: dt.datetime) -> UsageSnapshot:
-    cost_nanos = folded.cost_nanos + levels.cost_nanos(day, folded)
+    cost_nanos, use = folded.cost_nanos + levels.cost_nanos(day, folded), levels.use(day, folded)
     levels.add(folded)
     return UsageSnapshot(
         id=f"{tenant}/{day}",
@@ -158,6 +214,8 @@ def _snapshot(tenant: str, day: dt.date, folded: _Day, levels: _Levels, now: dt.
         created_at=now,
         revision=folded.revision,
         meters={meter.name: _quantity(meter, folded, levels) for meter in levels.catalogue.meters.values()},
+        levels=use,
+        refused=dict(folded.refused),
         **{name: folded.units(meter) for name, meter in _COUNTS.items()},
     )
 
@@ -169,7 +227,7 @@ def _quantity(meter: Meter, folded: _Day, levels: _Levels) -> int | Decimal:
     return from_nanos(units) if meter.unit == "money" else units
 
 
-def _summed(tenant: str, days: Sequence[UsageSnapshot], catalogue: Catalogue) -> UsageRange:
+def _summed(tenant: str, days: Sequence[UsageSnapshot], catalogue: Catalogue, timezone: str) -> UsageRange:
     first, last = days[0], days[-1]
     with localcontext(EXACT):
         return UsageRange(
@@ -184,8 +242,18 @@ def _summed(tenant: str, days: Sequence[UsageSnapshot], catalogue: Catalogue) ->
             created_at=last.created_at,
             revision=sum(day.revision for day in days),
             meters={meter.name: _over_days(meter, days) for meter in catalogue.meters.values()},
+            levels={name: _level_over_days(name, days, timezone) for name in last.levels},
+            refused=dict(sum((Counter(day.refused) for day in days), Counter())),
             **{name: sum(getattr(day, name) for day in days) for name in _COUNTS},
         )
+
+
+def _level_over_days(meter: str, days: Sequence[UsageSnapshot], timezone: str) -> LevelUse:
+    uses = [day.levels[meter] for day in days]
+    seconds = [day_span(day.date, zone(timezone)).seconds for day in days]
+    weighted = sum((use.mean * each for use, each in zip(uses, seconds, strict=True)), Decimal(0))
+    mean = weighted / sum(seconds) if any(seconds) else uses[-1].mean
+    return LevelUse(last=uses[-1].last, peak=max(use.peak for use in uses), mean=mean)
 
 
 def _over_days(meter: Meter, days: Sequence[UsageSnapshot]) -> int | Decimal:

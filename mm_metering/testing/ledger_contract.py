@@ -16,17 +16,18 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any, Final
 
 import pytest
 
 from mm_metering.backends.counters import START
-from mm_metering.backends.ledger import MAX_SNAPSHOTS, ClaimRequest, Ledger, ShardRow, Snapshot
+from mm_metering.backends.ledger import MAX_SNAPSHOTS, Acknowledged, ClaimRequest, Ledger, ShardRow, Snapshot
 from mm_metering.backends.memory_ledger import MemoryLedger
 from mm_metering.core.cells import CellKey, CellSum, LevelEnd
-from mm_metering.core.facts import Count, Fact, void
+from mm_metering.core.digest import Digest, hash_of, total
+from mm_metering.core.facts import Count, Fact, encode, void
 from mm_metering.core.periods import micros
 from mm_metering.core.tenancy import NewTenant, TenantDefaults
 from mm_metering.errors import InvalidInput, UnknownTenant
@@ -109,7 +110,9 @@ async def look(
 
 
 async def sums(ledger: Ledger, tenant: str = "acme") -> dict[CellKey, CellSum]:
-    return {cell.key: cell.total for cell in await ledger.cells(tenant, first=EARLY, last=LATE)}
+    """The cells without their digests."""
+    cells = await ledger.cells(tenant, first=EARLY, last=LATE)
+    return {cell.key: replace(cell.total, facts=0, digest=0) for cell in cells}
 
 
 async def quantities(ledger: Ledger, meter: str, tenant: str = "acme") -> dict[date, int]:
@@ -127,14 +130,20 @@ async def view(ledger: Ledger, tenants: Iterable[str], days: Sequence[date]) -> 
     for tenant in tenants:
         snapshot = (await look(ledger, tenant, defaults=NO_DEFAULT))[tenant]
         seen[tenant] = {
-            "cells": await sums(ledger, tenant),
+            "cells": {cell.key: cell.total for cell in await ledger.cells(tenant, first=EARLY, last=LATE)},
             "usage": snapshot.usage,
             "levels": dict(snapshot.levels),
             "holds": sorted(snapshot.holds),
             "facts": await ledger.facts(tenant, after=(0, ""), limit=10_000),
             "values": [_moved(await ledger.level_values(tenant, before=day)) for day in days],
         }
+    seen["digests"] = await ledger.cell_digests()
+    assert total(digest for _, digest in seen["digests"]) == total((await ledger.folded()).values())
     return seen
+
+
+def digest_of(*facts: Fact) -> Digest:
+    return total(Digest(1, hash_of(encode(fact))) for fact in facts)
 
 
 def _moved(values: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:
@@ -212,6 +221,79 @@ class LedgerContract:
         await asyncio.gather(*map(drain, range(4)))
         for shard in range(4):
             assert await quantities(ledger, "api_calls", f"t{shard}") == {date(2024, 1, 15): 45}
+
+    # -- what proves that nothing was lost ----------------------------------------------------------------------------
+
+    async def test_a_shard_and_its_tenants_cells_hold_the_same_facts(self, ledger: Ledger) -> None:
+        facts = [use("a", "2024-01-15 12:00"), use("b", "2024-01-16 12:00"), use("c", "2024-01-15 12:00", tenant="b")]
+        facts.append(level("d", "2024-01-15 06:00", 10))
+        await Books(ledger).fold(*facts)
+        await Books(ledger, shard=3).fold(use("e", "2024-01-15 12:00", tenant="c"))
+        assert await ledger.folded() == {0: digest_of(*facts), 3: digest_of(use("e", "2024-01-15 12:00", tenant="c"))}
+        assert await ledger.cell_digests() == [
+            ("acme", digest_of(facts[0], facts[1], facts[3])),
+            ("b", digest_of(facts[2])),
+            ("c", digest_of(use("e", "2024-01-15 12:00", tenant="c"))),
+        ]
+        assert [tenant for tenant, _ in await ledger.cell_digests(after="acme", limit=1)] == ["b"]
+
+    async def test_a_digest_has_each_fact_once_and_none_that_was_taken_back(self, ledger: Ledger) -> None:
+        kept, gone, never = (use(name, "2024-01-15 12:00") for name in ("kept", "gone", "never"))
+        books = Books(ledger)
+        await books.fold(kept, gone, void(never))
+        await books.fold(kept, void(gone), never, void(gone))
+        assert await ledger.folded() == {0: digest_of(kept)}
+        assert await ledger.cell_digests() == [("acme", digest_of(kept))]
+
+    async def test_what_is_held_or_counts_nowhere_is_in_no_digest(self, ledger: Ledger) -> None:
+        hold = ai_hold("h", "2024-01-15 12:00")
+        nowhere = use("n", "2024-01-15 12:00")._replace(event_type="", counts=())
+        books = Books(ledger)
+        await books.fold(hold, nowhere)
+        assert set((await ledger.folded()).values()) == {Digest()}
+        await books.fold(ai_close(hold, 70))
+        assert await ledger.folded() == {0: digest_of(ai_close(hold, 70))}
+
+    async def test_a_report_replaces_the_last_one_of_its_process(self, ledger: Ledger) -> None:
+        one, two = digest_of(use("a", "2024-01-15 12:00")), digest_of(use("b", "2024-01-15 12:00"))
+        await ledger.report("p", acknowledged={0: one, 2: two}, refused={}, now_us=1)
+        await ledger.report("q", acknowledged={0: two}, refused={}, now_us=2)
+        await ledger.report("p", acknowledged={0: total((one, two))}, refused={}, now_us=3)
+        assert await ledger.acknowledged() == [
+            Acknowledged("p", 0, total((one, two)), 3),
+            Acknowledged("p", 2, two, 1),
+            Acknowledged("q", 0, two, 2),
+        ]
+
+    async def test_what_was_refused_is_a_statistic_and_no_usage(self, ledger: Ledger) -> None:
+        await Books(ledger).fold(use("a", "2024-01-15 12:00"))
+        revisions = {cell.revision for cell in await ledger.cells("acme", first=EARLY, last=LATE)}
+        seen = await view(ledger, ["acme"], [])
+        key = CellKey("acme", date(2024, 1, 15), 0, "api_calls", "", "")
+        await ledger.report("p", acknowledged={}, refused={key: 3}, now_us=1)
+        await ledger.report("p", acknowledged={}, refused={key: 4}, now_us=2)
+        cells = await ledger.cells("acme", first=EARLY, last=LATE)
+        assert [(cell.key, cell.refused) for cell in cells if cell.refused] == [(key, 7)]
+        assert {cell.revision for cell in cells if not cell.refused} == revisions
+        after = await view(ledger, ["acme"], [])
+        assert after["acme"].pop("cells").keys() == seen["acme"].pop("cells").keys() | {key}
+        assert after == seen
+
+    async def test_rebuilding_the_cells_of_a_sound_ledger_changes_nothing(self, ledger: Ledger) -> None:
+        await ledger.put_tenant(NewTenant("acme"), defaults=FREE, now_us=at("2024-01-01 00:00"))
+        await Books(ledger).fold(use("a", "2024-01-15 12:00"), level("b", "2024-01-15 06:00", 10))
+        seen = await view(ledger, ["acme"], [])
+        assert await ledger.rebuild_cells("acme") == 0
+        assert await view(ledger, ["acme"], []) == seen
+        assert await ledger.rebuild_cells("nobody") == 0
+
+    async def test_level_facts_are_those_of_a_span_in_order(self, ledger: Ledger) -> None:
+        facts = [level(name, f"2024-01-{day} 12:00", 1) for name, day in (("c", 15), ("b", 16), ("a", 16), ("d", 17))]
+        await Books(ledger).fold(*facts, use("u", "2024-01-16 12:00"), level("x", "2024-01-16 13:00", 1))
+        await Books(ledger, shard=1).fold(void(level("x", "2024-01-16 13:00", 1)))
+        start, end = at("2024-01-15 12:00"), at("2024-01-17 12:00")
+        found = await ledger.level_facts("acme", start_us=start, end_us=end)
+        assert [fact.id for fact in found] == ["c", "a", "b"]
 
     # -- facts and cells ----------------------------------------------------------------------------------------------
 

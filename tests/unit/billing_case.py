@@ -27,11 +27,11 @@ from decimal import Decimal
 from mm_metering import catalogues
 from mm_metering.core import cells as folding
 from mm_metering.core.catalogue import Catalogue
-from mm_metering.core.cells import Calendar, CellKey, CellSum, Segment
+from mm_metering.core.cells import Calendar, Cell, CellKey, CellSum, Segment
 from mm_metering.core.facts import Count, Fact
 from mm_metering.core.invoicing import Invoice, draft
 from mm_metering.core.periods import day_start, days_between, micros, period_span, zone
-from mm_metering.core.rating import StoredCell, Terms
+from mm_metering.core.rating import Terms
 from mm_metering.core.tenancy import TenantRow
 
 RESOURCES = {"api_call": "/v1/x", "ai_call": "gpt-4", "ai_token": "gpt-4", "export": "report_pdf"}
@@ -160,7 +160,7 @@ def use_fact(
     return Fact(fact_id, micros(moment), "use", "t", event, resource, quantity, cost_nanos, counts)
 
 
-def folded(facts: Iterable[Fact], row: TenantRow, rng: random.Random) -> list[StoredCell]:
+def folded(facts: Iterable[Fact], row: TenantRow, rng: random.Random) -> list[Cell]:
     """The facts' cells as a ledger comes to them: in any order, batch by batch, each batch with a new calendar."""
     left = list(facts)
     rng.shuffle(left)
@@ -169,7 +169,7 @@ def folded(facts: Iterable[Fact], row: TenantRow, rng: random.Random) -> list[St
         size = rng.randint(1, len(left))
         batch, left = left[:size], left[size:]
         _merge(total, batch, Calendar(row.timezone, row.segments))
-    found = [(key, cell, 1) for key, cell in total.items()]
+    found = [Cell(key, cell, 1) for key, cell in total.items()]
     rng.shuffle(found)
     return found
 
@@ -178,11 +178,7 @@ def _merge(total: dict[CellKey, CellSum], batch: Iterable[Fact], calendar: Calen
     part: dict[CellKey, CellSum] = {}
     for fact in batch:
         folding.add(part, fact, calendar)
-    for key, cell in part.items():
-        into = total.setdefault(key, CellSum())
-        into.quantity += cell.quantity
-        into.cost_nanos += cell.cost_nanos
-        into.count += cell.count
+    folding.merge(total, part)
 
 
 def invoice_of(statement: Statement, catalogue: Catalogue, rng: random.Random) -> Invoice:

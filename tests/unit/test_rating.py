@@ -917,7 +917,7 @@ def test_a_capped_month_is_billed_up_to_the_cap(
     cells = folded([api_fact(n, *event) for n, event in enumerate(events)], terms.tenant, rng)
     for month in (date(2024, 1, 1), date(2024, 2, 1)):
         inside = [cell for cell in cells if cell[0].day.month == month.month]
-        uses = [Use(key.day, key.since_us, "", cell.quantity) for key, cell, _ in inside if key.meter == "api_calls"]
+        uses = [Use(key.day, key.since_us, "", cell.quantity) for key, cell, *_ in inside if key.meter == "api_calls"]
         capped = Decimal(sum(w.overage for line in rate(inside, terms) for w in line.windows if w.plan == "capped@1"))
         counted = Decimal(cap_used("api_calls", uses, terms, month=month)) / 30_000_000
         assert capped == min(counted, Decimal("0.20") // Decimal("0.03"))

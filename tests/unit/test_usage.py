@@ -13,10 +13,19 @@ from hypothesis import strategies as st
 
 from mm_metering import catalogues
 from mm_metering.core.catalogue import Catalogue
-from mm_metering.core.cells import NO_LEVEL, Calendar, CellKey, CellSum, LevelEnd, Segment, fold_level, level_meters
+from mm_metering.core.cells import (
+    NO_LEVEL,
+    Calendar,
+    Cell,
+    CellKey,
+    CellSum,
+    LevelEnd,
+    Segment,
+    fold_level,
+    level_meters,
+)
 from mm_metering.core.facts import Count, Fact
 from mm_metering.core.periods import micros
-from mm_metering.core.rating import StoredCell
 from mm_metering.core.tenancy import TenantRow
 from mm_metering.core.usage import MAX_DAYS, UsageRange, UsageSnapshot, usage
 from mm_metering.errors import InvalidInput
@@ -51,7 +60,7 @@ def level(moment: datetime, meter: str, value: int, *, event_type: str = "", res
     return Fact(f"{moment}{meter}", micros(moment), "set", "t", event_type, resource, value, None, counts)
 
 
-def level_cells(facts: Sequence[Fact], timezone: str = "UTC") -> list[StoredCell]:
+def level_cells(facts: Sequence[Fact], timezone: str = "UTC") -> list[Cell]:
     """As the ledger folds levels: per meter and resource, in order."""
     cells: dict[CellKey, CellSum] = {}
     ends: dict[tuple[str, str], LevelEnd] = {}
@@ -59,11 +68,11 @@ def level_cells(facts: Sequence[Fact], timezone: str = "UTC") -> list[StoredCell
         own = [fact for fact in facts if fact.resource == resource]
         for meter in level_meters(own[0]):
             ends[meter, resource] = fold_level(cells, meter, own, Calendar(timezone, ROW.segments), NO_LEVEL)
-    return [(key, cell, 1) for key, cell in cells.items()]
+    return [Cell(key, cell, 1) for key, cell in cells.items()]
 
 
 def read(
-    cells: Sequence[StoredCell],
+    cells: Sequence[Cell],
     first: date = TODAY,
     last: date = TODAY,
     *,
@@ -160,8 +169,8 @@ def test_a_level_is_its_last_value_summed_over_resources() -> None:
 
 def test_a_level_carries_in_from_before_the_range() -> None:
     cells = level_cells([level(NOON, "users", 3)])
-    (key, total, revision) = cells[0]
-    fell = [(key, CellSum(quantity=-2, weighted=-2 * 43_200, count=1), revision)]
+    (key, total, revision, _) = cells[0]
+    fell = [Cell(key, CellSum(quantity=-2, weighted=-2 * 43_200, count=1), revision)]
     found = read(fell, carried={("users", ""): 5, ("*storage", "a"): 9, ("storage_mb", "a"): 9})
     assert total.quantity == 3
     assert (found.meters["users"], found.storage_mb, found.meters["storage_mb"]) == (3, 9, 9)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from mm_metering.core import cells as folding
-from mm_metering.core.cells import Calendar, CellKey, CellSum, LevelEnd
+from mm_metering.core.cells import LEVEL_KINDS, Calendar, CellKey, CellSum, LevelEnd
 from mm_metering.core.facts import Fact
-
-LEVEL_KINDS: Final = frozenset({"set", "add"})
 
 
 class FactKey(NamedTuple):

@@ -14,51 +14,37 @@ from mm_metering.backends.sql.dialects import Columns, Dialect
 from mm_metering.backends.sql.engine import Transaction
 from mm_metering.backends.sql.rows import CELL, INT64, cell_row, cells_of
 from mm_metering.backends.sql.tables import usage_cell
-from mm_metering.core.cells import CellKey, CellSum
+from mm_metering.core.cells import CellKey, CellSum, merge
+from mm_metering.core.digest import MASK, Digest
 
 _TENANT: Final[Columns] = {"tenant": Text()}
 _HALF: Final = 2**32
 _EMPTY: Final = CellSum()
 # Written into the statement: a parameter would be sent again with each row.
 _ZERO: Final = literal_column("0", BigInteger())
-_ONE: Final = literal_column("1", BigInteger())
 _MOST: Final = literal_column(str(INT64), BigInteger())
+_MASK: Final = literal_column(str(MASK), BigInteger())
 _LEAST: Final = literal_column(str(-INT64), BigInteger())
 
 
 def difference(fresh: Mapping[CellKey, CellSum], stored: Mapping[CellKey, CellSum]) -> dict[CellKey, CellSum]:
     """What must be added to the stored cells to make them the fresh ones."""
-    changes = {}
-    for key in fresh.keys() | stored.keys():
-        now, before = fresh.get(key, _EMPTY), stored.get(key, _EMPTY)
-        changes[key] = CellSum(
-            now.quantity - before.quantity,
-            now.cost_nanos - before.cost_nanos,
-            now.weighted - before.weighted,
-            now.count - before.count,
-        )
+    changes: dict[CellKey, CellSum] = {}
+    merge(changes, fresh)
+    merge(changes, stored, -1)
     return changes
-
-
-def merge(changes: dict[CellKey, CellSum], more: Mapping[CellKey, CellSum]) -> None:
-    for key, change in more.items():
-        cell = changes.setdefault(key, CellSum())
-        cell.quantity += change.quantity
-        cell.cost_nanos += change.cost_nanos
-        cell.weighted += change.weighted
-        cell.count += change.count
 
 
 async def apply(tx: Transaction, changes: Mapping[CellKey, CellSum]) -> None:
     """Adds the changes, in key order, so that two transactions never wait for each other's cells crosswise."""
     day = cache(tx.dialect.day)
     kept = sorted((key for key, change in changes.items() if change != _EMPTY))
-    await tx.load(_upsert(tx.dialect), [(*cell_row(key, changes[key], day(key.day)), 1) for key in kept])
+    await tx.load(_upsert(tx.dialect), [cell_row(key, changes[key], day(key.day)) for key in kept])
 
 
 @cache
 def _upsert(dialect: Dialect) -> str:
-    columns = [column.name for column in (*CELL, usage_cell.c.revision)]
+    columns = usage_cell.columns.keys()
     statement = dialect.insert_many(usage_cell, columns)
     cell, more = usage_cell.c, statement.excluded
     upsert = statement.on_conflict_do_update(
@@ -68,7 +54,10 @@ def _upsert(dialect: Dialect) -> str:
             "cost_nanos": _saturating(cell.cost_nanos, more.cost_nanos),
             "weighted": _saturating(cell.weighted, more.weighted),
             "count": cell.count + more.count,
-            "revision": cell.revision + _ONE,
+            "refused": cell.refused + more.refused,
+            "revision": cell.revision + more.revision,
+            "facts": cell.facts + more.facts,
+            "digest": (cell.digest + more.digest).bitwise_and(_MASK),
         },
     )
     return dialect.sql_text(upsert, columns)
@@ -110,6 +99,30 @@ async def usage(tx: Transaction, tenants: Iterable[str], since: date) -> dict[st
     for tenant, *key, high, low in rows:
         found.setdefault(tenant, []).append(UsageRow._make((*key, joined(high, low))))
     return {tenant: tuple(sorted(theirs)) for tenant, theirs in found.items()}
+
+
+IS_SHOWN: Final = or_(usage_cell.c.count != _ZERO, usage_cell.c.refused != _ZERO)
+"""One that lost all its facts is kept for its revision alone."""
+
+
+async def add_refused(tx: Transaction, refused: Mapping[CellKey, int]) -> None:
+    """Adds to the statistic of what was refused; it is no usage, and no revision of it."""
+    day = cache(tx.dialect.day)
+    rows = (cell_row(key, _EMPTY, day(key.day), refused=more, revision=0) for key, more in sorted(refused.items()))
+    await tx.load(_upsert(tx.dialect), [*rows])
+
+
+async def digests(tx: Transaction, after: str, limit: int) -> list[tuple[str, Digest]]:
+    """Each tenant's counted facts as its cells have them: one page, by tenant."""
+    cell = usage_cell.c
+    statement = (
+        select(cell.tenant, func.sum(cell.facts), *exact_sum(cell.digest))
+        .where(cell.tenant > after)
+        .group_by(cell.tenant)
+        .order_by(cell.tenant)
+        .limit(limit)
+    )
+    return [(row[0], Digest(int(row[1]), joined(row[2], row[3]) & MASK)) for row in await tx.all(statement)]
 
 
 async def from_day(tx: Transaction, tenant: str, day: date) -> dict[CellKey, CellSum]:

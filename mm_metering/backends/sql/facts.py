@@ -102,6 +102,17 @@ async def of_level(tx: Transaction, tenant: str, resource: str, from_us: int) ->
     return [fact_of(row) for row in await tx.all(statement)]
 
 
+async def of_levels(tx: Transaction, tenant: str, start_us: int, end_us: int) -> list[Fact]:
+    """The counted facts in [start, end) that move levels."""
+    statement = (
+        select(*FACT)
+        .where(usage_fact.c.tenant == tenant, IS_LEVEL, not_(usage_fact.c.voided))
+        .where(usage_fact.c.occurred_us >= start_us, usage_fact.c.occurred_us < end_us)
+        .order_by(*_IN_ORDER)
+    )
+    return [fact_of(row) for row in await tx.all(statement)]
+
+
 async def open_holds(tx: Transaction, tenants: Iterable[str]) -> dict[str, tuple[Fact, ...]]:
     """Each tenant's open holds, in order; those with none are left out."""
     found: dict[str, list[Fact]] = {}

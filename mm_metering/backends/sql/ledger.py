@@ -9,14 +9,15 @@ from typing import Any
 
 from sqlalchemy import select
 
-from mm_metering.backends.ledger import Cell, Claim, ClaimRequest, ShardRow, Snapshot
-from mm_metering.backends.sql import cells, claims, facts, levels, plans, schema, shards
+from mm_metering.backends.ledger import Acknowledged, Claim, ClaimRequest, ShardRow, Snapshot
+from mm_metering.backends.sql import cells, claims, facts, levels, plans, reports, schema, shards
 from mm_metering.backends.sql import tenants as tenancy
 from mm_metering.backends.sql.batch import Batch
 from mm_metering.backends.sql.engine import Store, Transaction
 from mm_metering.backends.sql.rows import CELL, cell_of
 from mm_metering.backends.sql.tables import usage_cell
-from mm_metering.core.cells import Segment
+from mm_metering.core.cells import Cell, CellKey, Segment
+from mm_metering.core.digest import Digest, total
 from mm_metering.core.facts import Fact
 from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow
 
@@ -52,7 +53,7 @@ class SqlLedger:
             if not await shards.advance(tx, shard, generation=generation, before=before, after=after):
                 return False
             if facts:
-                await _fold(tx, facts, defaults.timezone)
+                await shards.hold(tx, shard, await _fold(tx, facts, defaults.timezone))
             return True
 
         return await self._store.write(work)
@@ -69,6 +70,29 @@ class SqlLedger:
         seen |= {row.id: replace(seen[row.id], tenant=row) for row in made}
         others = [tenant for tenant in unknown if seen[tenant].tenant is None]
         return seen | await self._store.read(lambda tx: _snapshots(tx, shard, others, since)) if others else seen
+
+    # -- what proves that nothing was lost ----------------------------------------------------------------------------
+
+    async def report(
+        self, process: str, *, acknowledged: Mapping[int, Digest], refused: Mapping[CellKey, int], now_us: int
+    ) -> None:
+        async def work(tx: Transaction) -> None:
+            await reports.put(tx, process, acknowledged, now_us)
+            await cells.add_refused(tx, refused)
+
+        await self._store.write(work)
+
+    async def acknowledged(self) -> list[Acknowledged]:
+        return await self._store.read(reports.every)
+
+    async def folded(self) -> Mapping[int, Digest]:
+        return await self._store.read(shards.digests)
+
+    async def cell_digests(self, *, after: str = "", limit: int = 1000) -> list[tuple[str, Digest]]:
+        return await self._store.read(lambda tx: cells.digests(tx, after, limit))
+
+    async def rebuild_cells(self, tenant: str) -> int:
+        return await self._store.write(lambda tx: tenancy.rebuild_cells(tx, tenant))
 
     # -- events with a caller's id ------------------------------------------------------------------------------------
 
@@ -99,12 +123,12 @@ class SqlLedger:
 
     async def cells(self, tenant: str, *, first: date, last: date) -> list[Cell]:
         statement = (
-            select(*CELL, usage_cell.c.revision)
-            .where(usage_cell.c.tenant == tenant, usage_cell.c.day.between(first, last), usage_cell.c.count != 0)
+            select(*CELL, usage_cell.c.revision, usage_cell.c.refused)
+            .where(usage_cell.c.tenant == tenant, usage_cell.c.day.between(first, last), cells.IS_SHOWN)
             .order_by(*usage_cell.primary_key)
         )
         rows = await self._store.read(lambda tx: tx.all(statement))
-        return [Cell(*cell_of(row), row.revision) for row in rows]
+        return [Cell(*cell_of(row), row.revision, row.refused) for row in rows]
 
     async def level_values(self, tenant: str, *, before: date) -> Mapping[tuple[str, str], int]:
         async def work(tx: Transaction) -> dict[tuple[str, str], int]:
@@ -114,6 +138,9 @@ class SqlLedger:
 
         return await self._store.read(work)
 
+    async def level_facts(self, tenant: str, *, start_us: int, end_us: int) -> list[Fact]:
+        return await self._store.read(lambda tx: facts.of_levels(tx, tenant, start_us, end_us))
+
     async def facts(self, tenant: str, *, after: tuple[int, str], limit: int) -> list[Fact]:
         return await self._store.read(lambda tx: facts.page(tx, tenant, after, limit))
 
@@ -121,13 +148,15 @@ class SqlLedger:
         await self._store.aclose()
 
 
-async def _fold(tx: Transaction, new: Sequence[Fact], default_timezone: str) -> None:
+async def _fold(tx: Transaction, new: Sequence[Fact], default_timezone: str) -> Digest:
+    """By what it changes the digest of all that was folded."""
     calendars = await tenancy.calendars(tx, (fact.tenant for fact in new), default_timezone)
     batch = Batch(await facts.known(tx, new), calendars)
     batch.fold(new)
     await facts.write(tx, batch)
     await levels.fold(tx, batch.cells, batch.levels, calendars)
     await cells.apply(tx, batch.cells)
+    return total(Digest(cell.facts, cell.digest) for cell in batch.cells.values())
 
 
 async def _snapshots(tx: Transaction, shard: int, ids: Sequence[str], since: date) -> dict[str, Snapshot]:

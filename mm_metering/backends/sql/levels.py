@@ -13,7 +13,7 @@ from mm_metering.backends.sql.batch import LevelChange, LevelKey
 from mm_metering.backends.sql.dialects import Columns
 from mm_metering.backends.sql.engine import Transaction
 from mm_metering.backends.sql.tables import usage_level
-from mm_metering.core.cells import NO_LEVEL, Calendar, CellKey, CellSum, LevelEnd, fold_level, level_meters
+from mm_metering.core.cells import NO_LEVEL, Calendar, CellKey, CellSum, LevelEnd, fold_level, level_meters, merge
 from mm_metering.core.periods import day_start, micros
 
 FIRST_DAY: Final = date(1, 1, 1)
@@ -41,7 +41,7 @@ async def fold(
             ends[key] = fold_level(changes, key.meter, change.came, calendar, before)
         else:
             ends[key], moved = await _anew(tx, key, before, calendar, calendar.day(change.earliest_us))
-            cells.merge(changes, moved)
+            merge(changes, moved)
     await _store(tx, ends)
 
 

@@ -16,7 +16,8 @@ from mm_metering.core.facts import Count, Fact
 FACT: Final = tuple(tables.usage_fact.c[name] for name in Fact._fields)
 """The columns that make a fact, in its own order."""
 CELL: Final = tuple(
-    tables.usage_cell.c[name] for name in (*CellKey._fields, "quantity", "cost_nanos", "weighted", "count")
+    tables.usage_cell.c[name]
+    for name in (*CellKey._fields, "quantity", "cost_nanos", "weighted", "count", "facts", "digest")
 )
 """The columns that make a cell: its key, then its sums."""
 
@@ -50,17 +51,17 @@ def fact_of(row: AnyRow) -> Fact:
 
 def cell_of(row: AnyRow) -> tuple[CellKey, CellSum]:
     """The cell of a row that begins with the columns ``CELL``."""
-    return CellKey(*row[:6]), CellSum(*row[6:10])
+    return CellKey(*row[:6]), CellSum(*row[6:12])
 
 
 def cells_of(rows: Iterable[AnyRow]) -> dict[CellKey, CellSum]:
     return dict(map(cell_of, rows))
 
 
-def cell_row(key: CellKey, change: CellSum, day: object) -> tuple[Any, ...]:
-    """In the order of ``CELL``; ``day`` as the driver takes it."""
-    sums = (change.quantity, change.cost_nanos, change.weighted)
-    return (key.tenant, day, *key[2:], *map(_stored, sums), change.count)
+def cell_row(key: CellKey, change: CellSum, day: object, *, refused: int = 0, revision: int = 1) -> tuple[Any, ...]:
+    """In the order of the table's columns; ``day`` as the driver takes it."""
+    sums = map(_stored, (change.quantity, change.cost_nanos, change.weighted))
+    return (key.tenant, day, *key[2:], *sums, change.count, refused, revision, change.facts, change.digest)
 
 
 def _stored(number: int) -> int:

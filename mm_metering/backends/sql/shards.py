@@ -10,6 +10,7 @@ from mm_metering.backends.counters import START
 from mm_metering.backends.ledger import ShardRow
 from mm_metering.backends.sql.engine import Transaction
 from mm_metering.backends.sql.tables import shard
+from mm_metering.core.digest import MASK, Digest
 
 _UNKNOWN: Final = ShardRow(0, START, 0)
 _COLUMNS: Final = tuple(shard.c[name] for name in ShardRow._fields)
@@ -45,6 +46,17 @@ async def advance(tx: Transaction, number: int, *, generation: int, before: str,
     if await tx.run(statement):
         return True
     return await _make(tx, number) and bool(await tx.run(statement))
+
+
+async def hold(tx: Transaction, number: int, more: Digest) -> None:
+    """Adds to the digest of what the shard has folded."""
+    sums = {"facts": shard.c.facts + more.facts, "digest": (shard.c.digest + more.hashes).bitwise_and(MASK)}
+    await tx.run(update(shard).where(shard.c.shard == number).values(sums))
+
+
+async def digests(tx: Transaction) -> dict[int, Digest]:
+    rows = await tx.all(select(shard.c.shard, shard.c.facts, shard.c.digest))
+    return {row.shard: Digest(row.facts, row.digest) for row in rows}
 
 
 async def _make(tx: Transaction, number: int) -> bool:

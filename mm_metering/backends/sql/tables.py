@@ -61,6 +61,8 @@ shard = Table(
     Column("generation", BigInteger, nullable=False),
     Column("position", WORD, nullable=False),
     Column("next_generation", BigInteger, nullable=False),
+    Column("facts", BigInteger, nullable=False, server_default=text("0")),  # all that moved a cell, as a Digest
+    Column("digest", BigInteger, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("shard", name="mm_shard_pkey"),
 )
 
@@ -129,6 +131,8 @@ usage_cell = Table(
     Column("count", BigInteger, nullable=False),
     Column("refused", BigInteger, nullable=False, server_default=text("0")),
     Column("revision", BigInteger, nullable=False),
+    Column("facts", BigInteger, nullable=False, server_default=text("0")),
+    Column("digest", BigInteger, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("tenant", "day", "since_us", "meter", "resource", "scope", name="mm_usage_cell_pkey"),
     sqlite_with_rowid=False,
 )
@@ -142,5 +146,18 @@ usage_level = Table(
     Column("value", BigInteger, nullable=False),
     Column("stamp", BigInteger, nullable=False),
     PrimaryKeyConstraint("tenant", "meter", "resource", name="mm_usage_level_pkey"),
+    sqlite_with_rowid=False,
+)
+
+# What each process has acknowledged in each shard, as a Digest. Never part of billing: ``mm-metering prove`` compares.
+acknowledged = Table(
+    "mm_acknowledged",
+    metadata,
+    Column("process", WORD, nullable=False),
+    Column("shard", BigInteger, autoincrement=False, nullable=False),
+    Column("facts", BigInteger, nullable=False),
+    Column("digest", BigInteger, nullable=False),
+    Column("reported_us", BigInteger, nullable=False),
+    PrimaryKeyConstraint("process", "shard", name="mm_acknowledged_pkey"),
     sqlite_with_rowid=False,
 )

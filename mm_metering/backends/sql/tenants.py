@@ -16,14 +16,11 @@ from typing import Any, Final
 from sqlalchemy import Text, delete, select
 
 from mm_metering.backends.sql import cells, facts, levels
-from mm_metering.backends.sql.batch import LEVEL_KINDS
 from mm_metering.backends.sql.dialects import Columns
 from mm_metering.backends.sql.engine import Transaction
 from mm_metering.backends.sql.rows import AnyRow
 from mm_metering.backends.sql.tables import subscription, tenant
-from mm_metering.core import cells as folding
-from mm_metering.core.cells import NO_LEVEL, Calendar, CellKey, CellSum, LevelEnd, Segment, fold_level
-from mm_metering.core.facts import Fact
+from mm_metering.core.cells import Calendar, CellKey, CellSum, LevelEnd, Segment, fold_all
 from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow, changed_tenant, with_plan
 from mm_metering.errors import UnknownTenant
 
@@ -161,16 +158,23 @@ def _first_moved_day(before: TenantRow | None, after: TenantRow) -> date | None:
     return Calendar(after.timezone, after.segments).day(min(moved)) if moved else None
 
 
-async def _fold_anew(tx: Transaction, row: TenantRow, day: date) -> None:
-    """Folds the tenant's facts again from ``day`` on, and changes the cells that differ."""
+async def rebuild_cells(tx: Transaction, tenant_id: str) -> int:
+    """How many cells differed. A tenant without a row has no facts that another calendar could place."""
+    row = await _locked(tx, tenant_id)
+    return await _fold_anew(tx, row, levels.FIRST_DAY) if row else 0
+
+
+async def _fold_anew(tx: Transaction, row: TenantRow, day: date) -> int:
+    """Folds the tenant's facts again from ``day`` on, and changes the cells that differ: how many."""
     calendar = Calendar(row.timezone, row.segments)
     stored = await cells.from_day(tx, row.id, day)
     ends = _standing(await levels.of_tenant(tx, row.id), stored)
     fresh: dict[CellKey, CellSum] = {}
     async for theirs in facts.pages(tx, row.id, levels.start_us(calendar, day)):
-        for fact in theirs:
-            _add(fresh, fact, calendar, ends)
-    await cells.apply(tx, cells.difference(fresh, stored))
+        fold_all(fresh, theirs, calendar, ends)
+    changes = cells.difference(fresh, stored)
+    await cells.apply(tx, changes)
+    return sum(change != CellSum() for change in changes.values())
 
 
 def _standing(ends: dict[tuple[str, str], LevelEnd], stored: dict[CellKey, CellSum]) -> dict[tuple[str, str], LevelEnd]:
@@ -179,12 +183,3 @@ def _standing(ends: dict[tuple[str, str], LevelEnd], stored: dict[CellKey, CellS
         if (end := ends.get((key.meter, key.resource))) is not None:
             ends[key.meter, key.resource] = end._replace(value=end.value - cell.quantity)
     return ends
-
-
-def _add(fresh: dict[CellKey, CellSum], fact: Fact, calendar: Calendar, ends: dict[tuple[str, str], LevelEnd]) -> None:
-    if fact.kind in LEVEL_KINDS:
-        for meter in folding.level_meters(fact):
-            level = (meter, fact.resource)
-            ends[level] = fold_level(fresh, meter, [fact], calendar, ends.get(level, NO_LEVEL))
-    elif fact.kind != "hold":
-        folding.add(fresh, fact, calendar)
