@@ -48,7 +48,9 @@ from mm_metering.middleware.doctor import Finding, Notes, check_routes
 from mm_metering.middleware.routes import Resolver as HostRoutes
 from mm_metering.middleware.shapes import HeaderStyle, Shape
 from mm_metering.middleware.tenants import Found, Resolver, found_id
+from mm_metering.proof import Proof, prove
 from mm_metering.worker.drain import Drain
+from mm_metering.worker.rebuild import Rebuilt, rebuild_all, rebuild_one
 from mm_metering.worker.runner import Worker
 
 log = logging.getLogger("mm_metering")
@@ -212,12 +214,43 @@ class Metering:
                 await self.gate.settle()
                 await self._drain.fully()
             else:
-                self.gate.start_adopting()
+                self.gate.start_chores()
                 await Worker(self._drain, shards=self.counters.shards).run(stop or asyncio.Event())
         finally:
-            await self.gate.aclose()
-            await self.counters.aclose()
-            await self.ledger.aclose()
+            await self.aclose()
+
+    async def prove(self, *, tenants: bool = True, progress: Callable[[int], None] = lambda _: None) -> Proof:
+        """Compares what every process acknowledged, what each shard has folded and what the cells hold, and folds each
+        tenant's facts anew unless ``tenants`` is False. Everything that can be folded is, before."""
+        await self.ledger.setup(apply=False)
+        await self.gate.adopt()
+        await self._settle()
+        await self._drain.fully()
+        await self.gate.report()
+        return await prove(
+            self.ledger,
+            shards=self.counters.shards,
+            default_timezone=self.catalogue.timezone,
+            tenants=tenants,
+            progress=progress,
+        )
+
+    async def rebuild(self, tenant: str | None = None, *, progress: Callable[[int], None] = lambda _: None) -> Rebuilt:
+        """Makes anew what follows from the facts: the cells of a tenant, or of all, and all counters, which each tenant
+        loads at its next request. Usage goes on meanwhile."""
+        await self.ledger.setup(apply=False)
+        await self._drain.fully()
+        if tenant is None:
+            return await rebuild_all(self.counters, self.ledger, progress)
+        await self.gate.adopt()
+        await self._settle()
+        return await rebuild_one(self.ledger, tenant_id(tenant), self.gate.unload)
+
+    async def aclose(self) -> None:
+        """Gives every connection back, where ``startup`` was never called."""
+        await self.gate.aclose()
+        await self.counters.aclose()
+        await self.ledger.aclose()
 
     async def migrate(self) -> None:
         """Brings the ledger's schema to this release's, whatever ``apply`` says. Closes at the end."""
@@ -262,6 +295,7 @@ class Metering:
         """Into the stream, and the ledger if this process is a worker; what hinders that."""
         try:
             await self._settle(within_s=SETTLE_S if self._journal is None else SETTLE_WITH_JOURNAL_S)
+            await self.gate.report()
             if self._worker:
                 await self._worker.aclose()
                 await self._drain.fully()
@@ -449,6 +483,7 @@ class Metering:
         await self.gate.adopt()
         await self._settle()
         await self._drain.fully()
+        await self.gate.report()
 
     async def _flush_of(self, tenant: str) -> None:
         """The same for one tenant: what hinders another shard does not concern it."""

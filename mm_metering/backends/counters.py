@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol, TypeAlias
+from zlib import crc32
 
 from mm_metering.core.limits import Delta, Line, State
 
@@ -19,6 +20,15 @@ MAX_BATCH = 64
 
 LAST_SEQ = 2**52
 """Past every number that a session comes to: a batch of it ends the session."""
+
+
+ANY_REVISION = 2**40
+"""Above every tenant's revision: a ``Retag`` of it that keeps nothing has the tenant loaded anew, whatever it is at."""
+
+
+def shard_of(tenant: str, shards: int) -> int:
+    """The tenant's shard: crc32 of its id, so that every process agrees."""
+    return crc32(tenant.encode()) % shards if shards > 1 else 0
 
 
 def position_key(position: str) -> tuple[int, int]:
@@ -217,7 +227,7 @@ class Counters(Protocol):
 
     @property
     def shards(self) -> int:
-        """How many shards there are; a tenant's is ``crc32(tenant) % shards``."""
+        """How many shards there are; a tenant's is ``shard_of(tenant, shards)``."""
         ...
 
     async def apply(self, shard: int, batch: Batch) -> Answer:

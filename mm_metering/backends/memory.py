@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
-from zlib import crc32
 
 from mm_metering.backends.counters import (
     START,
@@ -123,11 +122,6 @@ class MemoryCounters:
 
     async def aclose(self) -> None:
         pass
-
-
-def shard_of(tenant: str, shards: int) -> int:
-    """The tenant's shard: crc32 of its id, so that every process agrees."""
-    return crc32(tenant.encode()) % shards if shards > 1 else 0
 
 
 def _monotonic_ms() -> float:

@@ -11,9 +11,9 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Protocol
-from zlib import crc32
 
 from mm_metering.backends.counters import (
+    ANY_REVISION,
     START,
     Append,
     Counters,
@@ -27,12 +27,16 @@ from mm_metering.backends.counters import (
     Take,
     Taken,
     position_key,
+    shard_of,
 )
-from mm_metering.backends.ledger import Ledger, Snapshot
+from mm_metering.backends.ledger import Ledger, ShardRow, Snapshot
 from mm_metering.clock import Clock, micros_of
 from mm_metering.core.catalogue import Catalogue, Plan
-from mm_metering.core.facts import Fact, encode, void
+from mm_metering.core.cells import moves_a_cell
+from mm_metering.core.decision import Decision
+from mm_metering.core.facts import Fact, decode, encode, void
 from mm_metering.core.identity import tenant_id
+from mm_metering.core.money import to_nanos
 from mm_metering.core.periods import zone
 from mm_metering.core.tenancy import TenantDefaults, TenantRow
 from mm_metering.errors import StoreUnavailable, UnknownTenant
@@ -47,6 +51,7 @@ from mm_metering.gate.journal import Journal
 from mm_metering.gate.journal_file import Directory
 from mm_metering.gate.loops import Loops
 from mm_metering.gate.plans import PlanBook
+from mm_metering.gate.reports import Reports
 from mm_metering.gate.snapshots import Snapshots
 from mm_metering.gate.tenants import View, Views
 from mm_metering.gate.windows import PlanWindows, Prepared, counted_meters, new_fact
@@ -99,6 +104,7 @@ class Gate:
             self._adopter = Adopter(journal, shards=counters.shards, lane_of=self._lane_of, shard_of=self.shard_of)
         self._views = Views()
         self._windows: dict[tuple[str, int, str], PlanWindows] = {}
+        self._reports = Reports(new_id())
 
     # -- takes --------------------------------------------------------------------------------------------------------
 
@@ -126,6 +132,8 @@ class Gate:
                 lane.take_back(op, answer)
                 raise
             if isinstance(outcome, Taken) and not view.is_suspended:
+                if op.payloads and not op.hold:
+                    self._reports.acknowledged(view.shard, op.payloads[outcome.chosen])
                 return Granted(view, asked, outcome.states, fact_id, now_us)
             give_up = give_up or lane.time() + self._timing.load_s
             if isinstance(outcome, Miss):
@@ -135,7 +143,7 @@ class Gate:
                     continue
                 outcome = self._instead_of_load(lane, op, allow=asked.allowed_in_outage)
             if outcome is not Fate.AGAIN or lane.time() >= give_up:
-                return self._not_granted(view, asked, outcome, fact_id, now_us)
+                return self._not_granted(view, asked, outcome, op, now_us)
             now_us = self._now_us()
 
     @staticmethod
@@ -146,21 +154,29 @@ class Gate:
         lane.append_later([(op.tenant, op.payloads[0])])
         return Fate.ALLOWED
 
-    def _not_granted(self, view: View, asked: Prepared, outcome: Outcome, fact_id: str, now_us: int) -> Admission:
+    def _not_granted(self, view: View, asked: Prepared, outcome: Outcome, op: Take, now_us: int) -> Admission:
         if view.is_suspended:
-            return Admission(view.tenant, view.plan, allowed=False, decisions=suspended(asked, view.plan))
+            return self._refusal(view, suspended(asked, view.plan), op, now_us)
         match outcome:
             case Denied(states=states):
-                answers = decisions(asked, states, view.plan, now_us, allowed=False)
-                return Admission(view.tenant, view.plan, allowed=False, decisions=answers)
+                return self._refusal(view, decisions(asked, states, view.plan, now_us, allowed=False), op, now_us)
             case Fate.ALLOWED:
-                facts = view.facts(asked, fact_id, now_us)
+                self._reports.acknowledged(view.shard, op.payloads[0])
+                facts = tuple(map(decode, op.payloads[0].split(b"\n")))
                 return Admission(view.tenant, view.plan, allowed=True, facts=facts, degraded=True)
             case _:
                 raise StoreUnavailable(
                     "counters: no answer in time, so this was not allowed and nothing was counted; "
                     'try again, or set on_outage = "allow" on the meter'
                 )
+
+    def _refusal(self, view: View, answers: tuple[Decision, ...], op: Take, now_us: int) -> Admission:
+        for answer in answers if op.payloads else ():  # a look refuses nobody
+            if not answer.allowed:
+                asked = answer.requested
+                units = asked if isinstance(asked, int) else to_nanos(asked)
+                self._reports.refused(view, answer.meter, units, now_us)
+        return Admission(view.tenant, view.plan, allowed=False, decisions=answers)
 
     async def reverse(self, admission: Admission, *, meters: Collection[str] | None = None) -> bool:
         """Takes back what an admission counted, in the windows it was counted in: in these meters, or in all. A second
@@ -175,6 +191,7 @@ class Gate:
         if not split:
             return True
         admission.taken_back = True
+        self._reports.taken_back(self.shard_of(admission.tenant), (fact for fact, _, _ in split))
         written = [void(fact) for fact, _, _ in split] + [kept for _, _, kept in split if kept.counts]
         return await self._post(admission.tenant, [dropped for _, dropped, _ in split], written, sign=-1)
 
@@ -194,7 +211,7 @@ class Gate:
         op: Post | Append = Post(tenant, tag, view.deltas(moved, self._now_us(), sign=sign), payload)
         if levels:  # a level taken back: the ledger orders what is left
             op = Append(((tenant, payload),))
-        return self._in_stream(await lane.submit(op, allow=True))
+        return self._acknowledged(lane, written, await lane.submit(op, allow=True))
 
     async def add(self, tenant: str, wishes: Sequence[Wish]) -> None:
         """States that this was used now. Acknowledged when it returns, like ``post``."""
@@ -219,7 +236,14 @@ class Gate:
         lane, view = self._lane(tenant_id(tenant)), await self._known_view(tenant)
         payload, tag = encode(fact), view.tag(lane.generation)
         op = view.level_op(fact, tag, payload) or Post(tenant, tag, (), payload)
-        return self._in_stream(await lane.submit(op, allow=True))
+        return self._acknowledged(lane, (fact,), await lane.submit(op, allow=True))
+
+    def _acknowledged(self, lane: Lane, facts: Sequence[Fact], outcome: Outcome) -> bool:
+        in_stream = self._in_stream(outcome)
+        for fact in facts:
+            if moves_a_cell(fact):
+                self._reports.acknowledged(lane.shard, encode(fact))
+        return in_stream
 
     @staticmethod
     def _in_stream(outcome: Outcome) -> bool:
@@ -347,9 +371,8 @@ class Gate:
         if generation != lane.generation or position_key(position) < position_key(barrier):
             await self._fold(lane.shard)
             return ""
-        assert view.row is not None
-        terms, now_us = await self._plans.of(view.row), self._now_us()
-        values = loading.counters(view, snapshot, terms, now_us)
+        now_us = self._now_us()
+        values = await self._values(view, snapshot, now_us)
         held = loading.holds(view, snapshot, now_us)
         outcome = await lane.submit(Load(tenant, view.tag(lane.generation), position, values, held))
         match outcome:
@@ -359,6 +382,21 @@ class Gate:
                 return later
             case _:
                 return ""
+
+    async def _values(self, view: View, snapshot: Snapshot, now_us: int) -> dict[str, int]:
+        assert view.row is not None
+        return loading.counters(view, snapshot, await self._plans.of(view.row), now_us)
+
+    async def expected(self, tenant: str) -> tuple[ShardRow, dict[str, int]]:
+        """What the tenant's counters come to by the ledger, and how far that had folded its shard."""
+        snapshot = await self._snapshot(tenant)
+        view = await self._read_view(snapshot)
+        return snapshot.shard, await self._values(view, snapshot, self._now_us())
+
+    async def unload(self, tenant: str) -> None:
+        """Has the tenant's counters loaded anew from the ledger at its next take, in every process."""
+        lane = self._lane(tenant)
+        await lane.submit(Retag(tenant, f"{lane.generation}.{ANY_REVISION}", keep=False))
 
     async def _fold(self, shard: int) -> None:
         """Folds once for all tenants that are loaded at the same time: after an outage that is every tenant in use."""
@@ -372,8 +410,7 @@ class Gate:
     # -- lanes --------------------------------------------------------------------------------------------------------
 
     def shard_of(self, tenant: str) -> int:
-        """crc32 of the id, so that every process agrees."""
-        return crc32(tenant.encode()) % self._counters.shards
+        return shard_of(tenant, self._counters.shards)
 
     def _lane(self, tenant: str) -> Lane:
         return self._lane_of(self.shard_of(tenant))
@@ -412,21 +449,28 @@ class Gate:
                 within_s,
             )
         await self.adopt()
-        self.start_adopting()
+        self.start_chores()
 
-    def start_adopting(self) -> None:
-        """Adopts now and then what others leave behind, on this event loop, until ``aclose``."""
+    def start_chores(self) -> None:
+        """Adopts now and then what others leave behind, and reports, on this event loop, until ``aclose``."""
         state = self._loops.here()
-        if self._adopter is not None and state.adopting is None:
-            state.adopting = asyncio.get_running_loop().create_task(self._adopt_now_and_then())
+        if state.chores is None:
+            state.chores = asyncio.get_running_loop().create_task(self._do_chores())
 
-    async def _adopt_now_and_then(self) -> None:
+    async def _do_chores(self) -> None:
         while True:
             try:
                 await self.adopt()
+                await self.report()
+            except StoreUnavailable as error:
+                log.info("reported the next time: %s", error)
             except Exception:
-                log.exception("journal: a look for files met a bug; the next one comes")
+                log.exception("the chores of this process met a bug; they are done again")
             await asyncio.sleep(ADOPT_S)
+
+    async def report(self) -> None:
+        """Tells the ledger what this process acknowledged and refused since the last time."""
+        await self._reports.send(self._ledger, self._now_us())
 
     async def adopt(self) -> None:
         """Takes over, on this event loop, what ended processes and loops left in files. What cannot be taken now, since

@@ -24,7 +24,7 @@ class LoopState:
     lanes: dict[int, Lane] = field(default_factory=dict)
     folds: dict[int, asyncio.Future[object]] = field(default_factory=dict)
     snapshots: dict[int, Snapshots] = field(default_factory=dict)
-    adopting: asyncio.Task[None] | None = None
+    chores: asyncio.Task[None] | None = None
 
 
 class Loops:
@@ -77,9 +77,9 @@ class Loops:
 
         async def close_here() -> bool:
             state = self._states.pop(asyncio.get_running_loop()) or LoopState()
-            if state.adopting is not None:
-                state.adopting.cancel()
-                await asyncio.gather(state.adopting, return_exceptions=True)
+            if state.chores is not None:
+                state.chores.cancel()
+                await asyncio.gather(state.chores, return_exceptions=True)
             return all(await asyncio.gather(*(lane.aclose() for lane in state.lanes.values())))
 
         others = (_on(loop, close_here, unless=lambda: False, within_s=CLOSE_S) for loop in self._others())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Final
 
 from mm_metering.backends.counters import START, Backlog, Counters, Entry, position_key
@@ -20,6 +21,8 @@ ENTRIES: Final = 256
 """Stream entries per transaction: about a thousand facts under load."""
 BEHIND_S: Final = 1.0
 """How long a shard may stay at an older generation: while two masters answer, each side would certify the other out."""
+MOST_TOUCHED: Final = 100_000
+"""Most tenants that are remembered to be looked at."""
 STEPS: Final = 100_000
 """Most transactions of one ``fully``."""
 
@@ -33,6 +36,7 @@ class Drain:
         self._defaults = defaults
         self._trimmed: dict[int, tuple[int, str]] = {}
         self._behind: dict[int, tuple[int, float]] = {}
+        self._touched: dict[str, None] = {}
         self.folded = 0
         self.unreadable = 0
 
@@ -82,8 +86,21 @@ class Drain:
             if not won:
                 return True
             self.folded += len(facts)
+            self._touch(facts)
         await self._trim(shard, row.generation, after)
         return not whole
+
+    def _touch(self, facts: Iterable[Fact]) -> None:
+        for fact in facts:
+            if len(self._touched) < MOST_TOUCHED:
+                self._touched[fact.tenant] = None
+
+    def take_touched(self, most: int) -> list[str]:
+        """Tenants whose facts were folded since they were asked for the last time, the longest ago first."""
+        taken = [*islice(self._touched, most)]
+        for tenant in taken:
+            del self._touched[tenant]
+        return taken
 
     async def _trim(self, shard: int, generation: int, position: str) -> None:
         if self._trimmed.get(shard) != (generation, position):
