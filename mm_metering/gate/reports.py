@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
 from typing import Final
 
@@ -76,11 +76,14 @@ class Reports:
 
     def _sum_up(self) -> None:
         with self._lock:
+            by_shard = defaultdict[int, list[bytes]](list)
             while self._lines:
                 shard, payload = self._lines.popleft()
-                hashes = [hash_of(line) for line in payload.split(b"\n")]
-                self._digests[shard] = self._digests.get(shard, Digest()).plus(len(hashes), sum(hashes))
-                self._changed.add(shard)
+                by_shard[shard].append(payload)
+            for shard, payloads in by_shard.items():
+                lines = b"\n".join(payloads).split(b"\n")
+                self._digests[shard] = self._digests.get(shard, Digest()).plus(len(lines), sum(map(hash_of, lines)))
+            self._changed |= by_shard.keys()
             while self._refusals:
                 view, meter, quantity, now_us = self._refusals.popleft()
                 self._refused[_cell(view, meter, now_us)] += quantity

@@ -20,6 +20,7 @@ from mm_metering.backends.counters import Answer, Backlog, Batch
 from mm_metering.backends.memory import MemoryCounters, Shard
 from mm_metering.backends.memory_ledger import MemoryLedger
 from mm_metering.core.catalogue import Catalogue
+from mm_metering.core.digest import total
 from mm_metering.core.facts import decode
 from mm_metering.core.tenancy import NewTenant, TenantDefaults
 from mm_metering.errors import MeteringError, StoreUnavailable
@@ -332,6 +333,7 @@ class World:
             if crashes:
                 await _ended([*tasks, *adopting])
                 if self.rng.random() < 0.3:
+                    await gate._reports.send(self.ledger, 0)
                     await gate.aclose()  # whatever the counters do: the next process goes on with its file
                 else:
                     await self._crash(gate, number)
@@ -374,6 +376,7 @@ class World:
             lane._counters.faults = lane._ledger._faults = self.calm  # type: ignore[attr-defined]
         self.server.down_until = 0.0
         await self._empty(gate)
+        await gate._reports.send(self.ledger, 0)
         await gate.aclose()
 
     async def _empty(self, gate: Gate) -> None:
@@ -496,6 +499,15 @@ class World:
 
     # -- judgement ----------------------------------------------------------------------------------------------------
 
+    async def _judge_digests(self) -> list[str]:
+        """What the processes acknowledged, what was folded and what the cells hold; one that crashed reported nothing,
+        and what it had acknowledged is in the ledger all the same."""
+        acknowledged = total(each.digest for each in await self.ledger.acknowledged())
+        folded = total((await self.ledger.folded()).values())
+        cells = total(digest for _, digest in await self.ledger.cell_digests())
+        is_told = acknowledged.facts <= folded.facts if self.crashes else acknowledged == folded
+        return [] if is_told and folded == cells else [f"digests: told {acknowledged}, folded {folded}, cells {cells}"]
+
     async def over_admitted(self) -> list[str]:
         """Tenants that got more than their daily limit."""
         found = []
@@ -520,6 +532,7 @@ class World:
             have, want = self.final[tenant]
             if have != want:
                 found.append(f"{tenant}: drift: counters {have}, ledger {want}")
+        found.extend(await self._judge_digests())
         if left := sorted(path.name for path in self.files.glob("journal/*")):
             found.append(f"files that nobody took over: {left}")
         for deed in self.deeds:
