@@ -130,11 +130,15 @@ class Ledger(Protocol):
         now_us: int,
     ) -> None:
         """Stores what a process acknowledged by shard since it began, in place of its last report, and adds what it
-        refused since that to the cells."""
+        refused since that to the cells. The process "" is nobody's."""
         ...
 
     async def acknowledged(self) -> list[Acknowledged]:
         """Every process's last report, by process and shard."""
+        ...
+
+    async def merge_reports(self, *, before_us: int) -> int:
+        """Adds up the reports of processes that have not reported since ``before_us``, as one process "": how many."""
         ...
 
     async def folded(self) -> Mapping[int, Digest]:

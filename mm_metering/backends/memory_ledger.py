@@ -238,6 +238,15 @@ class MemoryLedger:
         with self._lock:
             return [report for _, report in sorted(self._acknowledged.items())]
 
+    async def merge_reports(self, *, before_us: int) -> int:
+        with self._lock:
+            old = [key for key, each in self._acknowledged.items() if key[0] and each.reported_us < before_us]
+            for process, shard in old:
+                gone = self._acknowledged.pop((process, shard))
+                merged = self._acknowledged.get(("", shard), Acknowledged("", shard, Digest(), before_us))
+                self._acknowledged["", shard] = merged._replace(digest=merged.digest.plus(*gone.digest))
+            return len({process for process, _ in old})
+
     async def folded(self) -> Mapping[int, Digest]:
         with self._lock:
             return dict(self._folded)

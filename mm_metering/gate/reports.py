@@ -19,6 +19,8 @@ from mm_metering.core.facts import Fact, encode
 from mm_metering.core.periods import from_micros, local_day
 from mm_metering.gate.tenants import View
 
+AGAIN_US: Final = 3_600_000_000
+"""After an hour a process reports all again: one that is silent for a week is taken for ended."""
 MOST_WAITING: Final = 512
 """Lines that wait to be hashed: some 0.3 ms of work."""
 POLL_S: Final = 0.002
@@ -34,6 +36,7 @@ class Reports:
         self._digests: dict[int, Digest] = {}
         self._refused: Counter[CellKey] = Counter()
         self._changed: set[int] = set()
+        self._all_us = 0
         self._lock = threading.Lock()
         self._sending = threading.Lock()
 
@@ -63,6 +66,9 @@ class Reports:
         try:
             self._sum_up()
             with self._lock:
+                if now_us - self._all_us >= AGAIN_US:
+                    self._changed |= self._digests.keys()
+                    self._all_us = now_us
                 digests = {shard: self._digests[shard] for shard in self._changed}
                 refused = dict(self._refused)
             if digests or refused:

@@ -265,6 +265,20 @@ class LedgerContract:
             Acknowledged("q", 0, two, 2),
         ]
 
+    async def test_the_reports_of_ended_processes_are_added_up(self, ledger: Ledger) -> None:
+        one, two, three = (digest_of(use(name, "2024-01-15 12:00")) for name in ("a", "b", "c"))
+        for process, digest, when in (("p", one, 1), ("q", two, 2), ("r", three, 9)):
+            await ledger.report(process, acknowledged={0: digest, 1: digest}, refused={}, now_us=when)
+        assert await ledger.merge_reports(before_us=5) == 2
+        assert await ledger.merge_reports(before_us=5) == 0
+        merged = total((one, two))
+        assert [each[:3] for each in await ledger.acknowledged()] == [
+            *(("", shard, merged) for shard in range(2)),
+            *(("r", shard, three) for shard in range(2)),
+        ]
+        await ledger.merge_reports(before_us=10)
+        assert [each.digest for each in await ledger.acknowledged()] == [total((merged, three))] * 2
+
     async def test_what_was_refused_is_a_statistic_and_no_usage(self, ledger: Ledger) -> None:
         await Books(ledger).fold(use("a", "2024-01-15 12:00"))
         revisions = {cell.revision for cell in await ledger.cells("acme", first=EARLY, last=LATE)}

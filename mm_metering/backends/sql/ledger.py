@@ -85,6 +85,9 @@ class SqlLedger:
     async def acknowledged(self) -> list[Acknowledged]:
         return await self._store.read(reports.every)
 
+    async def merge_reports(self, *, before_us: int) -> int:
+        return await self._store.write(lambda tx: reports.merge(tx, before_us))
+
     async def folded(self) -> Mapping[int, Digest]:
         return await self._store.read(shards.digests)
 

@@ -4,23 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from mm_metering.backends.ledger import Acknowledged
 from mm_metering.backends.sql.engine import Transaction
 from mm_metering.backends.sql.tables import acknowledged
-from mm_metering.core.digest import Digest
+from mm_metering.core.digest import MASK, Digest, total
 
 
 async def put(tx: Transaction, process: str, digests: Mapping[int, Digest], now_us: int) -> None:
     statement = tx.insert(acknowledged)
     changed = {name: statement.excluded[name] for name in ("facts", "digest", "reported_us")}
     upsert = statement.on_conflict_do_update(index_elements=list(acknowledged.primary_key), set_=changed)
-    rows = [
-        {"process": process, "shard": shard, "facts": each.facts, "digest": each.hashes, "reported_us": now_us}
-        for shard, each in sorted(digests.items())
-    ]
-    await tx.run_each(upsert, rows)
+    await tx.run_each(upsert, [_row(process, shard, each, now_us) for shard, each in sorted(digests.items())])
+
+
+async def merge(tx: Transaction, before_us: int) -> int:
+    """Deletes what it adds up, so that of two at once each takes its own rows."""
+    gone = delete(acknowledged).where(acknowledged.c.process != "", acknowledged.c.reported_us < before_us)
+    rows = await tx.all(gone.returning(*acknowledged.c))
+    if not rows:
+        return 0
+    statement = tx.insert(acknowledged)
+    more = statement.excluded
+    sums = {
+        "facts": acknowledged.c.facts + more.facts,
+        "digest": (acknowledged.c.digest + more.digest).bitwise_and(MASK),
+    }
+    upsert = statement.on_conflict_do_update(index_elements=list(acknowledged.primary_key), set_=sums)
+    for shard in sorted({row.shard for row in rows}):
+        merged = total(Digest(row.facts, row.digest) for row in rows if row.shard == shard)
+        await tx.run(upsert, _row("", shard, merged, before_us))
+    return len({row.process for row in rows})
+
+
+def _row(process: str, shard: int, digest: Digest, reported_us: int) -> dict[str, object]:
+    sums = {"facts": digest.facts, "digest": digest.hashes}
+    return {"process": process, "shard": shard, **sums, "reported_us": reported_us}
 
 
 async def every(tx: Transaction) -> list[Acknowledged]:
