@@ -24,7 +24,6 @@ from mm_metering.core.digest import total
 from mm_metering.core.facts import decode
 from mm_metering.core.tenancy import NewTenant, TenantDefaults
 from mm_metering.errors import MeteringError, StoreUnavailable
-from mm_metering.gate import loading
 from mm_metering.gate.admission import Wish
 from mm_metering.gate.coalesce import Lane
 from mm_metering.gate.gate import Gate
@@ -488,14 +487,9 @@ class World:
         await gate.aclose()
 
     async def _compare(self, gate: Gate, tenant: str) -> tuple[dict[str, int], dict[str, int]]:
-        snapshot = await gate._snapshot(tenant)
-        view = await gate._read_view(snapshot)
-        terms = await gate._plans.of(view.row)  # type: ignore[arg-type]
-        want = loading.counters(view, snapshot, terms, gate._now_us())
-        have = dict(await self.server.main.counters(0, tenant))
-        return {k: v for k, v in have.items() if v and "!" not in k}, {
-            k: v for k, v in want.items() if v and "!" not in k
-        }
+        _, want = await gate.expected(tenant)
+        have = await self.server.main.counters(0, tenant)
+        return _amounts(have), _amounts(want)
 
     # -- judgement ----------------------------------------------------------------------------------------------------
 
@@ -560,6 +554,11 @@ class World:
         last = [f"{name}:void" if deed.told == "reversed" else name for name in deed.facts]
         is_written = all(name.encode() in crash.written for name in last)
         return not is_written and any(at >= deed.at_s for at, _ in self.losses)
+
+
+def _amounts(counters: Mapping[str, int]) -> dict[str, int]:
+    """Without the stamps of levels, and what is not there."""
+    return {name: value for name, value in counters.items() if value and "!" not in name}
 
 
 async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -1,0 +1,111 @@
+"""``assert_conserved``: at the end of a host's test, that no usage was lost, doubled or made up on its way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from datetime import date
+from typing import Final
+
+from mm_metering.backends.ledger import Ledger
+from mm_metering.core.cells import Calendar, CellKey, CellSum, LevelEnd, fold_all
+from mm_metering.core.tenancy import TenantRow
+from mm_metering.gate.loops import POLL_S
+from mm_metering.metering import Metering
+
+PAGE: Final = 1_000
+CONFIRM_S: Final = 10.0
+"""How long the journal may take to hear that the ledger has what was acknowledged."""
+SHOWN: Final = 20
+"""Most differences that one error lists."""
+
+
+async def assert_conserved(
+    metering: Metering, *, tenants: Iterable[str] | None = None, told: Mapping[str, Mapping[str, int]] | None = None
+) -> None:
+    """Flushes, then holds every tenant's facts, cells and counters against each other; AssertionError lists each
+    difference with its numbers.
+
+    tenants  only these; every tenant of the ledger if absent
+    told     what your test was told it used: by tenant, then by meter. Sums count over all time, a level as it stands
+
+    Call it while nobody uses the Metering: what is counted meanwhile is a difference. It reads every fact.
+    """
+    expected = told or {}
+    found = await _unconfirmed(metering)
+    names = [*dict.fromkeys([*expected, *(tenants or ())])] if tenants is not None else await _every(metering, expected)
+    for tenant in names:
+        found += await _differences(metering, tenant, expected.get(tenant, {}))
+    if found:
+        more = f"\n  and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        raise AssertionError("usage is not conserved:\n  " + "\n  ".join(found[:SHOWN]) + more)
+
+
+async def _unconfirmed(metering: Metering) -> list[str]:
+    """Flushes until the journal is empty: it hears now and then how far the ledger is, and of a Redis that has lost
+    what stood in its stream."""
+    try:
+        async with asyncio.timeout(CONFIRM_S):
+            await metering.flush()
+            while metering.gate.journal_facts:
+                await asyncio.sleep(POLL_S)
+                await metering.flush()
+    except TimeoutError:
+        return [f"the journal holds {metering.gate.journal_facts:,} facts that the ledger did not confirm"]
+    return []
+
+
+async def _every(metering: Metering, told: Mapping[str, object]) -> list[str]:
+    names, after = dict.fromkeys(told), ""
+    while page := await metering.ledger.tenants(after=after, limit=PAGE):
+        names.update((row.id, None) for row in page)
+        after = page[-1].id
+    return [*names]
+
+
+async def _differences(metering: Metering, tenant: str, told: Mapping[str, int]) -> list[str]:
+    ledger = metering.ledger
+    row = await ledger.tenant(tenant)
+    from_facts = await _folded(ledger, tenant, row, metering.catalogue.timezone)
+    stored = {cell.key: cell.total for cell in await ledger.cells(tenant, first=date.min, last=date.max)}
+    found = [
+        f"{tenant}: cell {key.meter} of {key.day} ({key.resource}): "
+        f"facts say {_numbers(want)}, it holds {_numbers(have)}"
+        for key in sorted(from_facts.keys() | stored.keys())
+        if (want := from_facts.get(key, CellSum())) != (have := stored.get(key, CellSum()))
+    ]
+    if row is not None:
+        found += await _drifted(metering, tenant)
+    for meter, units in told.items():
+        used = sum(total.quantity for key, total in stored.items() if key.meter == meter and not key.scope)
+        if used != units:
+            found.append(f"{tenant}: was told {units:,} of {meter}, the ledger holds {used:,}")
+    return found
+
+
+async def _drifted(metering: Metering, tenant: str) -> list[str]:
+    """Counters that are loaded and not what the ledger says. When a level changed last is no count."""
+    _, following = await metering.gate.expected(tenant)
+    standing = await metering.counters.counters(metering.gate.shard_of(tenant), tenant)
+    return [
+        f"{tenant}: counter {name} stands at {standing.get(name, 0):,}, the ledger says {value:,}"
+        for name, value in sorted(following.items())
+        if standing and not name.endswith("!") and standing.get(name, 0) != value
+    ]
+
+
+async def _folded(ledger: Ledger, tenant: str, row: TenantRow | None, timezone: str) -> dict[CellKey, CellSum]:
+    """The cells as they follow from the facts alone."""
+    calendar = Calendar(row.timezone, row.segments) if row else Calendar(timezone, ())
+    cells: dict[CellKey, CellSum] = {}
+    ends: dict[tuple[str, str], LevelEnd] = {}
+    after = (-(2**62), "")
+    while page := await ledger.facts(tenant, after=after, limit=PAGE):
+        fold_all(cells, page, calendar, ends)
+        after = (page[-1].occurred_us, page[-1].id)
+    return {key: total for key, total in cells.items() if total.count}
+
+
+def _numbers(cell: CellSum) -> str:
+    cost = f", {cell.cost_nanos:,} nanos" if cell.cost_nanos else ""
+    return f"{cell.quantity:,} in {cell.count:,} facts{cost}"
