@@ -452,6 +452,18 @@ def test_a_change_at_the_months_first_instant_has_no_proration(invoice: Invoice)
 
 
 @billing_case
+def test_a_change_at_the_next_months_first_instant_is_not_this_months(invoice: Invoice) -> None:
+    """
+    period    2024-01
+    plan      pro from 2024-01-01
+    plan      enterprise from 2024-02-01
+    invoice   base = 99.00 USD
+    total     99.00 USD
+    """
+    assert [line.kind for line in invoice.lines] == ["base"]
+
+
+@billing_case
 def test_a_downgrade_gives_back_no_more_than_was_paid(invoice: Invoice) -> None:
     """
     period    2024-01
@@ -733,8 +745,17 @@ def test_tax_is_a_line_of_its_own_on_the_subtotal() -> None:
     assert invoice.lines[-1].description == "tax, 19 % of 12344.67"
 
 
+def test_cells_of_other_months_are_not_billed() -> None:
+    terms = terms_of(catalogues.seed, "pro", start=JANUARY - timedelta(days=90))
+    days = (JANUARY - timedelta(days=1), JANUARY, JANUARY + timedelta(days=31), JANUARY + timedelta(days=366))
+    facts = [api_fact(n, day, 10_000 + 10**n) for n, day in enumerate(days)]
+    invoice = draft(terms, "2024-01", folded(facts, terms.tenant, random.Random(1)), currency="USD")
+    assert [line.quantity for line in invoice.lines if line.kind == "overage"] == [10]
+
+
 def test_an_invoice_is_never_negative_and_carries_the_rest_over() -> None:
     terms = terms_of(catalogues.seed, "pro")
+    terms = Terms(replace(terms.tenant, tax_rate="0.19"), terms.plans)  # there is no tax on what is not due
     late = InvoiceLine(
         id="l",
         kind="late_usage",

@@ -1,0 +1,213 @@
+"""Bugs put into the real core one by one, each of which the fast tests must catch.
+
+The protocol's own are in ``tests/sim``. A mutant is one piece of a module's source, written otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple
+
+import pytest
+
+TESTS: Final = {
+    "limits": ("tests/unit/test_limits.py", "tests/contract/test_counters.py::TestMemory"),
+    "rating": ("tests/unit/test_rating.py",),
+    "invoicing": ("tests/unit/test_rating.py",),
+    "money": ("tests/unit/test_money.py",),
+    "periods": ("tests/unit/test_periods.py",),
+    "cells": ("tests/unit/test_cells.py", "tests/unit/test_usage.py"),
+    "facts": ("tests/unit/test_facts.py",),
+    "events": ("tests/unit/test_events.py",),
+    "identity": ("tests/unit/test_events.py",),
+    "tenancy": ("tests/contract/test_ledger.py::TestMemory",),
+    "usage": ("tests/unit/test_usage.py",),
+    "catalogue": ("tests/unit/test_catalogue.py",),
+}
+"""By ``core``'s module, those that must notice a bug in it."""
+SURVIVED, CAUGHT = 0, 1
+
+
+class Mutant(NamedTuple):
+    """In a module of ``core``, ``new`` instead of ``old``."""
+
+    module: str
+    old: str
+    new: str
+
+
+MUTANTS: Final = {
+    # -- the rule
+    "one unit too many is granted": Mutant("limits", "if granted < need:", "if granted + 1 < need:"),
+    "what is held does not count": Mutant("limits", "slot.maximum - used - held)", "slot.maximum - used)"),
+    "a meter's longest window decides alone": Mutant(
+        "limits", "min(granted, grants[meter]) if meter in grants else granted", "granted"
+    ),
+    "a cap ends one unit early": Mutant(
+        "limits", "> slot.cap:\n            return False", ">= slot.cap:\n            return False"
+    ),
+    "a cap forgets what the month has cost": Mutant("limits", "if cost and extra + added", "if cost and added"),
+    "free units cost": Mutant("limits", "(max(0, base + change - slot.free)", "(max(0, base + change)"),
+    "the second choice is taken first": Mutant(
+        "limits", "return Verdict(index, grants)", "verdict = Verdict(index, grants)"
+    ),
+    "windows before 1970 have the name of later ones": Mutant("limits", 'f"-{text}" if second < 0', "text if 0"),
+    # -- rating
+    "usage to the allowance itself is billed": Mutant(
+        "rating", "max(0, limit.maximum - counted)", "max(0, limit.maximum - counted - 1)"
+    ),
+    "a change of plan forgets what was counted": Mutant(
+        "rating", "self.counted[window, _first_day(window, use.day)] += use.quantity", "self.counted.clear()"
+    ),
+    "what a quota blocks is billed": Mutant("rating", "min(use.quantity, blocked_from) - free", "use.quantity - free"),
+    "a cap is no bound": Mutant("rating", "return min(past, left // nanos) if nanos else past", "return past"),
+    "a cap lasts for ever": Mutant(
+        "rating", "month, nanos = _first_day(Window.MONTH, day),", "month, nanos = date.min,"
+    ),
+    "a cap is spent by what is billed alone": Mutant(
+        "rating", "self.capped_nanos[month] += nanos * past", "self.capped_nanos[month] += min(left, nanos * past)"
+    ),
+    "the cheapest resource is free first": Mutant("rating", "dearest.copy_negate()", "dearest"),
+    "scoped cells count again": Mutant("rating", "if not key.scope:", "if True:"),
+    "a window says nothing of earlier plans": Mutant("rating", "0 if by_resource else step.before", "0"),
+    "what is not billed is not told": Mutant("rating", "unbilled=row.past - row.billed", "unbilled=0"),
+    # -- invoices
+    "a neighbouring month is billed": Mutant(
+        "invoicing", "(cell[0].day.year, cell[0].day.month) == (year, month)", "cell[0].day.year == year"
+    ),
+    "an old plan is not given back": Mutant(
+        "invoicing", 'yield from self._fee("proration", since, old, sign=-1)', "pass"
+    ),
+    "a plan of the month's last second is charged whole": Mutant(
+        "invoicing", "if start < second < end]", "if start < second <= end]"
+    ),
+    "tax on what is not due": Mutant("invoicing", "if rate <= 0 or subtotal <= 0:", "if rate <= 0:"),
+    "an invoice is negative": Mutant("invoicing", "-subtotal) if subtotal < 0 else None", "-subtotal) if 0 else None"),
+    "an invoice's id depends on its plan's name alone": Mutant(
+        "invoicing", "[self.terms.tenant.id, self.period, self.issue, *parts]", "[self.terms.tenant.id, *parts]"
+    ),
+    # -- money
+    "halves are rounded to even": Mutant(
+        "money",
+        "return amount.quantize(minor_unit(currency), ROUND_HALF_UP)",
+        'return amount.quantize(minor_unit(currency), "ROUND_HALF_EVEN")',
+    ),
+    "nano-units are cut off": Mutant(
+        "money", "(amount * NANOS_PER_UNIT).quantize(Decimal(1), ROUND_HALF_UP)", "amount * NANOS_PER_UNIT"
+    ),
+    "a float is money": Mutant("money", "if isinstance(value, float):", "if 0:"),
+    "yen have cents": Mutant("money", "ISK JPY KMF", "ISK KMF"),
+    "a split loses its remainder": Mutant("money", "extra = set(by_remainder[:left])", "extra = set[int]()"),
+    "the host's precision reaches a bill": Mutant("money", "EXACT = Context(prec=60,", "EXACT = Context(prec=9,"),
+    # -- periods
+    "the end belongs to a span": Mutant(
+        "periods", "self.start <= moment < self.end", "self.start <= moment <= self.end"
+    ),
+    "a skipped midnight is an hour late": Mutant(
+        "periods",
+        "return start if start.astimezone(tz).time() == time() else _jump_over_midnight(day, start, tz)",
+        "return start",
+    ),
+    "a day comes back": Mutant(
+        "periods", "return day if moment < day_start(following, tz) else following", "return day"
+    ),
+    "months drift to the 28th": Mutant(
+        "periods", "min(anchor.day, calendar.monthrange(year, month + 1)[1])", "min(anchor.day, 28)"
+    ),
+    "December has no end": Mutant("periods", "(year + month // 12, month % 12 + 1)", "(year, month % 12 + 1)"),
+    # -- facts and cells
+    "a failed call counts": Mutant("cells", "fact.quantity if fact.success else 0", "fact.quantity"),
+    "what is taken back still costs": Mutant("cells", "sign * (fact.cost_nanos or 0)", "(fact.cost_nanos or 0)"),
+    "what is taken back stays in the digest": Mutant(
+        "cells", "cell.hold(sign, sign * hash_of(encode(fact)))", "cell.hold(1, hash_of(encode(fact)))"
+    ),
+    "each cell of a fact holds it": Mutant("cells", "if not order:", "if True:"),
+    "the instant of a change belongs to the old plan": Mutant(
+        "cells", "bisect_right(self._starts, occurred_us) - 1", "bisect_right(self._starts, occurred_us - 1) - 1"
+    ),
+    "a level falls below zero": Mutant("cells", "after = max(0, fact.quantity if", "after = (fact.quantity if"),
+    "levels go in the order in which they come": Mutant(
+        "cells", "in sorted(facts, key=lambda fact: (fact.occurred_us, fact.id))", "in facts"
+    ),
+    "a level's mean begins with the day": Mutant(
+        "cells", "(after - value) * calendar.seconds_left(fact.occurred_us)", "(after - value) * 86_400"
+    ),
+    "a void has another instant": Mutant(
+        "facts",
+        'blank = fact._replace(id=f"{fact.id}:void"',
+        'blank = fact._replace(occurred_us=0, id=f"{fact.id}:void"',
+    ),
+    "grants go to the wrong meters": Mutant(
+        "facts",
+        "dict.fromkeys(count.meter for count in fact.counts)",
+        "dict.fromkeys(sorted((count.meter for count in fact.counts), reverse=True))",
+    ),
+    # -- at the door
+    "a bool is a quantity": Mutant(
+        "events", "isinstance(value, bool) or not isinstance(value, int)", "not isinstance(value, int)"
+    ),
+    "2**53 is a quantity": Mutant("events", "if value > MAX_QUANTITY:", "if value > MAX_QUANTITY + 1:"),
+    "a NUL passes in metadata": Mutant("events", "if _NUL.search(text):", "if 0:"),
+    "a naive instant is taken": Mutant("events", "if value.utcoffset() is None:", "if 0:"),
+    "a control character passes in an id": Mutant("identity", "if ord(character) < 0x20 or", "if"),
+    "an id may be as long as it likes": Mutant("identity", "if not 1 <= size <= most_bytes:", "if not 1 <= size:"),
+    # -- tenants and what is read
+    "a revision does not rise": Mutant("tenancy", "replace(after, revision=before.revision + 1)", "after"),
+    "planned changes stay beside a new one": Mutant(
+        "tenancy", "if segment.starts_us < at_us)", "if segment.starts_us != at_us)"
+    ),
+    "a range has its last level's sum": Mutant(
+        "usage", "return days[-1].meters[meter.name]", "return days[0].meters[meter.name]"
+    ),
+    "a level is not carried over": Mutant(
+        "usage", "Counter({level: value for level, value in carried.items() if value})", "Counter()"
+    ),
+    "a limit of zero that charges is no feature": Mutant(
+        "catalogue", 'return self.maximum == 0 and self.then == "block"', "return self.maximum == 0"
+    ),
+    "5xx stay counted": Mutant(
+        "catalogue", 'COUNT_ON = ("2xx", "3xx", "4xx")', 'COUNT_ON = ("2xx", "3xx", "4xx", "5xx")'
+    ),
+    "money is allowed in an outage": Mutant("catalogue", '"money": "deny"', '"money": "allow"'),
+}
+
+Run = Callable[[str, str, str, tuple[str, ...]], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Run]:
+    """Runs tests on a changed module ("" for none), in a fork of a process that has all libraries loaded."""
+    command = [sys.executable, "-m", "tests.mutants.server"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+
+        def ask(module: str, old: str, new: str, tests: tuple[str, ...]) -> dict[str, Any]:
+            print(json.dumps({"module": module, "old": old, "new": new, "tests": tests}), file=server.stdin, flush=True)
+            answer: dict[str, Any] = json.loads(server.stdout.readline())  # type: ignore[union-attr]
+            return answer
+
+        yield ask
+        server.stdin.close()
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_bug_is_caught(run: Run, name: str) -> None:
+    mutant = MUTANTS[name]
+    answer = run(f"mm_metering.core.{mutant.module}", mutant.old, mutant.new, TESTS[mutant.module])
+    assert answer["code"] == CAUGHT, answer["said"] or "no test notices it"
+
+
+def test_without_a_bug_the_same_tests_pass(run: Run) -> None:
+    tests = tuple(dict.fromkeys(test for tests in TESTS.values() for test in tests))
+    answer = run("", "", "", tests)
+    assert answer["code"] == SURVIVED, answer["said"]
+
+
+def test_a_bug_whose_source_is_gone_is_no_bug(run: Run) -> None:
+    answer = run("mm_metering.core.limits", "no such line", "", TESTS["limits"])
+    assert answer["code"] not in (SURVIVED, CAUGHT)
+    assert "no such line" in answer["said"]

@@ -1,0 +1,59 @@
+"""Facts on their way: one line each, that comes back as it was."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mm_metering.core.facts import Count, Fact, decode, encode, void, with_grants
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+counts = st.lists(st.builds(Count, texts, texts, st.integers(-(2**53), 2**53)), max_size=4).map(tuple)
+facts = st.builds(
+    Fact,
+    *(texts, st.integers(-(2**62), 2**62), texts, texts, texts, texts, st.integers(-(2**53), 2**53)),
+    *(st.none() | st.integers(0, 2**53), counts, st.booleans(), st.none() | texts, st.none() | texts),
+)
+COUNTS = (Count("b", "", 9), Count("c", "", 9), Count("a", "", 9), Count("b", "u", 9))
+HOLD = Fact("h", 1, "hold", "acme", "ai_call", "gpt-4", 1, None, COUNTS)
+
+
+@given(facts)
+def test_a_fact_comes_back_from_its_line(fact: Fact) -> None:
+    line = encode(fact)
+    assert decode(line) == decode(line.decode()) == fact
+    assert line.isascii()
+    assert not {10, 12} & set(line), "what stands between lines and payloads is never in one"
+
+
+def test_grants_go_to_the_meters_in_their_order_of_appearance() -> None:
+    granted = (Count("b", "", 5), Count("c", "", 7), Count("a", "", 0), Count("b", "u", 5))
+    assert with_grants(HOLD, (5, 7, 0)).counts == granted
+    assert decode(b"5,7,0;" + encode(HOLD)).counts == granted
+
+
+@pytest.mark.parametrize("grants", ["5", "5,7", "5,7,0,9", "5,,7", "x,7,0"])
+def test_grants_of_other_meters_are_no_fact(grants: str) -> None:
+    with pytest.raises(ValueError, match=r".") as refused:
+        decode(f"{grants};{encode(HOLD).decode()}")
+    assert not isinstance(refused.value, UnicodeError)
+
+
+@pytest.mark.parametrize(
+    "line", ["", "[]", "{}", "[1,2", '"text"', "7;", json.dumps([None] * 11), json.dumps([0] * 13)]
+)
+def test_what_is_no_fact_is_refused(line: str) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        decode(line)
+
+
+def test_a_void_meets_the_row_of_its_fact() -> None:
+    """A ledger keeps facts by tenant, instant and id; the void takes nothing of its own away."""
+    fact = HOLD._replace(metadata="{}", cost_nanos=3)
+    back = void(fact)
+    assert (back.kind, back.target, back.tenant, back.occurred_us) == ("void", "h", "acme", 1)
+    assert (back.quantity, back.cost_nanos, back.counts, back.metadata) == (0, None, (), None)
+    assert back.id != fact.id
