@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol, TypeVar
 from mm_metering.clock import Clock
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.events import whole_quantity
-from mm_metering.core.identity import tenant_id
+from mm_metering.core.identity import resource_name, tenant_id
 from mm_metering.errors import InvalidInput, NotBound
 from mm_metering.gate.admission import Admission, Wish
 from mm_metering.gate.refusals import raise_if_refused
@@ -134,7 +134,8 @@ class Bound:
         comes later when the request is over; a request that ends in an error adds nothing.
         """
         name = self.meter.catalogue.meter(meter).name
-        self.add_wish(Wish("", self.route if resource is None else resource, whole_quantity(quantity), meter=name))
+        where = self.route if resource is None else resource_name(resource)
+        self.add_wish(Wish("", where, whole_quantity(quantity), meter=name))
 
     def add_wish(self, wish: Wish) -> None:
         """The same of any wish; equal ones are summed."""

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 from mm_metering.core.catalogue import AI_COST_METER, Catalogue, Limit, Meter, Plan
 from mm_metering.core.facts import Count, Fact, quoted, rest
+from mm_metering.core.identity import resource_name
 from mm_metering.core.limits import UNBOUNDED, Line, Slot, window_start
 from mm_metering.core.money import to_nanos
 from mm_metering.core.periods import Span, Window, from_micros, micros, window_span
@@ -207,7 +208,8 @@ def new_fact(tenant: str, wish: Wish, meters: Sequence[Meter]) -> Fact:
     """The fact of a wish, without id and instant. A meter's default cost applies where the wish has none."""
     named = next((meter for meter in meters if meter.name == wish.meter), None)
     event_type = (named.event or "") if named else wish.event_type
-    resource = wish.resource or (named.resource or named.name if named else "")
+    own = named.resource or named.name if named else ""
+    resource = resource_name(wish.resource) if wish.resource else own
     cost = wish.cost_nanos if wish.cost_nanos is not None else default_cost(meters, wish.quantity)
     levels = any(meter.aggregation == "level" for meter in meters)
     counts = tuple(Count(meter.name, "", (cost or 0) if meter.unit == "money" else wish.quantity) for meter in meters)
