@@ -26,6 +26,7 @@ from mm_metering.clock import Clock, SystemClock
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.decision import Decision
 from mm_metering.core.events import UsageEvent, whole_quantity
+from mm_metering.core.findings import Examined, Finding
 from mm_metering.core.identity import tenant_id
 from mm_metering.core.invoicing import Invoice
 from mm_metering.core.money import Amount
@@ -44,7 +45,7 @@ from mm_metering.gate.portal import Portal
 from mm_metering.gate.recorder import Outcome, Recorder, Tally
 from mm_metering.gate.refusals import raise_if_refused
 from mm_metering.middleware.asgi import install
-from mm_metering.middleware.doctor import Finding, Notes, check_routes
+from mm_metering.middleware.doctor import Notes, check_routes
 from mm_metering.middleware.routes import Resolver as HostRoutes
 from mm_metering.middleware.shapes import HeaderStyle, Shape
 from mm_metering.middleware.tenants import Found, Resolver, found_id
@@ -369,6 +370,9 @@ class Metering:
         try:
             async with self:
                 found.append(Finding("ok", self.summary))
+                for store in (self.counters, self.ledger):
+                    if isinstance(store, Examined):
+                        found += await store.examine(now_us=micros(self.clock.now()))
         except MeteringError as error:
             found.append(Finding("FAIL", str(error)))
         return found

@@ -19,9 +19,11 @@ from urllib.parse import urlsplit
 from mm_metering.backends import redis_wire as wire
 from mm_metering.backends.counters import Answer, Backlog, Batch
 from mm_metering.backends.per_loop import PerLoop
+from mm_metering.backends.redis_health import facts_of, findings
 from mm_metering.backends.redis_line import Argument, Command, ErrorReply, Line
 from mm_metering.backends.redis_nodes import Address, Cluster, Lines, OneServer, Topology
 from mm_metering.core.facts import WIRE
+from mm_metering.core.findings import Finding
 from mm_metering.errors import InvalidInput, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -91,6 +93,19 @@ class RedisCounters:
     async def counters(self, shard: int, tenant: str) -> Mapping[str, int]:
         return wire.decode_counters(await self._function(shard, "counters", [wire.tenant_key(shard, tenant)]))
 
+    async def examine(self, *, now_us: int) -> list[Finding]:
+        found: dict[str, list[Finding]] = {}
+        for lines in self._per_loop.here().lines:
+            try:
+                facts = facts_of(await lines.call(("INFO",)))
+                seconds, micros = await lines.call(("TIME",))
+            except (ErrorReply, OSError) as problem:
+                found[lines.where] = [Finding("warn", f"{lines.where} could not be asked how it is set up: {problem}")]
+                continue
+            offset_s = (int(seconds) * 1_000_000 + int(micros) - now_us) / 1_000_000
+            found[lines.where] = [*findings(lines.where, facts, offset_s)]
+        return [finding for each in found.values() for finding in each]
+
     async def aclose(self) -> None:
         here = asyncio.get_running_loop()
         for loop in [loop for loop, _ in self._per_loop.all()]:
@@ -118,7 +133,7 @@ class RedisCounters:
                         raise
             return await lines.call(command)
         except (ErrorReply, OSError) as problem:  # OSError: asyncio's TimeoutError is one
-            raise self._servers.unavailable(lines.where, problem) from problem
+            raise self._servers.unavailable(lines.where, problem, shard) from problem
 
     async def _mended(self, lines: Lines, problem: str) -> bool:
         if "Function not found" not in problem:
@@ -224,7 +239,7 @@ class _Servers:
 
     def _inspect(self, address: Address, info: bytes) -> None:
         """Refuses a server that is too old or is no cluster, and warns of one that may evict counters."""
-        facts = dict(line.split(":", 1) for line in info.decode(errors="replace").splitlines() if ":" in line)
+        facts = facts_of(info)
         version = facts.get("redis_version", "0")
         if int(version.partition(".")[0]) < MIN_VERSION:
             raise StoreUnavailable(f"counters: {address} is Redis {version}; it must be {MIN_VERSION} or newer")
@@ -242,11 +257,11 @@ class _Servers:
                 policy,
             )
 
-    def unavailable(self, where: str, problem: Exception) -> StoreUnavailable:
+    def unavailable(self, where: str, problem: Exception, shard: int) -> StoreUnavailable:
         what = str(problem) or "no answer in time"
+        way_out = self._way_out(what).replace("{keys}", " or ".join(wire.shard_keys(shard)))
         return StoreUnavailable(
-            f"counters: Redis at {where} did not complete the call ({type(problem).__name__}: {what}); "
-            f"{self._way_out(what)}"
+            f"counters: Redis at {where} did not complete the call ({type(problem).__name__}: {what}); {way_out}"
         )
 
     def _way_out(self, what: str) -> str:
@@ -266,6 +281,10 @@ WAYS_OUT: Final[Mapping[str, str]] = {
     "no permissions": NEEDS,
     "can't run this command": NEEDS,  # in a function, on Redis 7.0
     "CERTIFICATE_VERIFY_FAILED": "name the authority of its certificate by ?ssl_ca_certs=FILE",
+    "WRONGTYPE": "something else has written to {keys}: delete that key, and what it held is written again",
+    "OOM command": "its memory is full: run a worker, which empties the stream, or raise maxmemory",
+    "MISCONF": "it cannot write its data to disk: make room there",
+    "NOREPLICAS": "it has too few replicas for min-replicas-to-write",
     "The cluster is down": "if it stays so, set cluster-require-full-coverage to no (docs/redis.md)",
 }
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 from opentelemetry import metrics
 
+from mm_metering.core.findings import Finding
 from mm_metering.errors import CatalogueError
 from mm_metering.middleware.routes import Resolver
 
@@ -18,13 +19,6 @@ NOTES_AT_MOST: Final = 100
 COUNTER: Final = "mm_metering.http.findings"
 
 Kind = Literal["misread", "unidentified"]
-
-
-class Finding(NamedTuple):
-    """One line of a check-up."""
-
-    level: Literal["ok", "warn", "FAIL"]
-    text: str
 
 
 class Notes:

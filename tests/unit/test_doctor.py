@@ -13,8 +13,9 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from mm_metering import FrozenClock, Metering, from_header
+from mm_metering.core.findings import Finding
 from mm_metering.middleware import doctor
-from mm_metering.middleware.doctor import Finding, Notes
+from mm_metering.middleware.doctor import Notes
 
 APP = """
 from fastapi import FastAPI

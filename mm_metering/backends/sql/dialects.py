@@ -31,11 +31,14 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.types import TypeEngine
 
+from mm_metering.core.findings import Finding
+
 BUSY_TIMEOUT_S: Final = 15.0
 """How long SQLite waits for another process's transaction, and PostgreSQL for a new connection."""
 COMMAND_TIMEOUT_S: Final = 120.0
 POOL_SIZE: Final = 5
 PAGE_CACHE_KIB: Final = 32_768
+SYNCHRONOUS_FULL: Final = 2
 
 Keys = Sequence[tuple[Any, ...]]
 Columns = Mapping[str, TypeEngine[Any]]
@@ -98,6 +101,14 @@ class Dialect(Protocol):
 
     def lost_a_race(self, error: DBAPIError) -> bool:
         """Whether the same transaction may win the next time."""
+        ...
+
+    def is_full(self, error: Exception) -> bool:
+        """Whether the disk takes no more."""
+        ...
+
+    async def examine(self, connection: AsyncConnection) -> list[Finding]:
+        """Whether what is committed outlives a power cut."""
         ...
 
 
@@ -165,6 +176,17 @@ class Sqlite:
 
     def lost_a_race(self, error: DBAPIError) -> bool:
         return getattr(error.orig, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+
+    async def examine(self, connection: AsyncConnection) -> list[Finding]:
+        synchronous, mode = [
+            (await connection.execute(text(f"PRAGMA {name}"))).scalar() for name in ("synchronous", "journal_mode")
+        ]
+        if synchronous != SYNCHRONOUS_FULL:
+            return [Finding("warn", f"SQLite has synchronous = {synchronous}: a power cut may take committed usage")]
+        return [Finding("ok", f"SQLite writes through to its disk (synchronous = FULL, journal {mode})")]
+
+    def is_full(self, error: Exception) -> bool:
+        return _code(error, "sqlite_errorname").startswith(("SQLITE_FULL", "SQLITE_IOERR_WRITE"))
 
 
 def _on_connect(connection: Any, _: object) -> None:
@@ -239,6 +261,23 @@ class Postgres:
 
     def lost_a_race(self, error: DBAPIError) -> bool:
         return getattr(error.orig, "sqlstate", None) in self._races
+
+    async def examine(self, connection: AsyncConnection) -> list[Finding]:
+        found = []
+        for name in ("fsync", "synchronous_commit"):
+            if (value := (await connection.execute(text(f"SHOW {name}"))).scalar()) == "off":
+                found.append(Finding("warn", f"PostgreSQL has {name} = off: a power cut may take committed usage"))
+            else:
+                found.append(Finding("ok", f"PostgreSQL has {name} = {value}"))
+        return found
+
+    def is_full(self, error: Exception) -> bool:
+        return _code(error, "sqlstate") == "53100"
+
+
+def _code(error: Exception, name: str) -> str:
+    """The database's own code of an error; "" for one that is not its."""
+    return str(getattr(error.orig, name, "") or "") if isinstance(error, DBAPIError) else ""
 
 
 def _sql_text(statement: Insert, columns: Sequence[str], driver: SqlDialect) -> str:

@@ -174,6 +174,8 @@ class Store:
         detail = str(cause).strip().partition("\n")[0][:200]
         trouble = not isinstance(error, DBAPIError) or is_trouble(error)
         way_out = "check that it runs and can be reached" if trouble else "run `mm-metering migrate` if it was not yet"
+        if self._dialect.is_full(error):
+            way_out = "make room on its disk"
         return StoreUnavailable(f"the ledger at {self.where} failed ({type(cause).__name__}: {detail}); {way_out}")
 
     def _engine(self) -> AsyncEngine:

@@ -19,6 +19,7 @@ from mm_metering.backends.sql.tables import usage_cell
 from mm_metering.core.cells import Cell, CellKey, Segment
 from mm_metering.core.digest import Digest, total
 from mm_metering.core.facts import Fact
+from mm_metering.core.findings import Finding
 from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow
 
 
@@ -37,6 +38,9 @@ class SqlLedger:
 
     async def may_apply(self) -> bool:
         return self._store.is_file or await self._store.read(schema.is_empty)
+
+    async def examine(self, *, now_us: int) -> list[Finding]:
+        return [*await self._store.read(lambda tx: tx.dialect.examine(tx.connection))]
 
     # -- shards and facts ---------------------------------------------------------------------------------------------
 
