@@ -212,11 +212,13 @@ class Entry(NamedTuple):
 
 
 class Backlog(NamedTuple):
-    """What the ledger has not folded yet. ``generation`` is 0 where the shard is empty."""
+    """What the ledger has not folded yet. ``generation`` is 0 where the shard is empty; ``drained`` is how far the
+    stream was trimmed in this generation, since the ledger had it."""
 
     generation: int
     entries: tuple[Entry, ...]
     tail: str
+    drained: str = START
 
 
 class Counters(Protocol):

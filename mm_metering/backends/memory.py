@@ -106,7 +106,7 @@ class MemoryCounters:
         with self._lock:
             data, floor = self.data[shard], position_key(after)
             entries = [entry for entry in data.stream if position_key(entry.position) > floor]
-            return Backlog(data.generation, tuple(entries[:limit]), data.last)
+            return Backlog(data.generation, tuple(entries[:limit]), data.last, data.drained)
 
     async def trim(self, shard: int, *, generation: int, position: str) -> None:
         with self._lock:

@@ -318,9 +318,9 @@ _RESULTS: Final[dict[str, Callable[[str, str, Iterator[State]], Result]]] = {
 
 
 def decode_backlog(reply: Any) -> Backlog:
-    """The answer in a reply of ``read``: generation, tail and the stream's entries."""
-    generation, tail, entries = reply
-    return Backlog(int(generation), tuple(_entry(*entry) for entry in entries), tail.decode())
+    """The answer in a reply of ``read``: generation, tail, what was drained, and the stream's entries."""
+    generation, tail, drained, entries = reply
+    return Backlog(int(generation), tuple(_entry(*entry) for entry in entries), tail.decode(), drained.decode())
 
 
 def _entry(position: bytes, fields: list[bytes]) -> Entry:

@@ -12,7 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from mm_metering.backends.counters import START, Answer, Append, Batch, Fenced, Load, Reply, Take, Taken
+from mm_metering.backends.counters import (
+    START,
+    Answer,
+    Append,
+    Batch,
+    Done,
+    Fenced,
+    Load,
+    NotLoaded,
+    Reply,
+    Take,
+    Taken,
+)
 from mm_metering.backends.redis import RedisCounters, library
 from mm_metering.backends.redis_nodes import MAX_CONNECTIONS
 from mm_metering.backends.urls import open_counters
@@ -407,3 +419,44 @@ async def test_a_server_that_may_evict_is_warned_of_once(
         await counters.read(0, after=START, limit=1)
     await counters.aclose()
     assert [record.message.count("maxmemory-policy allkeys-lru") for record in caplog.records] == [1]
+
+
+# -- keys that something else wrote over -------------------------------------------------------------------------------
+
+HELD = take("t")._replace(hold="h", expires_us=NOW_US)
+
+
+@pytest.mark.parametrize(
+    ("op", "key", "lines"),
+    [
+        (take("t"), "{mm:0}:c:t", 2),
+        (HELD, "{mm:0}:c:t", 2),
+        (HELD, "{mm:0}:h:t", 2),
+        (Append((("t", b'["x"]'),)), "{mm:0}:c:t", 3),
+        (Load("t", "1.2", START, {}, {}), "{mm:0}:c:t", 2),
+    ],
+)
+async def test_a_tenant_whose_key_is_no_hash_is_loaded_anew(
+    redis_server: RedisServer, counters: RedisCounters, op: Take | Append | Load, key: str, lines: int
+) -> None:
+    """Its batch runs once and whole, and what was counted there before must be folded before it is loaded."""
+    await ready(counters, "t", "u")
+    stands = await counters.apply(0, batch(1, take("t"), take("u")))
+    redis_server.command("DEL", key)
+    redis_server.command("SET", key, "x")
+    asked = batch(2, take("u"), op, take("u"))
+    answer = await counters.apply(0, asked)
+    assert await counters.apply(0, asked) == answer
+    assert isinstance(stands, Reply)
+    assert isinstance(answer, Reply)
+    assert not isinstance(answer.results[1], Taken)
+    assert [type(answer.results[n]) for n in (0, 2)] == [Taken, Taken]
+    (entry,) = (await counters.read(0, after=stands.entry, limit=9)).entries
+    assert (entry.position, len(entry.lines)) == (answer.entry, lines)
+    assert await counters.counters(0, "u") == {SLOT.field: 3}
+    for folded, result in ((stands.entry, NotLoaded("behind", answer.entry)), (answer.entry, Done(counted=True))):
+        load = Load("t", "1.3", folded, {SLOT.field: 7}, {})
+        loaded = await counters.apply(0, batch(3 + (folded == answer.entry), load))
+        assert isinstance(loaded, Reply)
+        assert loaded.results == (result,)
+    assert await counters.counters(0, "t") == {SLOT.field: 7}

@@ -3,7 +3,6 @@
 -- Fields of our own begin with "!", which no meter's name does.
 
 local TAG, BARRIER, SWEPT, RATE = '!tag', '!c', '!swept', '!'
-local START = '0-0'
 local KEEP_S = { d = 3 * 86400, m = 40 * 86400 } -- memory.KEEP_S
 local MOST_AT_ONCE = 4000 -- arguments of one redis.call; Lua's own bound is 8000
 

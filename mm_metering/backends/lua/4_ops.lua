@@ -94,6 +94,7 @@ end
 
 local function reserve(b, t, options, slots, grants)
   local hold = holds(t, options.holds)
+  call('HGET', options.holds, options.hold) -- fails here if it is no hash: nothing may fail once facts are appended
   local parts = { options.expires }
   for i = 1, #slots do
     if slots[i].rate_s == 0 then
@@ -285,6 +286,7 @@ function OPS.A(b, args, i)
   local past = i + 1 + tonumber(args[i])
   for k = i + 1, past - 1 do
     local t = tenant(b, next_key(b))
+    know(t, HEAD) -- fails here if it is no hash
     append_uncounted(b, t, args[k])
   end
   return UNCOUNTED, past
