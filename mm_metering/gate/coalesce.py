@@ -271,7 +271,7 @@ class Lane:
             case OtherGeneration(generation) | Fenced(generation):
                 self._keep()
                 self._arm()
-                await certify(self._counters, self._ledger, self.shard, seen=generation)
+                await certify(self._counters, self._ledger, self.shard, seen=generation, known=self.generation)
             case Stale():
                 self._unknown(flight)
 

@@ -18,12 +18,14 @@ OPEN_S: Final = 2.0
 """Longest wait for the counters to take it."""
 
 
-async def certify(counters: Counters, ledger: Ledger, shard: int, *, seen: int) -> None:
-    """Hands the shard a generation above ``seen`` and every other. Safe in any number at once: one of them opens it.
+async def certify(counters: Counters, ledger: Ledger, shard: int, *, seen: int, known: int = 0) -> None:
+    """Hands the shard, which is at ``seen``, a generation above that, above ``known`` and above every other that the
+    ledger has handed out: one that was restored from a backup has forgotten some. Safe in any number at once: one of
+    them opens it.
 
     Raises StoreUnavailable, the outcome then unknown: whoever meets the shard next certifies again.
     """
-    generation, first = await ledger.certify(shard, seen=seen)
+    generation, first = await ledger.certify(shard, seen=max(seen, known))
     grace_ms = 0 if first else GRACE_MS
     try:
         async with asyncio.timeout(OPEN_S):

@@ -53,6 +53,8 @@ class Drain:
         if backlog.generation != row.generation or backlog.generation == 0:
             await self._meet(shard, backlog.generation, row.generation)
             return False
+        if position_key(backlog.drained) > position_key(row.position) and await self._is_restored(shard, backlog):
+            return True
         return await self._fold(shard, row, backlog, fresh=fresh)
 
     async def _meet(self, shard: int, found: int, known: int) -> None:
@@ -66,6 +68,27 @@ class Drain:
         elif now_s - self._behind[shard][1] > BEHIND_S:
             log.warning("shard %d is at generation %d, the ledger at %d: certified anew", shard, found, known)
             await certify(self._counters, self._ledger, shard, seen=found)
+
+    async def _is_restored(self, shard: int, backlog: Backlog) -> bool:
+        """Whether the ledger has less than it has confirmed: it is an older one, put back. Facts that were trimmed
+        since are in no store of ours. A new generation makes the counters follow what it has, and every process
+        replays what the ledger had not confirmed."""
+        row = await self._ledger.shard(shard)  # another drain may have folded and trimmed since it was read
+        stands = row.position if row.generation == backlog.generation else START
+        if row.generation > backlog.generation or position_key(stands) >= position_key(backlog.drained):
+            return False
+        log.error(
+            "shard %d: the ledger stands at %s in generation %d, but had confirmed %s in generation %d: it is an older "
+            "one, put back. Usage between the two is not in it: restore a newer one, or record that usage again. "
+            "The counters now follow this ledger",
+            shard,
+            row.position,
+            row.generation,
+            backlog.drained,
+            backlog.generation,
+        )
+        await certify(self._counters, self._ledger, shard, seen=backlog.generation)
+        return True
 
     async def _fold(self, shard: int, row: ShardRow, backlog: Backlog, *, fresh: bool) -> bool:
         whole = len(backlog.entries) < ENTRIES
