@@ -81,7 +81,7 @@ class Lane:
         self._process = process
         self._timing = timing
         self._seq = 0
-        self._answered = False
+        self._answers = 0
         self._silences = 0
         self._queue: deque[Waiter] = deque()
         self._flight: Flight | None = None
@@ -155,15 +155,21 @@ class Lane:
             idle.set_result(None)
 
     async def settled(self, *, within_s: float) -> bool:
-        """Waits until nothing is queued, in flight or to be replayed; False if that took too long."""
+        """Waits until nothing is queued, in flight or to be replayed; False if that took too long. The counters are asked
+        first: they may have lost what stood in the stream, and then it is replayed."""
+        enough = self._answers + (2 if self._flight else 1)
         try:
             async with asyncio.timeout(within_s):
-                while self._queue or self._flight or self.journal.waiting or self.generation == 0:
+                while self._is_busy or (self.journal.facts and not self.down and self._answers < enough):
                     self._ask()
                     await asyncio.sleep(BACKOFF_S if self.down else 0.001)
         except TimeoutError:
             return False
         return True
+
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self._queue or self._flight or self.journal.waiting) or self.generation == 0
 
     async def aclose(self) -> bool:
         """Ends it. What the ledger has not confirmed goes to a file; False where it ends with this process."""
@@ -294,7 +300,7 @@ class Lane:
             deadline.cancel()
 
     def _deadline_s(self) -> float:
-        if not self._answered:
+        if not self._answers:
             return PATIENT_S
         if not self.down:
             return self._timing.decision_s
@@ -388,7 +394,8 @@ class Lane:
     def _come_up(self) -> None:
         if self.down:
             log.warning("shard %d: the counters answer again", self.shard)
-        self.down, self._answered, self._silences = False, True, 0
+        self.down, self._silences = False, 0
+        self._answers += 1
         self._disarm()
 
     def _arm(self) -> None:

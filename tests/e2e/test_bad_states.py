@@ -69,6 +69,16 @@ async def test_a_shards_key_that_is_taken_away_loses_nothing(
     await told.assert_billed()
 
 
+@pytest.mark.parametrize("loss", [("FLUSHALL",), ("DEL", STATE), ("DEL", STREAM)])
+async def test_usage_that_is_asked_for_has_all_that_was_acknowledged_also_what_redis_has_just_lost(
+    own_server: RedisServer, told: Told, loss: tuple[str, ...]
+) -> None:
+    await told.take_all(["org_1"] * 7)
+    own_server.command(*loss)
+    usage = await told.metering.create_usage_snapshot("org_1", "2024-01-15")
+    assert usage.meters["soft"] == 7
+
+
 @pytest.mark.parametrize("is_folded", [True, False])
 async def test_a_tenants_counters_that_are_taken_away_are_loaded_anew(
     own_server: RedisServer, told: Told, *, is_folded: bool
