@@ -17,7 +17,8 @@
     │   └── NotApplied           the file or the schema is newer than the ledger's
     ├── UnknownTenant            no such tenant, and the catalogue has no default plan
     ├── MissingExtra             an optional part is not installed; says the install line
-    └── StoreUnavailable         the counters or the ledger did not answer in time
+    ├── StoreUnavailable         the counters or the ledger did not answer in time
+    └── Unstorable               facts whose values the ledger cannot hold; carries them as ``.facts``
 
 A message says what happened, the number, and the way out. It never holds a secret.
 """
@@ -27,6 +28,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mm_metering.core.decision import Decision
 
 
@@ -120,3 +123,12 @@ class MissingExtra(MeteringError, ImportError):
 
 class StoreUnavailable(MeteringError):
     """The counters or the ledger cannot be reached. Nothing was counted unless the message says so."""
+
+
+class Unstorable(MeteringError):
+    """The ledger cannot hold some of the facts it was given, and has written nothing. ``facts`` says why, by their
+    place among those given, counted from 0."""
+
+    def __init__(self, facts: Mapping[int, str]) -> None:
+        super().__init__(f"the ledger cannot hold {len(facts)} of the facts, such as: {next(iter(facts.values()))}")
+        self.facts = facts

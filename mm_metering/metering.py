@@ -22,7 +22,7 @@ from mm_metering.backends.sql import open_ledger
 from mm_metering.backends.urls import open_counters
 from mm_metering.billing.invoices import Invoices
 from mm_metering.billing.subscriptions import Subscriptions, Tenant
-from mm_metering.clock import Clock, SystemClock
+from mm_metering.clock import Clock, SystemClock, micros_of
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.decision import Decision
 from mm_metering.core.events import UsageEvent, whole_quantity
@@ -125,7 +125,7 @@ class Metering:
         self._soon: set[asyncio.Task[None]] = set()
         self._journal = journal_directory(journal, counters=_url(counters), ledger=_url(ledger))
         plans = self._plans = PlanBook(self.ledger)
-        self._drain = Drain(self.counters, self.ledger, self._defaults)
+        self._drain = Drain(self.counters, self.ledger, self._defaults, now_us=micros_of(self.clock))
         self.gate = Gate(
             self.counters,
             self.ledger,
@@ -264,7 +264,7 @@ class Metering:
     @property
     def folded(self) -> int:
         """How many facts this process has folded into the ledger."""
-        return self._drain.folded
+        return self._drain.done.facts
 
     async def _may_apply(self) -> bool:
         return self._apply == "always" or (self._apply == "auto" and await self.ledger.may_apply())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
+from mm_metering.backends.work import DeadLetter, Work
 from mm_metering.core.cells import Cell, CellKey, LevelEnd
 from mm_metering.core.digest import Digest
 from mm_metering.core.facts import Fact
@@ -75,7 +76,7 @@ class Acknowledged(NamedTuple):
     reported_us: int
 
 
-class Ledger(Protocol):
+class Ledger(Work, Protocol):
     """The law that every implementation keeps; ``mm_metering.testing.LedgerContract`` checks it.
 
     Each method is one transaction. All may raise StoreUnavailable; nothing was written then, or all of it.
@@ -98,13 +99,24 @@ class Ledger(Protocol):
     async def shard(self, shard: int) -> ShardRow: ...
 
     async def fold(
-        self, shard: int, *, generation: int, before: str, after: str, facts: Sequence[Fact], defaults: TenantDefaults
+        self,
+        shard: int,
+        *,
+        generation: int,
+        before: str,
+        after: str,
+        facts: Sequence[Fact],
+        defaults: TenantDefaults,
+        dead: Sequence[DeadLetter] = (),
     ) -> bool:
-        """Writes facts, cells and the shard's position from ``before`` to ``after`` together, or nothing.
+        """Writes facts, cells, dead letters and the shard's position from ``before`` to ``after`` together, or nothing.
 
         False if the shard stands elsewhere by now (another drain was first). A higher ``generation`` than the row's
         starts at position START. Each fact counts once, by (tenant, id): repeats change nothing. A void takes its
         target out of the cells, or keeps it out if it comes later. A close ends its hold, whichever comes first.
+
+        Unstorable names those of the facts whose values do not fit, and nothing was written: without them it will be.
+        A dead letter is written once, and opens its shard's alert.
         """
         ...
 

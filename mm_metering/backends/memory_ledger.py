@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -18,12 +17,14 @@ from mm_metering.backends.ledger import (
     Snapshot,
     UsageRow,
 )
+from mm_metering.backends.memory_work import MemoryWork
+from mm_metering.backends.work import DeadLetter
 from mm_metering.core import cells as folding
 from mm_metering.core.cells import LEVEL_KINDS, NO_LEVEL, Calendar, Cell, CellKey, CellSum, LevelEnd
 from mm_metering.core.digest import Digest, hash_of, total
-from mm_metering.core.facts import Fact, encode
+from mm_metering.core.facts import Fact, encode, flaw
 from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow, changed_tenant, with_plan
-from mm_metering.errors import UnknownTenant
+from mm_metering.errors import UnknownTenant, Unstorable
 
 
 @dataclass(slots=True)
@@ -81,11 +82,11 @@ class Books:
         return len(changed)
 
 
-class MemoryLedger:
+class MemoryLedger(MemoryWork):
     """``memory://``. One lock makes each method a transaction."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        super().__init__()
         self._shards: dict[int, ShardRow] = {}
         self._books: dict[str, Books] = {}
         self._claims: dict[tuple[str, str], ClaimRequest] = {}
@@ -116,7 +117,15 @@ class MemoryLedger:
         return self._shards.get(shard, ShardRow(0, START, 0))
 
     async def fold(
-        self, shard: int, *, generation: int, before: str, after: str, facts: Sequence[Fact], defaults: TenantDefaults
+        self,
+        shard: int,
+        *,
+        generation: int,
+        before: str,
+        after: str,
+        facts: Sequence[Fact],
+        defaults: TenantDefaults,
+        dead: Sequence[DeadLetter] = (),
     ) -> bool:
         with self._lock:
             row = self._row(shard)
@@ -124,7 +133,10 @@ class MemoryLedger:
                 row = ShardRow(generation, START, max(row.next_generation, generation))
             if generation != row.generation or row.position != before:
                 return False
+            if flawed := {number: why for number, fact in enumerate(facts) if (why := flaw(fact))}:
+                raise Unstorable(flawed)
             self._shards[shard] = row._replace(position=after)
+            self._bury(dead)
             by_tenant: dict[str, list[Fact]] = {}
             for fact in facts:
                 by_tenant.setdefault(fact.tenant, []).append(fact)

@@ -13,8 +13,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from datetime import UTC, datetime
+from itertools import product
 from json.encoder import encode_basestring_ascii
+from types import NoneType
 from typing import Final, NamedTuple
+
+from mm_metering.core.periods import micros
 
 WIRE: Final = 1
 """Version of the fact format: the first field of each stream entry. Readers accept this one and the one before."""
@@ -66,18 +71,69 @@ def rest(fact: Fact) -> str:
     return _dump(fact[4:])[1:]
 
 
+KINDS: Final = frozenset({"use", "hold", "close", "set", "add", "void"})
+FIRST_US: Final = micros(datetime(2, 1, 1, tzinfo=UTC))
+LAST_US: Final = micros(datetime(9998, 12, 31, tzinfo=UTC))
+"""The instants that have a local day in every zone."""
+MOST: Final = 2**63 - 1
+_SHAPES: Final = frozenset(
+    (str, int, str, str, str, str, int, cost, tuple, bool, target, metadata)
+    for cost, target, metadata in product((int, NoneType), (str, NoneType), (str, NoneType))
+)
+
+
 def decode(line: bytes | str) -> Fact:
     """The fact of a line as the counters store it; ValueError for anything else.
 
     A hold's line is preceded by the amounts that were granted, per meter in order of appearance: ``7,500;[...``.
     """
-    text = line.decode() if isinstance(line, bytes) else line
+    try:
+        fact = _decoded(line.decode() if isinstance(line, bytes) else line)
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"not a fact: {error}") from error
+    if why := flaw(fact):
+        raise ValueError(f"not a fact: {why}")
+    return fact
+
+
+def _decoded(text: str) -> Fact:
     granted, _, body = text.partition(";") if not text.startswith("[") else ("", "", text)
     fields = json.loads(body)
     if not isinstance(fields, list) or len(fields) != len(Fact._fields):
         raise ValueError(f"not a fact: {text[:80]!r}")
     fact = Fact(*fields)._replace(counts=tuple(Count(*count) for count in fields[8]))
     return with_grants(fact, [int(amount) for amount in granted.split(",")]) if granted else fact
+
+
+def flaw(fact: Fact) -> str:
+    """Why it is no fact that every ledger can hold; "" if it is one. A value that is merely stored as it came would
+    count as something else, or stop the drain for ever."""
+    if tuple(map(type, fact)) not in _SHAPES:
+        return f"fields of the types {', '.join(type(each).__name__ for each in fact)}"
+    if fact.kind not in KINDS:
+        return f"unknown kind {fact.kind[:40]!r}"
+    if fact.target is None and fact.kind in ("void", "close"):
+        return f"a {fact.kind} without a target"
+    if not FIRST_US <= fact.occurred_us <= LAST_US:
+        return f"occurred at {fact.occurred_us} µs, which has no day"
+    texts = [fact.id, fact.tenant, fact.event_type, fact.resource, fact.target or "", fact.metadata or ""]
+    numbers = [fact.quantity, fact.cost_nanos or 0]
+    for meter, scope, amount in fact.counts:
+        if not (type(meter) is str and type(scope) is str and type(amount) is int):
+            return "counts that are not (meter, scope, amount)"
+        texts += (meter, scope)
+        numbers.append(amount)
+    if max(numbers) > MOST or min(numbers) < -MOST:
+        return "a number beyond 64 bits"
+    return _text_flaw("".join(texts))
+
+
+def _text_flaw(text: str) -> str:
+    if "\0" in text:
+        return "NUL in a text"
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        return "a lone surrogate in a text"
+    return ""
 
 
 def with_grants(fact: Fact, grants: Iterable[int]) -> Fact:

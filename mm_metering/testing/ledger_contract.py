@@ -31,6 +31,7 @@ from mm_metering.core.facts import Count, Fact, encode, void
 from mm_metering.core.periods import micros
 from mm_metering.core.tenancy import NewTenant, TenantDefaults
 from mm_metering.errors import InvalidInput, UnknownTenant
+from mm_metering.testing.work_contract import WorkContract
 
 NO_DEFAULT: Final = TenantDefaults(plan="", version=0, timezone="UTC")
 FREE: Final = TenantDefaults(plan="free", version=1, timezone="UTC")
@@ -150,7 +151,7 @@ def _moved(values: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:
     return {key: value for key, value in values.items() if value}
 
 
-class LedgerContract:
+class LedgerContract(WorkContract):
     """Each test quotes one law."""
 
     # -- setup and shards ---------------------------------------------------------------------------------------------

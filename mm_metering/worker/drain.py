@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 from mm_metering.backends.counters import START, Backlog, Counters, Entry, position_key
 from mm_metering.backends.ledger import Ledger, ShardRow
+from mm_metering.backends.work import DeadLetter
+from mm_metering.clock import SystemClock, micros_of
 from mm_metering.core.facts import Fact, decode
 from mm_metering.core.tenancy import TenantDefaults
-from mm_metering.errors import StoreUnavailable
+from mm_metering.errors import StoreUnavailable, Unstorable
 from mm_metering.gate.generations import certify
 
 log = logging.getLogger("mm_metering.worker")
@@ -23,22 +26,52 @@ BEHIND_S: Final = 1.0
 """How long a shard may stay at an older generation: while two masters answer, each side would certify the other out."""
 MOST_TOUCHED: Final = 100_000
 """Most tenants that are remembered to be looked at."""
+SYSTEM_US: Final = micros_of(SystemClock())
 STEPS: Final = 100_000
 """Most transactions of one ``fully``."""
+
+
+@dataclass(slots=True)
+class Seen:
+    """What a drain knows of a shard. ``at_s`` is when it last read it, by its event loop's clock; ``behind_s`` how much
+    older than the newest entry the oldest one was that was not folded then, by the server's; ``entries`` how many it
+    was folding, at most ENTRIES."""
+
+    at_s: float
+    behind_s: float = 0.0
+    entries: int = 0
+
+
+@dataclass(slots=True)
+class Folded:
+    """What a drain has done so far."""
+
+    facts: int = 0
+    batches: int = 0
+    last_batch: int = 0
+    dead: int = 0
+    shards: dict[int, Seen] = field(default_factory=dict)
 
 
 class Drain:
     """Safe in any number of processes at once."""
 
-    def __init__(self, counters: Counters, ledger: Ledger, defaults: Callable[[], TenantDefaults]) -> None:
+    def __init__(
+        self,
+        counters: Counters,
+        ledger: Ledger,
+        defaults: Callable[[], TenantDefaults],
+        *,
+        now_us: Callable[[], int] = SYSTEM_US,
+    ) -> None:
         self._counters = counters
         self._ledger = ledger
         self._defaults = defaults
+        self._now_us = now_us
         self._trimmed: dict[int, tuple[int, str]] = {}
         self._behind: dict[int, tuple[int, float]] = {}
         self._touched: dict[str, None] = {}
-        self.folded = 0
-        self.unreadable = 0
+        self.done = Folded()
 
     async def __call__(self, shard: int) -> bool:
         """Folds one batch; True if there may be more."""
@@ -91,27 +124,36 @@ class Drain:
         return True
 
     async def _fold(self, shard: int, row: ShardRow, backlog: Backlog, *, fresh: bool) -> bool:
+        seen = self.done.shards[shard] = Seen(asyncio.get_running_loop().time(), entries=len(backlog.entries))
+        seen.behind_s = _between_s(backlog.entries[0].position, backlog.tail) if backlog.entries else 0.0
         whole = len(backlog.entries) < ENTRIES
         after = backlog.tail if whole else backlog.entries[-1].position
         ahead = position_key(after) > position_key(row.position)
         if not ahead and not fresh:
             after = row.position  # nothing new, or a server that fell behind and is not certified yet
-        else:
-            facts = self._facts(backlog.entries)
-            won = await self._ledger.fold(
-                shard,
-                generation=row.generation,
-                before=row.position,
-                after=after,
-                facts=facts,
-                defaults=self._defaults(),
-            )
-            if not won:
-                return True
-            self.folded += len(facts)
-            self._touch(facts)
+        elif not await self._write(shard, row, after, backlog.entries):
+            return True
+        seen.behind_s, seen.entries = _between_s(after, backlog.tail), 0
         await self._trim(shard, row.generation, after)
         return not whole
+
+    async def _write(self, shard: int, row: ShardRow, after: str, entries: tuple[Entry, ...]) -> bool:
+        """Folds the entries; False if another drain was first. Lines that cannot be folded are kept as dead letters,
+        and hinder no others."""
+        facts, places, dead = self._read(shard, row.generation, entries)
+        move: Any = {"generation": row.generation, "before": row.position, "after": after}
+        while True:
+            try:
+                won = await self._ledger.fold(shard, **move, facts=facts, defaults=self._defaults(), dead=dead)
+            except Unstorable as error:  # it names at least one, so there are fewer each time
+                dead += [places[number]._replace(reason=_plain(why)) for number, why in error.facts.items()]
+                kept = [number for number in range(len(facts)) if number not in error.facts]
+                facts, places = [facts[number] for number in kept], [places[number] for number in kept]
+                continue
+            if won:
+                self._count(facts, dead)
+                self._touch(facts)
+            return won
 
     def _touch(self, facts: Iterable[Fact]) -> None:
         for fact in facts:
@@ -125,21 +167,39 @@ class Drain:
             del self._touched[tenant]
         return taken
 
+    def _read(
+        self, shard: int, generation: int, entries: tuple[Entry, ...]
+    ) -> tuple[list[Fact], list[DeadLetter], list[DeadLetter]]:
+        """The facts, what each would be as a dead letter, and the lines that are none."""
+        facts, places, dead, now_us = list[Fact](), list[DeadLetter](), list[DeadLetter](), self._now_us()
+        for position, lines in entries:
+            for number, line in enumerate(lines):
+                letter = DeadLetter(shard, generation, position, number, line, "", now_us)
+                try:
+                    facts.append(decode(line))
+                    places.append(letter)
+                except ValueError as error:
+                    dead.append(letter._replace(reason=_plain(str(error))))
+        return facts, places, dead
+
+    def _count(self, facts: list[Fact], dead: list[DeadLetter]) -> None:
+        self.done.facts += len(facts)
+        self.done.batches += 1
+        self.done.last_batch = len(facts)
+        self.done.dead += len(dead)
+        for shard, _, position, number, _, reason, _ in dead:
+            log.error(
+                "shard %d: line %d of entry %s is now a dead letter: %s; look at `mm-metering dead-letters`",
+                shard,
+                number,
+                position,
+                reason,
+            )
+
     async def _trim(self, shard: int, generation: int, position: str) -> None:
         if self._trimmed.get(shard) != (generation, position):
             await self._counters.trim(shard, generation=generation, position=position)
             self._trimmed[shard] = (generation, position)
-
-    def _facts(self, entries: Iterable[Entry]) -> list[Fact]:
-        facts = []
-        for entry in entries:
-            for line in entry.lines:
-                try:
-                    facts.append(decode(line))
-                except (ValueError, TypeError, IndexError) as error:
-                    self.unreadable += 1
-                    log.error("entry %s holds a line that is no fact and is left out: %s", entry.position, error)
-        return facts
 
     async def each(self) -> None:
         """Folds one batch of every shard; StoreUnavailable where none could be asked."""
@@ -162,3 +222,13 @@ class Drain:
         for _ in range(STEPS):
             if not await self(shard):
                 break
+
+
+def _between_s(position: str, later: str) -> float:
+    """The server's time from one entry to another."""
+    return max(0, position_key(later)[0] - position_key(position)[0]) / 1000
+
+
+def _plain(reason: str) -> str:
+    """As ASCII that every ledger can hold: what is wrong with a line may be in its reason too."""
+    return reason.encode("unicode_escape").decode()[:300]

@@ -27,7 +27,7 @@ from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.dialects.sqlite import aiosqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import Dialect as SqlDialect
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.types import TypeEngine
 
@@ -111,6 +111,10 @@ class Dialect(Protocol):
         """Whether what is committed outlives a power cut."""
         ...
 
+    def refuses_value(self, error: DBAPIError) -> bool:
+        """Whether the error is about a value, which no time and no other connection would change."""
+        ...
+
 
 class RollsBack(sqlite3.Connection):
     """A close that ends its transaction. SQLite keeps one that is closed in the middle, and its write lock, until the
@@ -188,6 +192,10 @@ class Sqlite:
     def is_full(self, error: Exception) -> bool:
         return _code(error, "sqlite_errorname").startswith(("SQLITE_FULL", "SQLITE_IOERR_WRITE"))
 
+    def refuses_value(self, error: DBAPIError) -> bool:
+        refusals = ("SQLITE_TOOBIG", "SQLITE_CONSTRAINT_NOTNULL", "SQLITE_MISMATCH")
+        return isinstance(error, DataError) or getattr(error.orig, "sqlite_errorname", "").startswith(refusals)
+
 
 def _on_connect(connection: Any, _: object) -> None:
     connection.isolation_level = None  # the driver begins nothing by itself: see _on_begin
@@ -210,6 +218,7 @@ class Postgres:
     extra = "postgres"
     one_writer = False
     _races: Final = frozenset({"40001", "40P01", "23505", "55P03"})  # serialization, deadlock, unique, lock
+    _refusals: Final = ("22", "23502", "54")  # data, not null, limits such as the size of an index's row
 
     def engine(self, url: URL) -> AsyncEngine:
         options = {"ssl" if name == "sslmode" else name: value for name, value in url.query.items()}
@@ -273,6 +282,12 @@ class Postgres:
 
     def is_full(self, error: Exception) -> bool:
         return _code(error, "sqlstate") == "53100"
+
+    def refuses_value(self, error: DBAPIError) -> bool:
+        """By class of SQLSTATE, the server's; the driver refuses with an error that is a ValueError as well."""
+        state = getattr(error.orig, "sqlstate", None)
+        cause = error.orig.__cause__ if error.orig else None
+        return state.startswith(self._refusals) if state else isinstance(cause, ValueError)
 
 
 def _code(error: Exception, name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from asyncio import AbstractEventLoop
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -24,6 +24,10 @@ RETRY_PAUSES_S: Final = (0.01, 0.05, 0.2, 0.5)
 """Waits before a transaction that lost a race, or its connection, is run again; after the last it is an error."""
 
 Rows: TypeAlias = Sequence[AnyRow]
+
+
+class UnstorableValue(Exception):
+    """The database refuses a value: no time and no connection would help."""
 
 
 class Transaction:
@@ -83,6 +87,16 @@ class Transaction:
             found = tuple_(*(change.table.c[name] for name in columns)).in_(select(source))
             await self.run(change.where(found), self.dialect.key_values(columns, given))
 
+    @contextlib.contextmanager
+    def storing(self) -> Iterator[None]:
+        """Turns an error that the values themselves have caused into UnstorableValue."""
+        try:
+            yield
+        except (DBAPIError, ValueError, ArithmeticError) as error:
+            if isinstance(error, DBAPIError) and not self.dialect.refuses_value(error):
+                raise
+            raise UnstorableValue(_one_line(error)) from error
+
     def insert(self, table: Table) -> Any:
         return self.dialect.insert(table)
 
@@ -91,6 +105,12 @@ class Transaction:
 
 
 Work: TypeAlias = Callable[[Transaction], Awaitable[T]]
+
+
+def _one_line(error: Exception) -> str:
+    cause = (error.orig if isinstance(error, DBAPIError) else None) or error
+    detail = str(cause).strip().partition("\n")[0][:200]
+    return f"{type(cause).__name__}: {detail}"
 
 
 class Store:
@@ -170,13 +190,11 @@ class Store:
             raise self._unavailable(error) from error
 
     def _unavailable(self, error: Exception) -> StoreUnavailable:
-        cause = (error.orig if isinstance(error, DBAPIError) else None) or error
-        detail = str(cause).strip().partition("\n")[0][:200]
         trouble = not isinstance(error, DBAPIError) or is_trouble(error)
         way_out = "check that it runs and can be reached" if trouble else "run `mm-metering migrate` if it was not yet"
         if self._dialect.is_full(error):
             way_out = "make room on its disk"
-        return StoreUnavailable(f"the ledger at {self.where} failed ({type(cause).__name__}: {detail}); {way_out}")
+        return StoreUnavailable(f"the ledger at {self.where} failed ({_one_line(error)}); {way_out}")
 
     def _engine(self) -> AsyncEngine:
         loop = asyncio.get_running_loop()

@@ -12,15 +12,18 @@ from sqlalchemy import select
 from mm_metering.backends.ledger import Acknowledged, Claim, ClaimRequest, ShardRow, Snapshot
 from mm_metering.backends.sql import cells, claims, facts, levels, plans, reports, schema, shards
 from mm_metering.backends.sql import tenants as tenancy
+from mm_metering.backends.sql import work as workers
 from mm_metering.backends.sql.batch import Batch
-from mm_metering.backends.sql.engine import Store, Transaction
+from mm_metering.backends.sql.engine import Store, Transaction, UnstorableValue
 from mm_metering.backends.sql.rows import CELL, cell_of
 from mm_metering.backends.sql.tables import usage_cell
+from mm_metering.backends.work import FIRST_LETTER, Alert, DeadLetter, Lease, LetterKey, Run
 from mm_metering.core.cells import Cell, CellKey, Segment
 from mm_metering.core.digest import Digest, total
 from mm_metering.core.facts import Fact
 from mm_metering.core.findings import Finding
 from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow
+from mm_metering.errors import StoreUnavailable, Unstorable
 
 
 class SqlLedger:
@@ -51,16 +54,31 @@ class SqlLedger:
         return await self._store.read(lambda tx: shards.find(tx, shard))
 
     async def fold(
-        self, shard: int, *, generation: int, before: str, after: str, facts: Sequence[Fact], defaults: TenantDefaults
+        self,
+        shard: int,
+        *,
+        generation: int,
+        before: str,
+        after: str,
+        facts: Sequence[Fact],
+        defaults: TenantDefaults,
+        dead: Sequence[DeadLetter] = (),
     ) -> bool:
         async def work(tx: Transaction) -> bool:
             if not await shards.advance(tx, shard, generation=generation, before=before, after=after):
                 return False
             if facts:
-                await shards.hold(tx, shard, await _fold(tx, facts, defaults.timezone))
+                with tx.storing():
+                    came = await _fold(tx, facts, defaults.timezone)
+                await shards.hold(tx, shard, came)
+            await workers.bury(tx, dead)
             return True
 
-        return await self._store.write(work)
+        try:
+            return await self._store.write(work)
+        except UnstorableValue as error:
+            await self._store.write(lambda tx: _name_unstorable(tx, facts, defaults.timezone))
+            raise StoreUnavailable(f"the ledger refuses these facts together, but each alone not: {error}") from error
 
     async def snapshots(
         self, shard: int, tenants: Sequence[str], *, since: date, defaults: TenantDefaults, now_us: int
@@ -151,6 +169,38 @@ class SqlLedger:
     async def facts(self, tenant: str, *, after: tuple[int, str], limit: int) -> list[Fact]:
         return await self._store.read(lambda tx: facts.page(tx, tenant, after, limit))
 
+    # -- what workers leave each other --------------------------------------------------------------------------------
+
+    async def dead_letters(self, *, after: LetterKey = FIRST_LETTER, limit: int = 1000) -> list[DeadLetter]:
+        return await self._store.read(lambda tx: workers.letters(tx, after, limit))
+
+    async def count_dead_letters(self) -> int:
+        return await self._store.read(workers.count_letters)
+
+    async def remove_dead_letters(self, keys: Sequence[LetterKey], *, now_us: int) -> None:
+        await self._store.write(lambda tx: workers.remove_letters(tx, keys, now_us))
+
+    async def raise_alert(self, kind: str, subject: str, *, detail: str, now_us: int) -> bool:
+        return await self._store.write(lambda tx: workers.raise_alert(tx, kind, subject, detail, now_us))
+
+    async def close_alert(self, kind: str, subject: str, *, now_us: int) -> bool:
+        return await self._store.write(lambda tx: workers.close_alert(tx, kind, subject, now_us))
+
+    async def open_alerts(self, *, after: tuple[str, str] = ("", ""), limit: int = 1000) -> list[Alert]:
+        return await self._store.read(lambda tx: workers.open_alerts(tx, after, limit))
+
+    async def hold(self, owner: str, *, take: Sequence[Lease] = (), drop: Sequence[Lease] = ()) -> list[Lease]:
+        return await self._store.write(lambda tx: workers.hold(tx, owner, take, drop))
+
+    async def runs(self, job: str, *, limit: int) -> list[Run]:
+        return await self._store.read(lambda tx: workers.runs(tx, job, limit))
+
+    async def put_run(self, run: Run, *, instead_of: Run) -> bool:
+        return await self._store.write(lambda tx: workers.put_run(tx, run, instead_of))
+
+    async def forget_runs(self, *, before_us: int) -> int:
+        return await self._store.write(lambda tx: workers.forget_runs(tx, before_us))
+
     async def aclose(self) -> None:
         await self._store.aclose()
 
@@ -164,6 +214,28 @@ async def _fold(tx: Transaction, new: Sequence[Fact], default_timezone: str) -> 
     await levels.fold(tx, batch.cells, batch.levels, calendars)
     await cells.apply(tx, batch.cells)
     return total(Digest(cell.facts, cell.digest) for cell in batch.cells.values())
+
+
+async def _name_unstorable(tx: Transaction, facts: Sequence[Fact], timezone: str) -> None:
+    """Raises Unstorable with the facts that the database refuses, and so undoes the others, which it folds by the way:
+    halves of those that are refused together are tried, down to a single one."""
+    refused: dict[int, str] = {}
+    parts = [range(len(facts))]
+    while parts:
+        part = parts.pop()
+        theirs = [facts[number] for number in part]
+        try:
+            with tx.storing():
+                async with tx.connection.begin_nested():
+                    await _fold(tx, theirs, timezone)
+        except UnstorableValue as error:
+            if len(part) == 1:
+                refused[part[0]] = str(error)
+            else:
+                half = len(part) // 2
+                parts += (part[half:], part[:half])
+    if refused:
+        raise Unstorable(refused)
 
 
 async def _snapshots(tx: Transaction, shard: int, ids: Sequence[str], since: date) -> dict[str, Snapshot]:

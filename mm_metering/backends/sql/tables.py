@@ -161,3 +161,63 @@ acknowledged = Table(
     PrimaryKeyConstraint("process", "shard", name="mm_acknowledged_pkey"),
     sqlite_with_rowid=False,
 )
+
+# Lines of the stream that are no facts, or that this database refused, as they came.
+dead_letter = Table(
+    "mm_dead_letter",
+    metadata,
+    Column("shard", BigInteger, autoincrement=False, nullable=False),
+    Column("generation", BigInteger, autoincrement=False, nullable=False),
+    Column("position", WORD, nullable=False),
+    Column("number", BigInteger, autoincrement=False, nullable=False),
+    Column("line", LargeBinary, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("stored_us", BigInteger, nullable=False),
+    PrimaryKeyConstraint("shard", "generation", "position", "number", name="mm_dead_letter_pkey"),
+)
+
+alert = Table(
+    "mm_alert",
+    metadata,
+    Column("kind", WORD, nullable=False),
+    Column("subject", WORD, nullable=False),
+    Column("opened_us", BigInteger, autoincrement=False, nullable=False),
+    Column("closed_us", BigInteger),
+    Column("detail", Text, nullable=False),
+    PrimaryKeyConstraint("kind", "subject", "opened_us", name="mm_alert_pkey"),
+)
+
+_IS_UNCLOSED = text("closed_us IS NULL")
+Index(
+    "mm_alert_open",
+    alert.c.kind,
+    alert.c.subject,
+    unique=True,
+    sqlite_where=_IS_UNCLOSED,
+    postgresql_where=_IS_UNCLOSED,
+)
+
+lease = Table(
+    "mm_lease",
+    metadata,
+    Column("name", WORD, nullable=False),
+    Column("owner", WORD, nullable=False),
+    Column("beat", BigInteger, nullable=False),
+    PrimaryKeyConstraint("name", name="mm_lease_pkey"),
+)
+
+job_run = Table(
+    "mm_job_run",
+    metadata,
+    Column("job", WORD, nullable=False),
+    Column("period_us", BigInteger, autoincrement=False, nullable=False),
+    Column("state", WORD, nullable=False),
+    Column("fence", BigInteger, nullable=False),
+    Column("owner", WORD, nullable=False),
+    Column("beat", BigInteger, nullable=False),
+    Column("tries", BigInteger, nullable=False),
+    Column("started_us", BigInteger),
+    Column("finished_us", BigInteger),
+    Column("error", Text),
+    PrimaryKeyConstraint("job", "period_us", name="mm_job_run_pkey"),
+)
