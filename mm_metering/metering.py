@@ -51,8 +51,11 @@ from mm_metering.middleware.shapes import HeaderStyle, Shape
 from mm_metering.middleware.tenants import Found, Resolver, found_id
 from mm_metering.proof import Proof, prove
 from mm_metering.worker.drain import Drain
+from mm_metering.worker.jobs import Jobs
+from mm_metering.worker.leases import Leases
 from mm_metering.worker.rebuild import Rebuilt, rebuild_all, rebuild_one
 from mm_metering.worker.runner import Worker
+from mm_metering.worker.upkeep import upkeep
 
 log = logging.getLogger("mm_metering")
 
@@ -151,7 +154,7 @@ class Metering:
             versions=lambda: self._versions,
         )
         inline = worker == "inline" or (worker == "auto" and _is_embedded(counters))
-        self._worker = Worker(self._drain, shards=self.counters.shards) if inline else None
+        self._worker = self._new_worker() if inline else None
 
     @classmethod
     def from_env(cls, **options: Any) -> Self:
@@ -214,9 +217,10 @@ class Metering:
                 await self.gate.adopt()
                 await self.gate.settle()
                 await self._drain.fully()
+                await self._jobs(_new_id()).once()
             else:
                 self.gate.start_chores()
-                await Worker(self._drain, shards=self.counters.shards).run(stop or asyncio.Event())
+                await self._new_worker().run(stop or asyncio.Event())
         finally:
             await self.aclose()
 
@@ -252,6 +256,13 @@ class Metering:
         await self.gate.aclose()
         await self.counters.aclose()
         await self.ledger.aclose()
+
+    def _new_worker(self) -> Worker:
+        leases = Leases(self.ledger, worker=_new_id(), shards=self.counters.shards)
+        return Worker(self._drain, leases, self._jobs(leases.worker), shards=self.counters.shards)
+
+    def _jobs(self, worker: str) -> Jobs:
+        return Jobs(self.ledger, upkeep(self.ledger), worker=worker, now_us=micros_of(self.clock))
 
     async def migrate(self) -> None:
         """Brings the ledger's schema to this release's, whatever ``apply`` says. Closes at the end."""

@@ -70,9 +70,9 @@ class MemoryWork:
                     self._leases[name] = lease._replace(beat=lease.beat + 1)
             return sorted(self._leases.values())
 
-    async def runs(self, job: str, *, limit: int) -> list[Run]:
+    async def runs(self, job: str, *, until_us: int, limit: int) -> list[Run]:
         with self._lock:
-            theirs = (run for (name, _), run in self._runs.items() if name == job)
+            theirs = (run for (name, _), run in self._runs.items() if name == job and run.period_us <= until_us)
             return sorted(theirs, key=lambda run: -run.period_us)[:limit]
 
     async def put_run(self, run: Run, *, instead_of: Run) -> bool:
@@ -86,7 +86,7 @@ class MemoryWork:
 
     async def forget_runs(self, *, before_us: int) -> int:
         with self._lock:
-            newest = {job: period for job, period in sorted(self._runs)}
+            newest = dict(sorted(self._runs))
             old = [key for key in self._runs if key[1] < before_us and key[1] < newest[key[0]]]
             for key in old:
                 del self._runs[key]

@@ -51,7 +51,7 @@ JOB_FAILED: Final = "job_failed"
 
 
 class Lease(NamedTuple):
-    """Who holds what a name stands for. ``beat`` rises while the owner lives; 0 stands for a lease that is not there."""
+    """Who holds what a name stands for. ``beat`` rises while the owner lives; 0: the lease is not there."""
 
     name: str
     owner: str
@@ -104,8 +104,8 @@ class Work(Protocol):
         that ``owner`` has then, and answers all that stand afterwards, by name."""
         ...
 
-    async def runs(self, job: str, *, limit: int) -> list[Run]:
-        """The newest runs of a job, newest first."""
+    async def runs(self, job: str, *, until_us: int, limit: int) -> list[Run]:
+        """The newest runs of a job whose periods start by then, newest first."""
         ...
 
     async def put_run(self, run: Run, *, instead_of: Run) -> bool:

@@ -136,7 +136,7 @@ class WorkContract:
         first = absent._replace(state="running", fence=1, owner="a", tries=1, started_us=61)
         assert await ledger.put_run(first, instead_of=absent)
         assert not await ledger.put_run(first._replace(owner="b"), instead_of=absent)
-        (stands,) = await ledger.runs("j", limit=9)
+        (stands,) = await ledger.runs("j", until_us=99, limit=9)
         assert stands == first._replace(beat=1)
         assert await ledger.put_run(stands, instead_of=stands)
         assert not await ledger.put_run(stands, instead_of=stands), "the beat has risen since"
@@ -144,7 +144,7 @@ class WorkContract:
         assert await ledger.put_run(taken, instead_of=stands._replace(beat=2))
         late = stands._replace(state="done", finished_us=99, beat=3)
         assert not await ledger.put_run(late, instead_of=stands._replace(beat=3)), "a finish under an old fence"
-        assert await ledger.runs("j", limit=9) == [taken._replace(beat=3)]
+        assert await ledger.runs("j", until_us=99, limit=9) == [taken._replace(beat=3)]
 
     async def test_of_many_that_claim_a_run_at_once_one_has_it(self, ledger: Ledger) -> None:
         absent = Run("j", 60)
@@ -156,11 +156,12 @@ class WorkContract:
             for period in periods:
                 run = Run(job, period, "done", 1, error="e" if period == 2 else None, finished_us=5)
                 assert await ledger.put_run(run, instead_of=Run(job, period))
-        assert [run.period_us for run in await ledger.runs("j", limit=2)] == [3, 2]
-        assert [run.error for run in await ledger.runs("j", limit=2)] == [None, "e"]
+        assert [run.period_us for run in await ledger.runs("j", until_us=99, limit=2)] == [3, 2]
+        assert [run.error for run in await ledger.runs("j", until_us=99, limit=2)] == [None, "e"]
+        assert [run.period_us for run in await ledger.runs("j", until_us=2, limit=1)] == [2]
         assert await ledger.forget_runs(before_us=3) == 2
-        assert [run.period_us for run in await ledger.runs("j", limit=9)] == [3]
-        assert [run.period_us for run in await ledger.runs("k", limit=9)] == [2]
+        assert [run.period_us for run in await ledger.runs("j", until_us=99, limit=9)] == [3]
+        assert [run.period_us for run in await ledger.runs("k", until_us=99, limit=9)] == [2]
 
 
 def use(fact_id: str) -> Fact:

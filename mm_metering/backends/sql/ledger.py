@@ -192,8 +192,8 @@ class SqlLedger:
     async def hold(self, owner: str, *, take: Sequence[Lease] = (), drop: Sequence[Lease] = ()) -> list[Lease]:
         return await self._store.write(lambda tx: workers.hold(tx, owner, take, drop))
 
-    async def runs(self, job: str, *, limit: int) -> list[Run]:
-        return await self._store.read(lambda tx: workers.runs(tx, job, limit))
+    async def runs(self, job: str, *, until_us: int, limit: int) -> list[Run]:
+        return await self._store.read(lambda tx: workers.runs(tx, job, until_us, limit))
 
     async def put_run(self, run: Run, *, instead_of: Run) -> bool:
         return await self._store.write(lambda tx: workers.put_run(tx, run, instead_of))

@@ -94,9 +94,9 @@ def _stands(seen: Lease) -> ColumnElement[bool]:
 # -- runs of jobs -----------------------------------------------------------------------------------------------------
 
 
-async def runs(tx: Transaction, job: str, limit: int) -> list[Run]:
-    statement = select(job_run).where(job_run.c.job == job).order_by(job_run.c.period_us.desc()).limit(limit)
-    return [Run(*row) for row in await tx.all(statement)]
+async def runs(tx: Transaction, job: str, until_us: int, limit: int) -> list[Run]:
+    theirs = select(job_run).where(job_run.c.job == job, job_run.c.period_us <= until_us)
+    return [Run(*row) for row in await tx.all(theirs.order_by(job_run.c.period_us.desc()).limit(limit))]
 
 
 async def put_run(tx: Transaction, run: Run, instead_of: Run) -> bool:

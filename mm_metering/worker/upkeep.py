@@ -1,0 +1,19 @@
+"""The jobs that every worker brings along."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from mm_metering.backends.ledger import Ledger
+from mm_metering.core.periods import micros
+from mm_metering.worker.jobs import Job
+
+KEEP_RUNS: Final = timedelta(days=7)
+
+
+def upkeep(ledger: Ledger) -> tuple[Job, ...]:
+    async def forget_runs(period: datetime, _fence: int) -> None:
+        await ledger.forget_runs(before_us=micros(period - KEEP_RUNS))
+
+    return (Job("forget-runs", timedelta(hours=1), forget_runs),)
