@@ -51,6 +51,8 @@ PATIENT_S: Final = 2.0
 """The same after QUICK_PROBES without any answer, for a server that is only slow; and for the very first call. A
 connection that is refused is an answer: it costs no time and says that nothing is slow."""
 QUICK_PROBES: Final = 10
+UNDRAINED_S: Final = 60.0
+"""After that long without a drain somebody is told, and as often again."""
 CLOSE_S: Final = 1.0
 """How long a lane that closes waits for the ledger's word on what is confirmed."""
 
@@ -83,6 +85,7 @@ class Lane:
         self._seq = 0
         self._answers = 0
         self._silences = 0
+        self._confirmed_s = asyncio.get_running_loop().time()
         self._queue: deque[Waiter] = deque()
         self._flight: Flight | None = None
         self._loop = asyncio.get_running_loop()
@@ -310,7 +313,7 @@ class Lane:
 
     def _finish(self, flight: Flight, reply: Reply) -> None:
         """Journals what was appended, tells the waiters, and puts right what some were told before."""
-        appended = list(flight.replay)
+        appended, was_empty = list(flight.replay), not self.journal.facts
         for waiter, result in zip(flight.waiters, reply.results if not flight.replay else (), strict=True):
             future = waiter.future
             if isinstance(result, Taken):
@@ -323,7 +326,19 @@ class Lane:
             else:
                 future.set_result(result)
         self.journal.acked(flight.generation, reply.entry, appended)
-        self.journal.confirm(flight.generation, reply.drained)
+        self._mind_the_drain(is_confirmed=self.journal.confirm(flight.generation, reply.drained) or was_empty)
+
+    def _mind_the_drain(self, *, is_confirmed: bool) -> None:
+        now_s = self._loop.time()
+        if not is_confirmed and now_s - self._confirmed_s > UNDRAINED_S:
+            log.warning(
+                "shard %d: nothing was folded into the ledger for %.0f s, and %d acknowledged ops wait; "
+                "run `mm-metering worker`, or look at its log",
+                *(self.shard, UNDRAINED_S, self.unconfirmed),
+            )
+            is_confirmed = True
+        if is_confirmed:
+            self._confirmed_s = now_s
 
     def _too_late(self, waiter: Waiter, result: Result) -> None:
         """Puts right what a waiter was told before this result, or what was taken for one that went away."""

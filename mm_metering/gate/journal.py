@@ -92,8 +92,8 @@ class Journal:
         self._loose = min(self._loose, len(self._pending))
         return replay
 
-    def confirm(self, generation: int, drained: str) -> None:
-        """Forgets what the ledger has folded of this generation."""
+    def confirm(self, generation: int, drained: str) -> bool:
+        """Forgets what the ledger has folded of this generation. False if all that waits for it waits on."""
         end, before = position_key(drained), len(self._acked)
         while self._acked and self._acked[0].generation == generation:
             if position_key(self._acked[0].position) > end:
@@ -101,6 +101,7 @@ class Journal:
             self.facts -= len(self._acked.popleft().items)
         if self._files or self._spill:
             self._let_go(before - len(self._acked))
+        return not self._acked or len(self._acked) < before
 
     def restart(self) -> None:
         """A new generation began: everything unconfirmed is to be replayed into it. What is in no file comes last."""
