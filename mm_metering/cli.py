@@ -7,19 +7,25 @@ Exit codes: 0 done, 1 any other error of ours, 2 what was asked for is wrong (an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import logging
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
+from mm_metering.core.periods import from_micros
 from mm_metering.core.schema import suggestion
 from mm_metering.errors import CatalogueError, InvalidInput, MeteringError, MissingExtra, StoreUnavailable
 from mm_metering.metering import Metering
+from mm_metering.worker.dead_letters import tenant_of
+from mm_metering.worker.health import health_app, listen, serving
 
 if TYPE_CHECKING:
     import typer
@@ -27,8 +33,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 PROGRAM: Final = "mm-metering"
 USAGE, UNREACHABLE, INTERRUPTED = 2, 3, 130
-STOP_S: Final = 5.0
+FOLD_S: Final = 3.0
 """How long a worker that was told to stop may still fold."""
+STOP_S: Final = 4.8
+"""When it has ended, in any case."""
+CLOSE_S: Final = 1.0
+"""The same after a second signal."""
 
 
 def main() -> NoReturn:
@@ -92,9 +102,30 @@ def commands() -> typer.Typer:
             "", envvar="MM_METERING_APP", metavar="MODULE:NAME", help="Your Metering; else one from MM_METERING_*."
         ),
         once: bool = typer.Option(False, "--once", help="Fold what is there, then end."),  # noqa: FBT003
+        health: str = typer.Option(
+            "",
+            envvar="MM_METERING_HEALTH",
+            metavar="[HOST:]PORT",
+            help="Serve /healthz and /metrics there; on this machine alone without a host.",
+        ),
     ) -> None:
         """Fold usage from the counters' stream into the ledger. Run any number of them; Ctrl-C or SIGTERM stops one."""
-        run_worker(load(app) if app else Metering.from_env(), once=once)
+        run_worker(load(app) if app else Metering.from_env(), once=once, health=health)
+
+    @program.command("dead-letters")
+    def dead_letters(
+        what: str = typer.Argument("list", metavar="[list|retry]", help="List them, or post them again."),
+        *,
+        app: str = typer.Option(
+            "", envvar="MM_METERING_APP", metavar="MODULE:NAME", help="Your Metering; else one from MM_METERING_*."
+        ),
+    ) -> None:
+        """What could not be folded into the ledger, and is kept: where it stood in the stream, when, its tenant where
+        that can be read, and why. With retry, those are posted again that are facts to this release; each is counted
+        once, however often it is posted."""
+        if what not in LETTER_COMMANDS:
+            raise InvalidInput("dead-letters", f"{what!r} is neither list nor retry")
+        LETTER_COMMANDS[what](load(app) if app else Metering.from_env())
 
     @program.command()
     def prove(
@@ -153,14 +184,15 @@ def _version() -> str:
 # -- the worker ------------------------------------------------------------------------------------------------------
 
 
-def run_worker(metering: Metering, *, once: bool) -> None:
+def run_worker(metering: Metering, *, once: bool, health: str = "") -> None:
     """Drains until SIGTERM or SIGINT, or once what is there."""
     counters, ledger = metering.places
     _refuse_memory(counters, "counters")
     _refuse_memory(ledger, "ledger")
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
-    asyncio.run(_until_stopped(metering, f"{PROGRAM} worker: {counters} into {ledger}", once=once))
-    print(f"{PROGRAM} worker: facts folded: {metering.folded:,}", flush=True)  # noqa: T201
+    greeting = f"{PROGRAM} worker: {counters} into {ledger}"
+    asyncio.run(_until_stopped(metering, greeting, once=once, health=health))
+    _say_goodbye(metering)
 
 
 def run_migrate(metering: Metering) -> None:
@@ -232,24 +264,71 @@ def _refuse_memory(place: str, store: str) -> None:
         )
 
 
-async def _until_stopped(metering: Metering, greeting: str, *, once: bool) -> None:
+async def _until_stopped(metering: Metering, greeting: str, *, once: bool, health: str) -> None:
     """Whoever has read the greeting may send a signal: it is handled by then. The first signal lets the worker fold
-    what is there; after STOP_S, or at the second one, it ends where it stands, which loses nothing."""
-    stop = asyncio.Event()
-    working = asyncio.create_task(metering.work(once=once, stop=stop))
-    loop = asyncio.get_running_loop()
+    what is there; after FOLD_S, or at the second one, it closes where it stands. A store that lets not even that
+    happen is left to itself: nothing is lost, since what was not folded stays in the stream."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    async with contextlib.AsyncExitStack() as stack:
+        if health:
+            at = listen(health)
+            greeting += f", health at http://{at.getsockname()[0]}:{at.getsockname()[1]}/healthz"
+            await stack.enter_async_context(serving(health_app(metering.monitor), at))
+        working = asyncio.create_task(metering.work(once=once, stop=stop))
 
-    def end() -> None:
-        if stop.is_set() or once:
-            working.cancel()
-        stop.set()
-        loop.call_later(STOP_S, working.cancel)
+        def end() -> None:
+            if stop.is_set() or once:
+                working.cancel()
+                _end_after(CLOSE_S, metering)
+            stop.set()
+            loop.call_later(FOLD_S, working.cancel)
+            _end_after(STOP_S, metering)
 
-    for each in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(each, end)
-    print(greeting, flush=True)  # noqa: T201
-    with suppress(asyncio.CancelledError):
-        await working
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(each, end)
+        print(greeting, flush=True)  # noqa: T201
+        with suppress(asyncio.CancelledError):
+            await working
+
+
+def _end_after(seconds: float, metering: Metering) -> None:
+    """Ends this process by then, whatever it waits for."""
+
+    def leave() -> None:
+        _say_goodbye(metering)
+        os._exit(0)
+
+    timer = threading.Timer(seconds, leave)
+    timer.daemon = True
+    timer.start()
+
+
+def _say_goodbye(metering: Metering) -> None:
+    print(f"{PROGRAM} worker: facts folded: {metering.folded:,}", flush=True)  # noqa: T201
+
+
+def list_dead_letters(metering: Metering) -> None:
+    """Prints a line per dead letter."""
+
+    async def show() -> None:
+        async for letter in metering.dead_letters():
+            place = f"{letter.shard}/{letter.generation}/{letter.position}/{letter.number}"
+            when = from_micros(letter.stored_us).isoformat(timespec="seconds")
+            print(f"{place}  {when}  {tenant_of(letter)!r}  {letter.reason}")  # noqa: T201
+
+    _refuse_memory(metering.places[1], "ledger")
+    asyncio.run(show())
+
+
+def retry_dead_letters(metering: Metering) -> None:
+    """Posts what can be folded now."""
+    for place, store in zip(metering.places, ("counters", "ledger"), strict=True):
+        _refuse_memory(place, store)
+    tried, left = asyncio.run(metering.retry_dead_letters())
+    print(f"{PROGRAM} dead-letters: {tried:,} posted again, {left:,} left", flush=True)  # noqa: T201
+
+
+LETTER_COMMANDS: Final = {"list": list_dead_letters, "retry": retry_dead_letters}
 
 
 # -- the app's own Metering ------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -20,6 +20,7 @@ from mm_metering.backends.counters import Counters
 from mm_metering.backends.ledger import Ledger
 from mm_metering.backends.sql import open_ledger
 from mm_metering.backends.urls import open_counters
+from mm_metering.backends.work import DeadLetter
 from mm_metering.billing.invoices import Invoices
 from mm_metering.billing.subscriptions import Subscriptions, Tenant
 from mm_metering.clock import Clock, SystemClock, micros_of
@@ -38,6 +39,7 @@ from mm_metering.gate.admission import Admission, Wish
 from mm_metering.gate.context import Bound, bind, bound_here, current
 from mm_metering.gate.deadlines import Timing
 from mm_metering.gate.gate import Gate
+from mm_metering.gate.journal_file import Waiting
 from mm_metering.gate.journal_place import journal_directory
 from mm_metering.gate.loops import POLL_S
 from mm_metering.gate.plans import PlanBook
@@ -50,9 +52,11 @@ from mm_metering.middleware.routes import Resolver as HostRoutes
 from mm_metering.middleware.shapes import HeaderStyle, Shape
 from mm_metering.middleware.tenants import Found, Resolver, found_id
 from mm_metering.proof import Proof, prove
+from mm_metering.worker import dead_letters
 from mm_metering.worker.drain import Drain
 from mm_metering.worker.jobs import Jobs
 from mm_metering.worker.leases import Leases
+from mm_metering.worker.monitor import Monitor
 from mm_metering.worker.rebuild import Rebuilt, rebuild_all, rebuild_one
 from mm_metering.worker.runner import Worker
 from mm_metering.worker.upkeep import upkeep
@@ -153,8 +157,18 @@ class Metering:
             defaults=self._defaults,
             versions=lambda: self._versions,
         )
-        inline = worker == "inline" or (worker == "auto" and _is_embedded(counters))
-        self._worker = self._new_worker() if inline else None
+        self._inline = worker == "inline" or (worker == "auto" and _is_embedded(counters))
+        leases = Leases(self.ledger, worker=_new_id(), shards=self.counters.shards)
+        self._jobs = Jobs(self.ledger, upkeep(self.ledger), worker=leases.worker, now_us=micros_of(self.clock))
+        self._worker = Worker(self._drain, leases, self._jobs, shards=self.counters.shards)
+        self.monitor = Monitor(
+            self.counters,
+            self.ledger,
+            self._drain,
+            self._worker,
+            unconfirmed=self._unconfirmed,
+            files=self._left_behind,
+        )
 
     @classmethod
     def from_env(cls, **options: Any) -> Self:
@@ -198,7 +212,7 @@ class Metering:
         try:
             await self._apply_plans()
             await self.gate.open()
-            if self._worker:
+            if self._inline:
                 self._worker.start()
             self._open = True
         finally:
@@ -217,10 +231,11 @@ class Metering:
                 await self.gate.adopt()
                 await self.gate.settle()
                 await self._drain.fully()
-                await self._jobs(_new_id()).once()
+                await self._jobs.once()
             else:
                 self.gate.start_chores()
-                await self._new_worker().run(stop or asyncio.Event())
+                self.monitor.observe()
+                await self._worker.run(stop or asyncio.Event())
         finally:
             await self.aclose()
 
@@ -257,12 +272,31 @@ class Metering:
         await self.counters.aclose()
         await self.ledger.aclose()
 
-    def _new_worker(self) -> Worker:
-        leases = Leases(self.ledger, worker=_new_id(), shards=self.counters.shards)
-        return Worker(self._drain, leases, self._jobs(leases.worker), shards=self.counters.shards)
+    async def dead_letters(self) -> AsyncIterator[DeadLetter]:
+        """What could not be folded, in order. Closes at the end."""
+        try:
+            await self.ledger.setup(apply=False)
+            async for page in dead_letters.every(self.ledger):
+                for letter in page:
+                    yield letter
+        finally:
+            await self.aclose()
 
-    def _jobs(self, worker: str) -> Jobs:
-        return Jobs(self.ledger, upkeep(self.ledger), worker=worker, now_us=micros_of(self.clock))
+    async def retry_dead_letters(self) -> tuple[int, int]:
+        """Posts those again that are facts to this release; how many, and how many dead letters there are then. Closes
+        at the end."""
+        try:
+            await self.ledger.setup(apply=await self._may_apply())
+            tried = await dead_letters.retry(self.ledger, self.gate, self._drain, now_us=micros_of(self.clock))
+            return tried, await self.ledger.count_dead_letters()
+        finally:
+            await self.aclose()
+
+    def _unconfirmed(self) -> int:
+        return self.gate.journal_facts
+
+    def _left_behind(self) -> Waiting:
+        return self._journal.count() if self._journal else Waiting(0, 0)
 
     async def migrate(self) -> None:
         """Brings the ledger's schema to this release's, whatever ``apply`` says. Closes at the end."""
@@ -308,12 +342,11 @@ class Metering:
         try:
             await self._settle(within_s=SETTLE_S if self._journal is None else SETTLE_WITH_JOURNAL_S)
             await self.gate.report()
-            if self._worker:
-                await self._worker.aclose()
+            await self._worker.aclose()
+            if self._inline:
                 await self._drain.fully()
         except StoreUnavailable as error:
-            if self._worker:
-                await self._worker.aclose()
+            await self._worker.aclose()
             return error
         return None
 

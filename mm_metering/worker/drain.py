@@ -84,6 +84,8 @@ class Drain:
         else:
             fresh = False
         if backlog.generation != row.generation or backlog.generation == 0:
+            if not backlog.generation:
+                self.done.shards[shard] = Seen(asyncio.get_running_loop().time())
             await self._meet(shard, backlog.generation, row.generation)
             return False
         if position_key(backlog.drained) > position_key(row.position) and await self._is_restored(shard, backlog):

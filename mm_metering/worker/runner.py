@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Final
 
 from mm_metering.errors import MeteringError
-from mm_metering.worker.drain import Drain
+from mm_metering.worker.drain import Drain, Seen
 from mm_metering.worker.jobs import Jobs
 from mm_metering.worker.leases import BEAT_S, LEASE_S, Leases
 
@@ -31,7 +31,8 @@ class Worker:
         self._jobs = jobs
         self._shards = shards
         self._draining: dict[int, asyncio.Task[None]] = {}
-        self._failing: dict[int, float] = {}
+        self.failing: dict[int, float] = {}
+        """Since when each shard could not be folded."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -46,6 +47,7 @@ class Worker:
                 await self._beat()
                 self._draining = {shard: task for shard, task in self._draining.items() if not task.done()}
                 for shard in self.leases.held - self._draining.keys():
+                    self._drain.done.shards[shard] = Seen(asyncio.get_running_loop().time())
                     self._draining[shard] = group.create_task(self._run_shard(shard, stop))
                 await _pause(stop, BEAT_S)
             jobs.cancel()
@@ -68,14 +70,14 @@ class Worker:
     def _is_useless(self, now_s: float) -> bool:
         """Whether all its shards have failed it for as long as a lease lasts: perhaps others reach them."""
         held = self.leases.held
-        return bool(held) and all(now_s - self._failing.get(shard, now_s) > LEASE_S for shard in held)
+        return bool(held) and all(now_s - self.failing.get(shard, now_s) > LEASE_S for shard in held)
 
     async def _run_shard(self, shard: int, stop: asyncio.Event) -> None:
         while shard in self.leases.held and not stop.is_set():
             more = await self._try(shard)
             if not more:
                 await _pause(stop, IDLE_S if more is False else RETRY_S)
-        self._failing.pop(shard, None)
+        self.failing.pop(shard, None)
 
     async def _empty(self, shard: int) -> None:
         while await self._try(shard):
@@ -86,15 +88,15 @@ class Worker:
         try:
             more = await self._drain(shard)
         except MeteringError as error:
-            if shard not in self._failing:
+            if shard not in self.failing:
                 log.warning("shard %d waits: %s", shard, error)
         except Exception:
             log.exception("shard %d: the drain met a bug and goes on", shard)
         else:
-            if self._failing.pop(shard, None) is not None:
+            if self.failing.pop(shard, None) is not None:
                 log.warning("shard %d is folded again", shard)
             return more
-        self._failing.setdefault(shard, asyncio.get_running_loop().time())
+        self.failing.setdefault(shard, asyncio.get_running_loop().time())
         return None
 
     async def aclose(self) -> None:
