@@ -212,7 +212,7 @@ def run_prove(metering: Metering, *, tenants: bool) -> None:
         digests = "  ".join(f"{digest!s:>30}" for digest in (each.acknowledged, each.folded, each.cells))
         print(f"{each.shard:5}  {digests}  {each.verdict.value}")  # noqa: T201
     for off in proof.differ:
-        cells = f"{len(off.wrong):,} cells differ, the first is {off.wrong[0]}" if off.wrong else "other facts"
+        cells = f"{len(off.wrong):,} cells differ, the first is {off.wrong[0].key}" if off.wrong else "other facts"
         print(f"tenant {off.tenant!r}: cells {off.cells}, facts {off.facts}: {cells}")  # noqa: T201
     if tenants:
         print(f"tenants folded anew: {proof.tenants:,}, of which differ: {len(proof.differ):,}")  # noqa: T201

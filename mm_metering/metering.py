@@ -44,6 +44,7 @@ from mm_metering.gate.journal_place import journal_directory
 from mm_metering.gate.loops import POLL_S
 from mm_metering.gate.plans import PlanBook
 from mm_metering.gate.portal import Portal
+from mm_metering.gate.reconcile import Reconciler
 from mm_metering.gate.recorder import Outcome, Recorder, Tally
 from mm_metering.gate.refusals import raise_if_refused
 from mm_metering.middleware.asgi import install
@@ -58,6 +59,7 @@ from mm_metering.worker.jobs import Jobs
 from mm_metering.worker.leases import Leases
 from mm_metering.worker.monitor import Monitor
 from mm_metering.worker.rebuild import Rebuilt, rebuild_all, rebuild_one
+from mm_metering.worker.reconcile import Reconciling
 from mm_metering.worker.runner import Worker
 from mm_metering.worker.upkeep import upkeep
 
@@ -160,7 +162,9 @@ class Metering:
         self._inline = worker == "inline" or (worker == "auto" and _is_embedded(counters))
         leases = Leases(self.ledger, worker=_new_id(), shards=self.counters.shards)
         self._jobs = Jobs(self.ledger, upkeep(self.ledger), worker=leases.worker, now_us=micros_of(self.clock))
-        self._worker = Worker(self._drain, leases, self._jobs, shards=self.counters.shards)
+        self.reconciler = Reconciler(self.counters, self.ledger, self.gate, self._drain)
+        reconciling = Reconciling(self._drain, self.reconciler)
+        self._worker = Worker(self._drain, leases, self._jobs, reconciling, shards=self.counters.shards)
         self.monitor = Monitor(
             self.counters,
             self.ledger,

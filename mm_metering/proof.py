@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from mm_metering.backends.counters import shard_of
 from mm_metering.backends.ledger import Ledger
-from mm_metering.core.cells import Calendar, CellKey, CellSum, LevelEnd, fold_all, merge
+from mm_metering.core.cells import Calendar, CellKey, CellSum, LevelEnd, fold_all
 from mm_metering.core.digest import Digest, total
 
 PAGE: Final = 1_000
@@ -46,6 +46,12 @@ class ShardProof(NamedTuple):
         return Verdict.AHEAD if more > 0 else Verdict.BEHIND if more < 0 else Verdict.DIFFERS
 
 
+class WrongCell(NamedTuple):
+    key: CellKey
+    holds: CellSum
+    facts_say: CellSum
+
+
 class TenantProof(NamedTuple):
     """``facts`` is what the tenant's facts come to when they are folded anew, and ``wrong`` the cells that are not
     that."""
@@ -53,7 +59,7 @@ class TenantProof(NamedTuple):
     tenant: str
     cells: Digest
     facts: Digest
-    wrong: tuple[CellKey, ...]
+    wrong: tuple[WrongCell, ...]
 
     @property
     def verdict(self) -> Verdict:
@@ -142,8 +148,12 @@ async def prove_tenant(ledger: Ledger, tenant: str, *, default_timezone: str) ->
 
 async def _read_tenant(ledger: Ledger, tenant: str, default_timezone: str) -> TenantProof:
     stored, fresh = await _stored(ledger, tenant), await _folded_anew(ledger, tenant, default_timezone)
-    wrong = {key for key in fresh.keys() | stored.keys() if fresh.get(key, CellSum()) != stored.get(key, CellSum())}
-    return TenantProof(tenant, _digest(stored), _digest(fresh), tuple(sorted(wrong)))
+    both = [
+        WrongCell(key, stored.get(key, CellSum()), fresh.get(key, CellSum()))
+        for key in sorted(fresh.keys() | stored.keys())
+    ]
+    wrong = tuple(each for each in both if each.holds != each.facts_say)
+    return TenantProof(tenant, _digest(stored), _digest(fresh), wrong)
 
 
 async def _stored(ledger: Ledger, tenant: str) -> dict[CellKey, CellSum]:
@@ -157,9 +167,7 @@ async def _folded_anew(ledger: Ledger, tenant: str, default_timezone: str) -> di
     ends: dict[tuple[str, str], LevelEnd] = {}
     after = (-(2**62), "")
     while page := await ledger.facts(tenant, after=after, limit=PAGE):
-        part: dict[CellKey, CellSum] = {}
-        fold_all(part, page, calendar, ends)
-        merge(fresh, part)
+        fold_all(fresh, page, calendar, ends)
         after = (page[-1].occurred_us, page[-1].id)
     return fresh
 

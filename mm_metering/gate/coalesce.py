@@ -158,8 +158,8 @@ class Lane:
             idle.set_result(None)
 
     async def settled(self, *, within_s: float) -> bool:
-        """Waits until nothing is queued, in flight or to be replayed; False if that took too long. The counters are asked
-        first: they may have lost what stood in the stream, and then it is replayed."""
+        """Waits until nothing is queued, in flight or to be replayed; False if that took too long. The counters are
+        asked first: they may have lost what stood in the stream, and then it is replayed."""
         enough = self._answers + (2 if self._flight else 1)
         try:
             async with asyncio.timeout(within_s):

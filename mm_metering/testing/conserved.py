@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping
 from datetime import date
 from typing import Final
 
-from mm_metering.backends.ledger import Ledger
-from mm_metering.core.cells import Calendar, CellKey, CellSum, LevelEnd, fold_all
-from mm_metering.core.tenancy import TenantRow
+from mm_metering.core.cells import CellSum
 from mm_metering.gate.loops import POLL_S
 from mm_metering.metering import Metering
+from mm_metering.proof import prove_tenant
 
 PAGE: Final = 1_000
 CONFIRM_S: Final = 10.0
@@ -64,46 +63,31 @@ async def _every(metering: Metering, told: Mapping[str, object]) -> list[str]:
 
 
 async def _differences(metering: Metering, tenant: str, told: Mapping[str, int]) -> list[str]:
-    ledger = metering.ledger
-    row = await ledger.tenant(tenant)
-    from_facts = await _folded(ledger, tenant, row, metering.catalogue.timezone)
-    stored = {cell.key: cell.total for cell in await ledger.cells(tenant, first=date.min, last=date.max)}
+    proof = await prove_tenant(metering.ledger, tenant, default_timezone=metering.catalogue.timezone)
     found = [
         f"{tenant}: cell {key.meter} of {key.day} ({key.resource}): "
-        f"facts say {_numbers(want)}, it holds {_numbers(have)}"
-        for key in sorted(from_facts.keys() | stored.keys())
-        if (want := from_facts.get(key, CellSum())) != (have := stored.get(key, CellSum()))
+        f"facts say {_numbers(facts_say)}, it holds {_numbers(holds)}"
+        for key, holds, facts_say in proof.wrong
     ]
-    if row is not None:
+    if await metering.ledger.tenant(tenant) is not None:
         found += await _drifted(metering, tenant)
+    cells = await metering.ledger.cells(tenant, first=date.min, last=date.max) if told else []
     for meter, units in told.items():
-        used = sum(total.quantity for key, total in stored.items() if key.meter == meter and not key.scope)
+        used = sum(total.quantity for key, total, *_ in cells if key.meter == meter and not key.scope)
         if used != units:
             found.append(f"{tenant}: was told {units:,} of {meter}, the ledger holds {used:,}")
     return found
 
 
 async def _drifted(metering: Metering, tenant: str) -> list[str]:
-    """Counters that are loaded and not what the ledger says. When a level changed last is no count."""
-    _, following = await metering.gate.expected(tenant)
-    standing = await metering.counters.counters(metering.gate.shard_of(tenant), tenant)
+    """Counters that are loaded and not what the ledger says."""
+    found = await metering.reconciler.drift(tenant)
+    if found is None:
+        return [f"{tenant}: its usage goes on, so its counters cannot be compared"]
     return [
-        f"{tenant}: counter {name} stands at {standing.get(name, 0):,}, the ledger says {value:,}"
-        for name, value in sorted(following.items())
-        if standing and not name.endswith("!") and standing.get(name, 0) != value
+        f"{tenant}: counter {field} stands at {counted:,}, the ledger says {in_ledger:,}"
+        for field, counted, in_ledger in sorted(found)
     ]
-
-
-async def _folded(ledger: Ledger, tenant: str, row: TenantRow | None, timezone: str) -> dict[CellKey, CellSum]:
-    """The cells as they follow from the facts alone."""
-    calendar = Calendar(row.timezone, row.segments) if row else Calendar(timezone, ())
-    cells: dict[CellKey, CellSum] = {}
-    ends: dict[tuple[str, str], LevelEnd] = {}
-    after = (-(2**62), "")
-    while page := await ledger.facts(tenant, after=after, limit=PAGE):
-        fold_all(cells, page, calendar, ends)
-        after = (page[-1].occurred_us, page[-1].id)
-    return {key: total for key, total in cells.items() if total.count}
 
 
 def _numbers(cell: CellSum) -> str:

@@ -32,8 +32,7 @@ class Metric(NamedTuple):
 
 
 class Monitor:
-    """``drift`` is what reconciling found last: by how much counters differed from the ledger, in all. ``unconfirmed``
-    counts the facts of this process's journal, ``files`` what others left behind."""
+    """``unconfirmed`` counts the facts of this process's journal, ``files`` what others left behind."""
 
     def __init__(
         self,
@@ -45,7 +44,6 @@ class Monitor:
         unconfirmed: Callable[[], int],
         files: Callable[[], Waiting],
     ) -> None:
-        self.drift = 0
         self._counters = counters
         self._ledger = ledger
         self._done: Folded = drain.done
@@ -123,7 +121,7 @@ class Monitor:
             Metric("mm_dead_letters", "gauge", "Dead letters in the ledger; absent while it does not answer.",
                    one(lambda: self._letters)),
             Metric("mm_counter_drift", "gauge", "By how much counters differed from the ledger, when reconciled last.",
-                   one(lambda: self.drift)),
+                   one(lambda: self._worker.reconciling.drift)),
         )  # fmt: skip
 
     async def exposition(self) -> str:

@@ -32,13 +32,14 @@ class Reconciling:
         self.drifted = 0
         self.drift = 0
 
-    async def run(self, stop: asyncio.Event) -> None:
-        while not stop.is_set():
+    async def run(self) -> None:
+        """A pass each minute, until it is cancelled."""
+        while True:
+            await asyncio.sleep(EVERY_S)
             try:
-                async with asyncio.timeout(EVERY_S):
-                    await stop.wait()
-            except TimeoutError:
                 await self.once()
+            except Exception:
+                log.exception("reconcile: a pass met a bug; the next one comes")
 
     async def once(self) -> None:
         """One pass."""

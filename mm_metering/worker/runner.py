@@ -11,6 +11,7 @@ from mm_metering.errors import MeteringError
 from mm_metering.worker.drain import Drain, Seen
 from mm_metering.worker.jobs import Jobs
 from mm_metering.worker.leases import BEAT_S, LEASE_S, Leases
+from mm_metering.worker.reconcile import Reconciling
 
 log = logging.getLogger("mm_metering.worker")
 
@@ -20,13 +21,14 @@ GIVE_BACK_S: Final = 1.0
 
 
 class Worker:
-    """Drains the shards it has leases of and runs periodic jobs, until it is told to stop; a store that does not
-    answer is asked again."""
+    """Drains the shards it has leases of, runs periodic jobs, and reconciles the counters of tenants whose usage it
+    folded, until it is told to stop; a store that does not answer is asked again."""
 
-    def __init__(self, drain: Drain, leases: Leases, jobs: Jobs, *, shards: int) -> None:
+    def __init__(self, drain: Drain, leases: Leases, jobs: Jobs, reconciling: Reconciling, *, shards: int) -> None:
         self.beat_s: float | None = None
         """When it last came round to its leases, by its event loop's clock."""
         self.leases = leases
+        self.reconciling = reconciling
         self._drain = drain
         self._jobs = jobs
         self._shards = shards
@@ -42,7 +44,7 @@ class Worker:
         """Runs until ``stop`` is set and it has folded what is there in every shard, whoever's, or what a store that
         answers has; or until it is cancelled."""
         async with asyncio.TaskGroup() as group:
-            jobs = group.create_task(self._jobs.run())
+            besides = [group.create_task(each.run()) for each in (self._jobs, self.reconciling)]
             while not stop.is_set():
                 await self._beat()
                 self._draining = {shard: task for shard, task in self._draining.items() if not task.done()}
@@ -50,7 +52,8 @@ class Worker:
                     self._drain.done.shards[shard] = Seen(asyncio.get_running_loop().time())
                     self._draining[shard] = group.create_task(self._run_shard(shard, stop))
                 await _pause(stop, BEAT_S)
-            jobs.cancel()
+            for task in besides:
+                task.cancel()
         await asyncio.gather(*map(self._empty, range(self._shards)))
         with suppress(MeteringError):
             await self.leases.give_back()
