@@ -26,6 +26,7 @@ from mm_metering.core.tenancy import NewTenant, TenantDefaults
 from mm_metering.errors import MeteringError, StoreUnavailable
 from mm_metering.gate.admission import Wish
 from mm_metering.gate.coalesce import Lane
+from mm_metering.gate.flight import Flight
 from mm_metering.gate.gate import Gate
 from mm_metering.gate.journal_file import Directory
 from mm_metering.gate.plans import PlanBook
@@ -98,6 +99,9 @@ class Server:
         self.boots = 0
         self.nodes = [self._boot([Shard()])]
         self.down_until = 0.0
+        self.hangs = False
+        self.struck = asyncio.Event()
+        """Set for a moment at each strike: who waits for something to do asks then."""
         self.history: list[tuple[float, list[Shard]]] = []
 
     @property
@@ -139,6 +143,9 @@ class Server:
                 pause = 0.0
             case "hang":
                 pause = self.rng.choice([0.1, 0.6, 3.0])
+        self.hangs = event == "hang"
+        self.struck.set()
+        self.struck.clear()
         self.history.clear() if event != "hang" else None
         self.down_until = max(self.down_until, self.loop.time() + pause)
 
@@ -162,13 +169,15 @@ class Network:
         fate = self.rng.random()
         if fate < self.faults.lost / 2:
             await self._never()
-        if self.server.loop.time() < self.server.down_until:
-            if self.rng.random() < 0.5:
+        down_s = self.server.down_until - self.server.loop.time()
+        if down_s > 0:
+            if not self.server.hangs and self.rng.random() < 0.5:
                 raise StoreUnavailable("connection refused")
+            if self.server.hangs and self.rng.random() < 0.5:  # it stands in the socket until the server goes on
+                self._arrives(work, down_s + self.rng.uniform(0, 0.5))
             await self._never()
         if fate > 1 - self.faults.late:  # it arrives long after the caller gave up
-            task = asyncio.create_task(self._later(work))
-            self.tasks.add(task)
+            self._arrives(work, self.rng.uniform(0.05, 1.5))
             await self._never()
         result = await work(self.node)
         if fate < self.faults.lost:
@@ -176,9 +185,12 @@ class Network:
         await asyncio.sleep(self.rng.uniform(0, 0.004))
         return result
 
-    async def _later(self, work: Callable[[MemoryCounters], Awaitable[Any]]) -> None:
-        await asyncio.sleep(self.rng.uniform(0.05, 1.5))
-        await work(self.node)
+    def _arrives(self, work: Callable[[MemoryCounters], Awaitable[Any]], late_s: float) -> None:
+        async def arrive() -> None:
+            await asyncio.sleep(late_s)
+            await work(self.node)
+
+        self.tasks.add(asyncio.create_task(arrive()))
 
     async def _never(self) -> None:
         if self.rng.random() < 0.5:
@@ -263,6 +275,7 @@ class World:
     losses: list[tuple[float, str]] = field(default_factory=list)
     crashes: dict[int, Crash] = field(default_factory=dict)
     unsettled: set[str] = field(default_factory=set)
+    late: list[Network] = field(default_factory=list)
     ids: int = 0
     tenants: Sequence[str] = ("a", "b")
 
@@ -355,6 +368,8 @@ class World:
         self.crashes[number] = Crash(all(lane.down for lane in lanes), written)
         self.unsettled.update(name for lane in lanes for name in _unsettled(lane) if name.encode() not in written)
         for lane in lanes:
+            if lane.down and lane._flight and self.rng.random() < 0.5:
+                self._still_arrives(lane, lane._flight)
             for timer in (lane._poll, lane._watch):
                 if timer is not None:
                     timer.cancel()
@@ -365,6 +380,14 @@ class World:
                 if file is not None:
                     file.release()
         await _ended([lane._task for lane in lanes if lane._task])
+
+    def _still_arrives(self, lane: Lane, flight: Flight) -> None:
+        """The batch of a process that has died in an outage stands in a socket, and is carried out when it is over."""
+        batch = Batch(lane._process, flight.generation, flight.seq, lane._now_us(), flight.ops)
+        over_s = max(0.0, self.server.down_until - self.server.loop.time())
+        network = Network(self.server, self.calm, self.rng)
+        network._arrives(lambda node: node.apply(lane.shard, batch), over_s + self.rng.uniform(0, 1.0))
+        self.late.append(network)
 
     def _written(self) -> bytes:
         return b"".join(path.read_bytes() for path in sorted(self.files.glob("journal/*.journal")))
@@ -396,7 +419,7 @@ class World:
     async def _caller(self, gate: Gate, number: int) -> None:
         loop = asyncio.get_running_loop()
         while loop.time() < self.end_s:
-            await asyncio.sleep(self.rng.expovariate(12))
+            await self._pause(self.rng.expovariate(12))
             tenant = self.rng.choice(self.tenants)
             event = self.rng.choice(["call", "call", "soft"])
             deed = Deed((), tenant, self.rng.choice([1, 1, 3]), number, loop.time(), "unknown")
@@ -406,6 +429,13 @@ class World:
                 await self._do(gate, deed, event)
             except MeteringError:
                 deed.told = "refused"
+
+    async def _pause(self, seconds: float) -> None:
+        """Or until the server is struck: what is asked while its data changes hands is what goes wrong."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.server.struck.wait()
+                await asyncio.sleep(self.rng.uniform(0, 0.01))
 
     async def _do(self, gate: Gate, deed: Deed, event: str) -> None:
         wish = Wish(event, "/r", deed.quantity)
