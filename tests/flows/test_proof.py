@@ -20,7 +20,7 @@ from starlette.routing import Route
 from mm_metering import FrozenClock, Metering, UsageEvent, from_header
 from mm_metering.backends.counters import shard_of
 from mm_metering.core.digest import Digest
-from mm_metering.core.facts import Count, Fact, decode, encode, line, quoted, rest
+from mm_metering.core.facts import Count, Fact, decode, encode, flaw, line, quoted, rest
 from mm_metering.errors import QuotaExceeded
 from mm_metering.gate.admission import Wish
 from mm_metering.gate.reconcile import Drift, Reconciler
@@ -283,7 +283,7 @@ FACTS = st.builds(
     success=st.booleans(),
     target=st.none() | TEXTS,
     metadata=st.none() | TEXTS,
-)
+).filter(lambda fact: not flaw(fact))
 
 
 @given(FACTS)
