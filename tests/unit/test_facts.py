@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mm_metering.core.facts import Count, Fact, decode, encode, void, with_grants
+from mm_metering.testing.ledger_contract import HOSTILE
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 counts = st.lists(st.builds(Count, texts, texts, st.integers(-(2**53), 2**53)), max_size=4).map(tuple)
@@ -57,3 +58,52 @@ def test_a_void_meets_the_row_of_its_fact() -> None:
     assert (back.kind, back.target, back.tenant, back.occurred_us) == ("void", "h", "acme", 1)
     assert (back.quantity, back.cost_nanos, back.counts, back.metadata) == (0, None, (), None)
     assert back.id != fact.id
+
+
+FACT = Fact("f", 1_700_000_000_000_000, "use", "acme", "api_call", "/x", 2, None, (Count("api_calls", "", 2),))
+
+
+@pytest.mark.parametrize("text", ["", "plain", "\x7f", "\u2028", 'a"b', "a\\", '","', *HOSTILE])
+def test_a_line_gives_back_its_fact_whatever_its_words_hold(text: str) -> None:
+    for fact in (
+        FACT._replace(id=text, occurred_us=-5),
+        FACT._replace(tenant=text, resource=text),
+        FACT._replace(counts=(Count(text, text, -1), Count("m", "", 2**53)), target=text, metadata=text),
+    ):
+        unescaped = json.dumps(list(fact), ensure_ascii=False, separators=(",", ":"))
+        spaced = json.dumps(list(fact), indent=1)
+        assert [decode(line) for line in (encode(fact), unescaped, spaced)] == [fact] * 3
+
+
+def test_lines_that_share_their_ends_do_not_share_their_facts() -> None:
+    facts = [FACT._replace(id=f"f{n}", tenant=f"t{n}", occurred_us=n) for n in range(3)]
+    assert [decode(encode(fact)) for fact in facts] == facts
+    held = b"7;" + encode(FACT._replace(kind="hold"))
+    assert [decode(held).counts, decode(encode(FACT)).counts] == [(Count("api_calls", "", 7),), FACT.counts]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ('"f"', '"f'),
+        ("1700000000000000", "017"),
+        ("1700000000000000", "\u0661\u0667"),
+        ("1700000000000000", "--1"),
+        ('"acme"', '"ac\nme"'),
+        ('"acme"', '"ac\tme"'),
+        ('"acme",', '"acme"'),
+        (",null]", "]"),
+        (",null]", ",null,null]"),
+        (",null]", ",null]]"),
+        (",null]", ",null],["),
+        (",null]", ",null"),
+        ('[["api_calls","",2]]', "[[1]]"),
+        ('[["api_calls","",2]]', "null"),
+    ],
+)
+def test_an_altered_line_is_refused_whichever_way_it_is_read(ours: str, theirs: str) -> None:
+    line = encode(FACT).decode()
+    assert line.count(ours) == 1
+    for text in (line.replace(ours, theirs), line.replace(ours, theirs).replace('"f"', '"\\u0066"')):
+        with pytest.raises((ValueError, TypeError)):
+            decode(text)
