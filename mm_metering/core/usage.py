@@ -98,24 +98,21 @@ def usage(
     if not 0 <= (last - first).days < MAX_DAYS:
         raise InvalidInput("end", f"{last} must be from {first}, the first day, to {MAX_DAYS - 1:,} days after it")
     days = _days(first, last, cells)
-    levels = _Levels(catalogue, timezone, Counter({level: value for level, value in carried.items() if value}))
-    levels.climb(moves)
+    levels = _Levels(catalogue, timezone)
+    levels.start(carried, moves)
     snapshots = [_snapshot(tenant, day, folded, levels, now) for day, folded in days.items()]
     return _summed(tenant, snapshots, catalogue, timezone)
 
 
 @dataclass(slots=True)
 class _Day:
-    """The sums of a day's cells: quantity and weighted seconds by (meter, resource), cost, and their revisions."""
+    """The sums of a day's cells: quantity and weighted seconds by meter, cost, and their revisions."""
 
-    quantity: Counter[tuple[str, str]] = field(default_factory=Counter)
+    quantity: Counter[str] = field(default_factory=Counter)
     weighted: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     cost_nanos: int = 0
     revision: int = 0
-
-    def units(self, meter: str) -> int:
-        return sum(quantity for (name, _), quantity in self.quantity.items() if name == meter)
 
 
 def _days(first: dt.date, last: dt.date, cells: Iterable[Cell]) -> dict[dt.date, _Day]:
@@ -124,9 +121,11 @@ def _days(first: dt.date, last: dt.date, cells: Iterable[Cell]) -> dict[dt.date,
         day = days.get(key.day)
         if day is None or key.scope:
             continue
-        day.quantity[key.meter, key.resource] += total.quantity
-        day.weighted[key.meter] += total.weighted
-        day.cost_nanos += total.cost_nanos if key.meter.startswith("*") else 0
+        day.quantity[key.meter] += total.quantity
+        if total.weighted:
+            day.weighted[key.meter] += total.weighted
+        if total.cost_nanos and key.meter.startswith("*"):
+            day.cost_nanos += total.cost_nanos
         day.revision += revision
         if refused:
             day.refused[key.meter] += refused
@@ -135,19 +134,20 @@ def _days(first: dt.date, last: dt.date, cells: Iterable[Cell]) -> dict[dt.date,
 
 @dataclass(slots=True)
 class _Levels:
-    """Levels as the days pass: ``value`` by (meter, resource) is as of the last day that was added."""
+    """Levels as the days pass: ``value`` by meter is as of the last day that was added."""
 
     catalogue: Catalogue
     timezone: str
-    value: Counter[tuple[str, str]]
+    value: Counter[str] = field(default_factory=Counter)
     peaks: dict[tuple[dt.date, str], int] = field(default_factory=dict)
     """The highest total of a meter on a day on which it changed."""
 
-    def climb(self, moves: Iterable[Fact]) -> None:
-        """Finds the peaks, from the values as they are now."""
-        calendar, value, totals = Calendar(self.timezone, ()), Counter(self.value), Counter[str]()
+    def start(self, carried: Mapping[tuple[str, str], int], moves: Iterable[Fact]) -> None:
+        """Takes the values before the first day, by (meter, resource), and finds the peaks from there."""
+        calendar, value = Calendar(self.timezone, ()), Counter(carried)
         for (meter, _), units in value.items():
-            totals[meter] += units
+            self.value[meter] += units
+        totals = Counter(self.value)
         for fact in moves:
             day = calendar.day(fact.occurred_us)
             for meter in level_meters(fact):
@@ -161,29 +161,25 @@ class _Levels:
         yield from (meter.name for meter in self._meters())
         yield STORAGE
 
-    def total(self, meter: str) -> int:
-        return sum(value for (name, _), value in self.value.items() if name == meter)
-
     def add(self, folded: _Day) -> None:
-        names = set(self.names())
-        for level, change in folded.quantity.items():
-            if level[0] in names:
-                self.value[level] += change
+        for name in self.names():
+            self.value[name] += folded.quantity[name]
 
     def cost_nanos(self, day: dt.date, folded: _Day) -> int:
         """The time-weighted mean of each level with a cost, before the day is added, times that cost."""
-        seconds = self._seconds(day)
-        costly = (meter for meter in self._meters() if meter.cost)
+        costly = [meter for meter in self._meters() if meter.cost]
+        seconds = self._seconds(day) if costly else 0
         return sum(self._mean_cost(meter, folded, seconds) for meter in costly) if seconds else 0
 
     def use(self, day: dt.date, folded: _Day) -> dict[str, LevelUse]:
         """The day of each level meter, before the day is added."""
-        seconds = self._seconds(day)
-        return {meter.name: self._use(meter.name, day, folded, seconds) for meter in self._meters()}
+        names = [meter.name for meter in self._meters()]
+        seconds = self._seconds(day) if names else 0
+        return {name: self._use(name, day, folded, seconds) for name in names}
 
     def _use(self, meter: str, day: dt.date, folded: _Day, seconds: int) -> LevelUse:
-        before = self.total(meter)
-        last, weighted = before + folded.units(meter), before * seconds + folded.weighted[meter]
+        before = self.value[meter]
+        last, weighted = before + folded.quantity[meter], before * seconds + folded.weighted[meter]
         return LevelUse(
             last=last,
             peak=max(before, last, self.peaks.get((day, meter), 0)),
@@ -197,7 +193,7 @@ class _Levels:
         return (meter for meter in self.catalogue.meters.values() if meter.aggregation == "level")
 
     def _mean_cost(self, meter: Meter, folded: _Day, seconds: int) -> int:
-        weighted = self.total(meter.name) * seconds + folded.weighted[meter.name]
+        weighted = self.value[meter.name] * seconds + folded.weighted[meter.name]
         with localcontext(EXACT):
             return to_nanos((meter.cost or Decimal(0)) * weighted / seconds)
 
@@ -209,21 +205,21 @@ def _snapshot(tenant: str, day: dt.date, folded: _Day, levels: _Levels, now: dt.
         id=f"{tenant}/{day}",
         tenant=tenant,
         date=day,
-        storage_mb=levels.total(STORAGE),
+        storage_mb=levels.value[STORAGE],
         total_cost=from_nanos(cost_nanos),
         created_at=now,
         revision=folded.revision,
         meters={meter.name: _quantity(meter, folded, levels) for meter in levels.catalogue.meters.values()},
         levels=use,
         refused=dict(folded.refused),
-        **{name: folded.units(meter) for name, meter in _COUNTS.items()},
+        **{name: folded.quantity[meter] for name, meter in _COUNTS.items()},
     )
 
 
 def _quantity(meter: Meter, folded: _Day, levels: _Levels) -> int | Decimal:
     if meter.aggregation == "level":
-        return levels.total(meter.name)
-    units = folded.units(meter.name)
+        return levels.value[meter.name]
+    units = folded.quantity[meter.name]
     return from_nanos(units) if meter.unit == "money" else units
 
 
