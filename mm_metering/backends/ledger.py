@@ -15,6 +15,8 @@ from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow
 
 MAX_SNAPSHOTS: Final = 64
 """Most tenants that one ``snapshots`` is asked for."""
+KEEP_MONTHS: Final = 25
+"""How long facts are kept, in whole months of UTC besides the running one. Their cells stay for ever."""
 
 
 class ShardRow(NamedTuple):
@@ -74,6 +76,15 @@ class Acknowledged(NamedTuple):
     shard: int
     digest: Digest
     reported_us: int
+
+
+class Retired(NamedTuple):
+    """``facts`` deleted, ``tables`` detached: whose archive they are is up to who runs the database. ``more``: there
+    is at least one more call's work."""
+
+    facts: int
+    tables: tuple[str, ...]
+    more: bool
 
 
 class Ledger(Work, Protocol):
@@ -213,6 +224,27 @@ class Ledger(Work, Protocol):
 
     async def facts(self, tenant: str, *, after: tuple[int, str], limit: int) -> list[Fact]:
         """A page of the tenant's counted facts past (occurred_us, id), in that order; voided ones are left out."""
+        ...
+
+    # -- keeping
+
+    async def make_room(self, now_us: int) -> tuple[str, ...]:
+        """Makes where the facts of this month and of the next three are stored, and moves those there that came before
+        it was made; the names of what is new. To be called daily: PostgreSQL's drain is slower in a month without it,
+        and its facts cannot be detached one day. Nothing elsewhere."""
+        ...
+
+    async def retire(self, now_us: int, *, keep_months: int = KEEP_MONTHS) -> Retired:
+        """Takes the facts of the months before the last ``keep_months`` out, a bounded part of them; call again while
+        there is ``more``. Cells stay as they are, and so do the facts that set and add levels: a level rests on all.
+
+        ``kept_us`` moves first, and never back. A fact from before it that comes later is stored voided, and counts
+        nowhere: whether it was counted before can no longer be told. A void of a retired fact changes nothing.
+        """
+        ...
+
+    async def kept_us(self) -> int:
+        """The instant from which on all facts are here: -(2**62) if none were retired."""
         ...
 
     async def aclose(self) -> None: ...

@@ -10,9 +10,11 @@ from typing import Any
 
 from mm_metering.backends.counters import START
 from mm_metering.backends.ledger import (
+    KEEP_MONTHS,
     Acknowledged,
     Claim,
     ClaimRequest,
+    Retired,
     ShardRow,
     Snapshot,
     UsageRow,
@@ -23,6 +25,7 @@ from mm_metering.core import cells as folding
 from mm_metering.core.cells import LEVEL_KINDS, NO_LEVEL, Calendar, Cell, CellKey, CellSum, LevelEnd
 from mm_metering.core.digest import Digest, hash_of, total
 from mm_metering.core.facts import Fact, encode, flaw
+from mm_metering.core.periods import FIRST_US, month_start_us
 from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow, changed_tenant, with_plan
 from mm_metering.errors import UnknownTenant, Unstorable
 
@@ -93,6 +96,7 @@ class MemoryLedger(MemoryWork):
         self._plans: dict[tuple[str, int], Mapping[str, Any]] = {}
         self._folded: dict[int, Digest] = {}
         self._acknowledged: dict[tuple[str, int], Acknowledged] = {}
+        self._kept_us = FIRST_US
 
     async def setup(self, *, apply: bool) -> None:
         pass
@@ -155,6 +159,9 @@ class MemoryLedger(MemoryWork):
                 self._void(books, fact, calendar, changes, levels)
             elif fact.id not in books.facts and fact.id not in books.voided:
                 books.facts[fact.id] = fact
+                if fact.occurred_us < self._kept_us and fact.kind not in LEVEL_KINDS:
+                    books.voided.add(fact.id)
+                    continue
                 books.hold(fact, 1)
                 self._count(fact, calendar, changes, levels)
         self._merge(books, changes)
@@ -213,14 +220,26 @@ class MemoryLedger(MemoryWork):
             books.levels[level] = end
         return books.put_cells(fresh, [key for key in books.cells if (key.meter, key.resource) == level])
 
-    def _refold(self, books: Books) -> int:
-        """Folds all of a tenant's facts anew, after a change of its zone or timeline: how many cells changed."""
-        calendar, levels = books.calendar, set[tuple[str, str]]()
-        fresh: dict[CellKey, CellSum] = {}
+    def _refold(self, books: Books, then: Calendar) -> None:
+        """Takes each of a tenant's facts out of its cells and adds it where it belongs now, after a change of its zone
+        or timeline."""
+        calendar, changes, levels = books.calendar, dict[CellKey, CellSum](), set[tuple[str, str]]()
         for fact in books.counted():
-            self._count(fact, calendar, fresh, levels)
-        changed = books.put_cells(fresh, [key for key in books.cells if (key.meter, key.resource) not in levels])
-        return changed + sum(self._fold_level(books, level, calendar) for level in levels)
+            self._count(fact, then, changes, levels, sign=-1)
+            self._count(fact, calendar, changes, levels)
+        self._merge(books, changes)
+        for level in levels:
+            self._fold_level(books, level, calendar)
+
+    def _rebuild(self, books: Books) -> int:
+        """Folds the days of which all facts are here anew: how many cells changed."""
+        calendar, fresh, levels = books.calendar, dict[CellKey, CellSum](), set[tuple[str, str]]()
+        whole = calendar.first_whole_day(self._kept_us)
+        for fact in books.counted():
+            if fact.kind in LEVEL_KINDS or calendar.day(fact.occurred_us) >= whole:
+                self._count(fact, calendar, fresh, levels)
+        others = [key for key in books.cells if key.day >= whole and (key.meter, key.resource) not in levels]
+        return books.put_cells(fresh, others) + sum(self._fold_level(books, level, calendar) for level in levels)
 
     async def snapshots(
         self, shard: int, tenants: Sequence[str], *, since: date, defaults: TenantDefaults, now_us: int
@@ -274,7 +293,7 @@ class MemoryLedger(MemoryWork):
     async def rebuild_cells(self, tenant: str) -> int:
         with self._lock:
             books = self._books.get(tenant, Books())
-            return self._refold(books) if books.row else 0
+            return self._rebuild(books) if books.row else 0
 
     # -- events with a caller's id ------------------------------------------------------------------------------------
 
@@ -325,11 +344,11 @@ class MemoryLedger(MemoryWork):
 
     def _put(self, new: NewTenant, defaults: TenantDefaults, now_us: int) -> TenantRow:
         books = self._books.setdefault(new.id, Books(timezone=defaults.timezone))
-        before = books.row
+        before, then = books.row, books.calendar
         after = changed_tenant(before, new, defaults, now_us)
         books.row = after
         if before is None or (before.timezone, before.segments) != (after.timezone, after.segments):
-            self._refold(books)
+            self._refold(books, then)
         return after
 
     async def change_plan(self, tenant: str, *, plan: str, version: int, at_us: int) -> TenantRow:
@@ -337,8 +356,8 @@ class MemoryLedger(MemoryWork):
             books = self._books.get(tenant)
             if books is None or books.row is None:
                 raise UnknownTenant(f"tenant {tenant!r} is not known; put_tenant makes it")
-            books.row = with_plan(books.row, plan, version, at_us)
-            self._refold(books)
+            then, books.row = books.calendar, with_plan(books.row, plan, version, at_us)
+            self._refold(books, then)
             return books.row
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -370,6 +389,30 @@ class MemoryLedger(MemoryWork):
             theirs = self._books.get(tenant, Books()).counted()
             page = [fact for fact in theirs if (fact.occurred_us, fact.id) > after]
             return sorted(page, key=lambda fact: (fact.occurred_us, fact.id))[:limit]
+
+    # -- keeping ------------------------------------------------------------------------------------------------------
+
+    async def make_room(self, now_us: int) -> tuple[str, ...]:
+        return ()
+
+    async def retire(self, now_us: int, *, keep_months: int = KEEP_MONTHS) -> Retired:
+        with self._lock:
+            self._kept_us = max(self._kept_us, month_start_us(now_us, -keep_months))
+            return Retired(sum(map(self._retire, self._books.values())), (), more=False)
+
+    def _retire(self, books: Books) -> int:
+        over = [
+            fact.id
+            for fact in books.facts.values()
+            if fact.occurred_us < self._kept_us and fact.kind not in LEVEL_KINDS
+        ]
+        for fact_id in over:
+            del books.facts[fact_id]
+        return len(over)
+
+    async def kept_us(self) -> int:
+        with self._lock:
+            return self._kept_us
 
     async def aclose(self) -> None:
         pass

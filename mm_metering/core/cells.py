@@ -10,12 +10,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
+from functools import lru_cache, partial
 from typing import Final, NamedTuple
+from zoneinfo import ZoneInfo
 
 from mm_metering.core.digest import MASK, hash_of
 from mm_metering.core.facts import Fact, encode
-from mm_metering.core.periods import day_span, from_micros, local_day, zone
+from mm_metering.core.periods import FIRST_US, day_span, from_micros, local_day, micros, zone
 
 LEVEL_KINDS: Final = frozenset({"set", "add"})
 
@@ -83,7 +85,7 @@ def merge(cells: dict[CellKey, CellSum], more: Mapping[CellKey, CellSum], sign: 
 
 
 class Calendar:
-    """Where a tenant's facts belong: its zone's days and its plan segments. Days are looked up once."""
+    """Where a tenant's facts belong: its zone's days and its plan segments. It remembers the last day that it found."""
 
     def __init__(self, timezone: str, segments: Sequence[Segment]) -> None:
         self.zone = zone(timezone)
@@ -105,13 +107,28 @@ class Calendar:
             return 0
         return self._starts[max(0, bisect_right(self._starts, occurred_us) - 1)]
 
+    def first_whole_day(self, since_us: int) -> date:
+        """The first local day that begins at that instant or later."""
+        return date.min if since_us == FIRST_US else self.day(since_us - 1) + timedelta(days=1)
+
     def _around(self, occurred_us: int) -> tuple[int, int, date]:
-        if not self._day[0] <= occurred_us < self._day[1]:
-            day = local_day(from_micros(occurred_us), self.zone)
-            span = day_span(day, self.zone)
-            start, end = (int(edge.timestamp()) * 1_000_000 for edge in span)
-            self._day = (start, end, day)
-        return self._day
+        around = self._day
+        if not around[0] <= occurred_us < around[1]:
+            around = self._day = _day_around(local_day(from_micros(occurred_us), self.zone), self.zone)
+        return around
+
+
+@lru_cache(maxsize=4096)
+def _day_around(day: date, of: ZoneInfo) -> tuple[int, int, date]:
+    """A local day with its start and its end."""
+    start, end = day_span(day, of)
+    return micros(start), micros(end), day
+
+
+@lru_cache(maxsize=16_384)
+def calendar_of(timezone: str, segments: tuple[Segment, ...]) -> Calendar:
+    """The same object for the same arguments, so that its day need not be found again with each batch."""
+    return Calendar(timezone, segments)
 
 
 def event_meter(event_type: str) -> str:
@@ -121,16 +138,23 @@ def event_meter(event_type: str) -> str:
 
 def add(cells: dict[CellKey, CellSum], fact: Fact, calendar: Calendar, sign: int = 1) -> None:
     """Adds a counted fact (use or close) to its cells, or takes it out again with ``sign`` -1."""
-    day, since = calendar.day(fact.occurred_us), calendar.since(fact.occurred_us)
+    tenant, day, since = fact.tenant, calendar.day(fact.occurred_us), calendar.since(fact.occurred_us)
     units = fact.quantity if fact.success else 0
     moved = [(event_meter(fact.event_type), "", units)] if fact.event_type else []
     for order, (meter, scope, amount) in enumerate((*moved, *fact.counts)):
-        cell = cells.setdefault(CellKey(fact.tenant, day, since, meter, fact.resource, scope), CellSum())
+        key = _new_key((tenant, day, since, meter, fact.resource, scope))
+        cell = cells.get(key)
+        if cell is None:
+            cell = cells[key] = CellSum()
         cell.quantity += sign * amount
         cell.cost_nanos += sign * (fact.cost_nanos or 0)
         cell.count += sign
         if not order:
             cell.hold(sign, sign * hash_of(encode(fact)))
+
+
+_new_key: Final = partial(tuple.__new__, CellKey)
+"""Its own constructor is a Python function, and each fact needs some."""
 
 
 def moves_a_cell(fact: Fact) -> bool:

@@ -18,6 +18,8 @@ from zoneinfo import ZoneInfo
 from mm_metering.errors import InvalidInput
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+FIRST_US = -(2**62)
+"""An instant before every other, in microseconds since 1970."""
 _MICROSECOND = timedelta(microseconds=1)
 _SECOND = timedelta(seconds=1)
 _YEARS = range(1970, 9999)
@@ -59,6 +61,13 @@ FOREVER = Span(EPOCH, datetime(9999, 1, 1, tzinfo=UTC))
 def micros(moment: datetime) -> int:
     """Microseconds since 1970, exact."""
     return (moment - EPOCH) // _MICROSECOND
+
+
+def month_start_us(moment_us: int, months: int = 0) -> int:
+    """When the UTC month begins that comes so many months after the moment's, in microseconds since 1970."""
+    moment = from_micros(moment_us)
+    year, month = divmod(12 * moment.year + moment.month - 1 + months, 12)
+    return micros(datetime(year, month + 1, 1, tzinfo=UTC))
 
 
 def from_micros(value: int) -> datetime:

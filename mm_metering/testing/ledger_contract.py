@@ -38,6 +38,7 @@ FREE: Final = TenantDefaults(plan="free", version=1, timezone="UTC")
 EARLY, LATE = date(2020, 1, 1), date(2030, 1, 1)
 MAX_QUANTITY: Final = 2**53 - 1
 INT64: Final = 2**63 - 1
+DAY_US: Final = 86_400_000_000
 
 HOSTILE: Final = (
     "org:{1}",
@@ -629,6 +630,79 @@ class LedgerContract(WorkContract):
         page = await ledger.facts("acme", after=(at("2024-01-15 12:00"), "f1"), limit=2)
         assert [fact.id for fact in page] == ["f2", "f3"]
 
+    # -- keeping ------------------------------------------------------------------------------------------------------
+
+    async def test_facts_are_kept_for_whole_months_and_their_cells_for_ever(self, ledger: Ledger) -> None:
+        days = ("2023-12-31 23:59", "2024-01-01 00:00", "2024-02-15 12:00")
+        await open_tenants(ledger)
+        await Books(ledger).fold(*(use(day, day, 7) for day in days), ai_hold("old", days[0]), ai_hold("new", days[1]))
+        before = await sums(ledger)
+        assert await ledger.kept_us() < at("1970-01-01 00:00")
+        assert await retired(ledger, "2024-02-20 12:00", keep_months=1) == 2
+        assert await ledger.kept_us() == at(days[1])
+        assert [fact.id for fact in await ledger.facts("acme", after=(0, ""), limit=9)] == [days[1], "new", days[2]]
+        assert await self.open_holds(ledger) == ["new"]
+        assert await sums(ledger) == before
+        assert await retired(ledger, "2024-01-20 12:00", keep_months=1) == 0
+        assert await ledger.kept_us() == at(days[1]), "it never moves back"
+
+    async def test_what_comes_later_than_facts_are_kept_counts_nowhere(self, ledger: Ledger) -> None:
+        books, counted, late = Books(ledger), use("a", "2024-01-15 12:00", 7), use("b", "2024-01-15 12:00", 5)
+        await books.fold(counted)
+        await retired(ledger, "2024-03-20 12:00", keep_months=1)
+        before = await sums(ledger)
+        for _ in range(2):
+            await books.fold(counted, late, ai_hold("h", "2024-01-15 12:00"))
+            await books.fold(void(counted), void(late))
+        assert await sums(ledger) == before
+        assert await self.open_holds(ledger) == []
+        assert await ledger.facts("acme", after=(0, ""), limit=9) == []
+        await retired(ledger, "2024-03-20 12:00", keep_months=1)
+        assert await sums(ledger) == before
+
+    async def test_a_level_rests_on_all_of_its_facts(self, ledger: Ledger) -> None:
+        books, days = Books(ledger), [date(2024, 1, 10), date(2024, 2, 10), date(2024, 3, 10)]
+        await books.fold(level("a", "2024-01-05 12:00", 4), level("b", "2024-02-05 12:00", 3, kind="add"))
+        await retired(ledger, "2024-03-20 12:00", keep_months=0)
+        await books.fold(level("c", "2024-03-05 12:00", 2, kind="add"), level("a", "2024-01-05 12:00", 4))
+        await books.fold(level("late", "2024-01-06 12:00", 1, kind="add"))
+        assert [(await ledger.level_values("acme", before=day))["users", "seats"] for day in days] == [5, 8, 10]
+
+    @pytest.mark.parametrize("seed", range(4))
+    async def test_a_new_zone_or_plan_moves_the_facts_that_are_kept(self, ledger: Ledger, seed: int) -> None:
+        """What is kept, and each level, stands as if nothing had been retired; the rest stays where it was."""
+        chance = random.Random(seed)
+        facts, changes, whole = history(chance), timeline(chance), MemoryLedger()
+        facts += [_later(fact) for fact in facts if fact.kind == "use"]
+        for each in (ledger, whole):
+            await open_tenants(each)
+            await Books(each).fold(*facts)
+        await retired(ledger, "2024-04-20 12:00", keep_months=0)
+        was = {tenant: await sums(ledger, tenant) for tenant in TENANTS}
+        for change in (*changes, timeline(random.Random(seed + 100))[1]):
+            await change(ledger)
+            await change(whole)
+        for tenant in TENANTS:
+            stands, expected = await sums(ledger, tenant), await sums(whole, tenant)
+            assert _from_day(stands, date(2024, 4, 2)) == _from_day(expected, date(2024, 4, 2))
+            assert _of_levels(stands) == _of_levels(expected)
+            assert _totals(stands) == _totals(expected)
+            early = {key for key in was[tenant] if key.day < date(2024, 3, 31)} - _of_levels(was[tenant]).keys()
+            assert early
+            assert {key: stands[key] for key in early} == {key: was[tenant][key] for key in early}
+
+    async def test_room_for_the_months_to_come_changes_nothing(self, ledger: Ledger) -> None:
+        days = ("2024-01-31 23:59", "2024-02-01 00:00", "2024-05-31 23:59", "2024-06-01 00:00")
+        books, facts, other = Books(ledger), [use(day, day, 7) for day in days], use("other", "2024-03-01 12:00")
+        await books.fold(*facts)
+        before = await view(ledger, ["acme"], [date(2024, 3, 1)])
+        made = await ledger.make_room(at("2024-02-20 12:00"))
+        assert await ledger.make_room(at("2024-02-20 12:00")) == ()
+        await books.fold(*facts, other)
+        await books.fold(void(other))
+        assert await view(ledger, ["acme"], [date(2024, 3, 1)]) == before
+        assert len(await ledger.make_room(at("2024-03-20 12:00"))) == len(made) // 4
+
     @pytest.mark.parametrize("name", HOSTILE)
     async def test_any_text_may_name_a_tenant_and_never_meets_another(self, ledger: Ledger, name: str) -> None:
         await ledger.put_tenant(NewTenant(name), defaults=FREE, now_us=1)
@@ -665,6 +739,35 @@ def history(chance: random.Random) -> list[Fact]:
             case 5:
                 facts.extend(void(each) for each in chance.sample(facts, min(1, len(facts))) if each.kind != "void")
     return facts
+
+
+def _later(fact: Fact) -> Fact:
+    return fact._replace(id=f"{fact.id}+", occurred_us=fact.occurred_us + 5 * DAY_US)
+
+
+async def retired(ledger: Ledger, now: str, *, keep_months: int) -> int:
+    """Retires all that is over; how many facts of "acme" are gone."""
+    before = len(await ledger.facts("acme", after=(0, ""), limit=10_000))
+    while (await ledger.retire(at(now), keep_months=keep_months)).more:
+        pass
+    return before - len(await ledger.facts("acme", after=(0, ""), limit=10_000))
+
+
+def _from_day(cells: Mapping[CellKey, CellSum], day: date) -> dict[CellKey, CellSum]:
+    return {key: cell for key, cell in cells.items() if key.day >= day}
+
+
+def _of_levels(cells: Mapping[CellKey, CellSum]) -> dict[CellKey, CellSum]:
+    return {key: cell for key, cell in cells.items() if key.meter in {"users", "*storage"}}
+
+
+def _totals(cells: Mapping[CellKey, CellSum]) -> dict[tuple[str, str, str], tuple[int, int, int]]:
+    """Quantity, cost and count of each meter, resource and scope, over all days and segments."""
+    totals: dict[tuple[str, str, str], tuple[int, int, int]] = {}
+    for key, cell in cells.items():
+        quantity, cost, count = totals.get(key[3:], (0, 0, 0))
+        totals[key[3:]] = (quantity + cell.quantity, cost + cell.cost_nanos, count + cell.count)
+    return totals
 
 
 def shuffled(facts: Sequence[Fact], chance: random.Random) -> list[list[Fact]]:

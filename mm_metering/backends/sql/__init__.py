@@ -4,7 +4,8 @@ Owns: the tables (all named ``mm_…``, so that they can live in a host's databa
 Does not own: what a fact means or which cell it belongs to (core), when to fold (the worker), the schema's history
 (``backends/migrations``).
 Invariants: one Protocol method is one transaction. The shard's position is moved first, under its row's lock, with
-the facts and cells that it stands for. A fact is one row for ever; the cells equal the fold of the rows not voided.
+the facts and cells that it stands for. A fact is one row, until it is retired; the cells equal the fold of the rows not
+voided, and keep what retired ones added.
 All integers are 64-bit, money is nano-units, instants are microseconds since 1970. SQLAlchemy is imported only when
 a SQL ledger is opened, and never past this package and the migrations.
 """

@@ -46,10 +46,12 @@ class Known(NamedTuple):
 
 
 class Batch:
-    """Folds facts in memory, each once. What it collects is written afterwards, in one go."""
+    """Folds facts in memory, each once. What it collects is written afterwards, in one go. A fact from before
+    ``since_us`` counts nowhere, as if it was voided."""
 
-    def __init__(self, known: Mapping[FactKey, Known], calendars: Mapping[str, Calendar]) -> None:
+    def __init__(self, known: Mapping[FactKey, Known], calendars: Mapping[str, Calendar], *, since_us: int) -> None:
         self._calendars = calendars
+        self._since_us = since_us
         self._facts = {key: each.fact for key, each in known.items()}
         self.voided = {key for key, each in known.items() if each.is_voided}
         self.new: dict[FactKey, Fact] = {}
@@ -66,7 +68,10 @@ class Batch:
                 self._void(fact)
             elif (key := FactKey(fact.tenant, fact.id)) not in self._facts:
                 self._facts[key] = self.new[key] = fact
-                self._count(fact, 1)
+                if fact.occurred_us >= self._since_us or fact.kind in LEVEL_KINDS:
+                    self._count(fact, 1)
+                else:
+                    self.voided.add(key)
 
     def _void(self, fact: Fact) -> None:
         key = FactKey(fact.tenant, fact.target or "")

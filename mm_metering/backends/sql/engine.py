@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from typing import Any, Final, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import ColumnElement, Executable, Table, TextClause, Update, and_, make_url, select, tuple_
+from sqlalchemy import ColumnElement, Executable, Table, TextClause, Update, and_, make_url, select
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -52,6 +52,22 @@ class Transaction:
         if rows:
             await self.connection.execute(statement, rows)
 
+    async def append(self, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
+        """``Dialect.append``; nothing without rows."""
+        if rows:
+            await self.dialect.append(self.connection, table, rows)
+
+    async def appended(self, table: Table, rows: Sequence[tuple[Any, ...]]) -> bool:
+        """``append``, if all rows are new; otherwise False, and nothing is written."""
+        try:
+            async with self.connection.begin_nested():
+                await self.append(table, rows)
+        except DBAPIError as error:
+            if not self.dialect.is_duplicate(error):
+                raise
+            return False
+        return True
+
     async def load(self, text: str, rows: Sequence[tuple[Any, ...]]) -> None:
         """``Dialect.load``; nothing without rows."""
         if rows:
@@ -84,8 +100,8 @@ class Transaction:
         """Carries the change out on the rows under any of the keys."""
         given, source = sorted(keys), self.dialect.keys(columns)
         if given:
-            found = tuple_(*(change.table.c[name] for name in columns)).in_(select(source))
-            await self.run(change.where(found), self.dialect.key_values(columns, given))
+            on = [change.table.c[name] == source.c[name] for name in columns]
+            await self.run(change.where(*on), self.dialect.key_values(columns, given))
 
     @contextlib.contextmanager
     def storing(self) -> Iterator[None]:
@@ -152,6 +168,7 @@ class Store:
             async with self._engine().connect() as connection:
                 await connection.execution_options(**self._dialect.reading())
                 async with connection.begin():
+                    await self._dialect.steady(connection)
                     return await work(Transaction(connection, self._dialect))
 
         return await self._retried(attempt)
@@ -161,6 +178,7 @@ class Store:
 
         async def attempt() -> T:
             async with self._turn(), self._engine().begin() as connection:
+                await self._dialect.steady(connection)
                 return await work(Transaction(connection, self._dialect))
 
         return await self._retried(attempt)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterable
-from functools import cache
 from operator import attrgetter
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import BigInteger, exists, literal_column, not_, select, tuple_, update
 from sqlalchemy.types import Text
 
 from mm_metering.backends.sql.batch import Batch, FactKey, Known, row_keys
-from mm_metering.backends.sql.dialects import Columns, Dialect
+from mm_metering.backends.sql.dialects import Columns
 from mm_metering.backends.sql.engine import Transaction
 from mm_metering.backends.sql.rows import FACT, fact_of, fact_row
-from mm_metering.backends.sql.tables import IS_LEVEL, IS_OPEN, usage_fact
+from mm_metering.backends.sql.tables import IS_HOLD, IS_LEVEL, IS_OPEN, usage_fact
 from mm_metering.core.facts import Fact
 
 ROW_KEY: Final[Columns] = {"tenant": Text(), "id": Text(), "occurred_us": BigInteger()}
@@ -23,34 +22,28 @@ _TENANT: Final[Columns] = {"tenant": Text()}
 _FACT_KEY: Final[Columns] = {"tenant": Text(), "id": Text()}
 PAGE: Final = 5_000
 """Facts read at a time where all of them are folded anew."""
-FIRST_US: Final = -(2**62)
-"""An instant before every fact."""
 
 _IN_ORDER: Final = (usage_fact.c.occurred_us, usage_fact.c.id)
 
 
 async def known(tx: Transaction, facts: Iterable[Fact]) -> dict[FactKey, Known]:
-    """What the ledger has of these facts and of their voids' targets."""
+    """What the ledger has of these facts, and of the targets of those that are voids."""
     rows = await tx.matching((*FACT, usage_fact.c.voided), ROW_KEY, row_keys(facts))
     return {FactKey(row.tenant, row.id): Known(fact_of(row), row.voided) for row in rows}
 
 
-async def write(tx: Transaction, batch: Batch) -> None:
-    """Inserts the new facts, marks the voided ones, and opens or closes holds."""
+def new_rows(batch: Batch) -> list[tuple[Any, ...]]:
     stored_us, opened = time.time_ns() // 1000, batch.open_holds()
-    rows = [
+    return [
         fact_row(fact, is_voided=key in batch.voided, is_open=key in opened, stored_us=stored_us)
         for key, fact in batch.new.items()
     ]
-    await tx.load(_insert(tx.dialect), rows)
+
+
+async def mark(tx: Transaction, batch: Batch) -> None:
+    """Marks the facts with a row that were voided, and opens or closes holds."""
     await tx.update_matching(_MARK, ROW_KEY, ((fact.tenant, fact.id, fact.occurred_us) for fact in batch.marked))
     await tx.update_matching(_TURN_HOLD, _FACT_KEY, batch.unsettled_holds())
-
-
-@cache
-def _insert(dialect: Dialect) -> str:
-    columns = usage_fact.columns.keys()
-    return dialect.sql_text(dialect.insert_many(usage_fact, columns), columns)
 
 
 _MARK: Final = update(usage_fact).values(voided=True, open=False)
@@ -67,7 +60,7 @@ _is_closed: Final = exists(
 # Whichever came first, hold or close, and whatever was voided since: open means no counted close. Only a change writes.
 _TURN_HOLD: Final = (
     update(usage_fact)
-    .where(usage_fact.c.kind == "hold", not_(usage_fact.c.voided), usage_fact.c.open == _is_closed)
+    .where(IS_HOLD, not_(usage_fact.c.voided), usage_fact.c.open == _is_closed)
     .values(open=not_(usage_fact.c.open))
 )
 

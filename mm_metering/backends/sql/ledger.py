@@ -9,16 +9,16 @@ from typing import Any
 
 from sqlalchemy import select
 
-from mm_metering.backends.ledger import Acknowledged, Claim, ClaimRequest, ShardRow, Snapshot
-from mm_metering.backends.sql import cells, claims, facts, levels, plans, reports, schema, shards
+from mm_metering.backends.ledger import KEEP_MONTHS, Acknowledged, Claim, ClaimRequest, Retired, ShardRow, Snapshot
+from mm_metering.backends.sql import cells, claims, facts, keeping, levels, plans, reports, schema, shards
 from mm_metering.backends.sql import tenants as tenancy
 from mm_metering.backends.sql import work as workers
 from mm_metering.backends.sql.batch import Batch
 from mm_metering.backends.sql.engine import Store, Transaction, UnstorableValue
-from mm_metering.backends.sql.rows import CELL, cell_of
-from mm_metering.backends.sql.tables import usage_cell
+from mm_metering.backends.sql.rows import CELL, stored_cell
+from mm_metering.backends.sql.tables import usage_cell, usage_fact
 from mm_metering.backends.work import FIRST_LETTER, Alert, DeadLetter, Lease, LetterKey, Run
-from mm_metering.core.cells import Cell, CellKey, Segment
+from mm_metering.core.cells import Calendar, Cell, CellKey, Segment
 from mm_metering.core.digest import Digest, total
 from mm_metering.core.facts import Fact
 from mm_metering.core.findings import Finding
@@ -153,12 +153,12 @@ class SqlLedger:
             .order_by(*usage_cell.primary_key)
         )
         rows = await self._store.read(lambda tx: tx.all(statement))
-        return [Cell(*cell_of(row), row.revision, row.refused) for row in rows]
+        return [stored_cell(row) for row in rows]
 
     async def level_values(self, tenant: str, *, before: date) -> Mapping[tuple[str, str], int]:
         async def work(tx: Transaction) -> dict[tuple[str, str], int]:
-            moved = await cells.moved_levels(tx, tenant, before)
             ends = await levels.of_tenant(tx, tenant)
+            moved = await cells.moved_levels(tx, tenant, before) if ends else {}
             return {level: end.value - moved.get(level, 0) for level, end in ends.items()}
 
         return await self._store.read(work)
@@ -168,6 +168,17 @@ class SqlLedger:
 
     async def facts(self, tenant: str, *, after: tuple[int, str], limit: int) -> list[Fact]:
         return await self._store.read(lambda tx: facts.page(tx, tenant, after, limit))
+
+    # -- keeping ------------------------------------------------------------------------------------------------------
+
+    async def make_room(self, now_us: int) -> tuple[str, ...]:
+        return await self._store.write(lambda tx: keeping.make_room(tx, now_us))
+
+    async def retire(self, now_us: int, *, keep_months: int = KEEP_MONTHS) -> Retired:
+        return await self._store.write(lambda tx: keeping.retire(tx, now_us, keep_months))
+
+    async def kept_us(self) -> int:
+        return await self._store.read(keeping.since_us)
 
     # -- what workers leave each other --------------------------------------------------------------------------------
 
@@ -208,9 +219,7 @@ class SqlLedger:
 async def _fold(tx: Transaction, new: Sequence[Fact], default_timezone: str) -> Digest:
     """By what it changes the digest of all that was folded."""
     calendars = await tenancy.calendars(tx, (fact.tenant for fact in new), default_timezone)
-    batch = Batch(await facts.known(tx, new), calendars)
-    batch.fold(new)
-    await facts.write(tx, batch)
+    batch = await _written(tx, new, calendars, await keeping.hold_still(tx))
     await levels.fold(tx, batch.cells, batch.levels, calendars)
     await cells.apply(tx, batch.cells)
     return total(Digest(cell.facts, cell.digest) for cell in batch.cells.values())
@@ -236,6 +245,19 @@ async def _name_unstorable(tx: Transaction, facts: Sequence[Fact], timezone: str
                 parts += (part[half:], part[:half])
     if refused:
         raise Unstorable(refused)
+
+
+async def _written(tx: Transaction, new: Sequence[Fact], calendars: Mapping[str, Calendar], since_us: int) -> Batch:
+    """Nearly always each fact is new, which the key tells for nothing: only where one is not, all are looked up."""
+    targets = await facts.known(tx, (fact for fact in new if fact.kind == "void"))
+    batch = Batch(targets, calendars, since_us=since_us)
+    batch.fold(new)
+    if not await tx.appended(usage_fact, facts.new_rows(batch)):
+        batch = Batch(await facts.known(tx, new), calendars, since_us=since_us)
+        batch.fold(new)
+        await tx.append(usage_fact, facts.new_rows(batch))
+    await facts.mark(tx, batch)
+    return batch
 
 
 async def _snapshots(tx: Transaction, shard: int, ids: Sequence[str], since: date) -> dict[str, Snapshot]:

@@ -14,7 +14,7 @@ from mm_metering.backends.sql.dialects import Columns
 from mm_metering.backends.sql.engine import Transaction
 from mm_metering.backends.sql.tables import usage_level
 from mm_metering.core.cells import NO_LEVEL, Calendar, CellKey, CellSum, LevelEnd, fold_level, level_meters, merge
-from mm_metering.core.periods import day_start, micros
+from mm_metering.core.periods import FIRST_US, day_start, micros
 
 FIRST_DAY: Final = date(1, 1, 1)
 _KEY: Final[Columns] = {name: Text() for name in LevelKey._fields}
@@ -23,7 +23,7 @@ _TENANT: Final[Columns] = {"tenant": Text()}
 
 def start_us(calendar: Calendar, day: date) -> int:
     """When a local day begins; before every fact for FIRST_DAY."""
-    return facts.FIRST_US if day == FIRST_DAY else micros(day_start(day, calendar.zone))
+    return FIRST_US if day == FIRST_DAY else micros(day_start(day, calendar.zone))
 
 
 async def fold(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final, TypeAlias
 
 from sqlalchemy import Row
 
 from mm_metering.backends.sql import tables
-from mm_metering.core.cells import CellKey, CellSum
+from mm_metering.core.cells import Cell, CellKey, CellSum
 from mm_metering.core.facts import Count, Fact
 
 FACT: Final = tuple(tables.usage_fact.c[name] for name in Fact._fields)
@@ -52,6 +52,15 @@ def fact_of(row: AnyRow) -> Fact:
 def cell_of(row: AnyRow) -> tuple[CellKey, CellSum]:
     """The cell of a row that begins with the columns ``CELL``."""
     return CellKey(*row[:6]), CellSum(*row[6:12])
+
+
+def stored_cell(row: AnyRow) -> Cell:
+    """The same with the cell's revision, and what was refused."""
+    *key, quantity, cost_nanos, weighted, count, facts, digest, revision, refused = row
+    return Cell(_new_key(key), CellSum(quantity, cost_nanos, weighted, count, facts, digest), revision, refused)
+
+
+_new_key: Final = partial(tuple.__new__, CellKey)
 
 
 def cells_of(rows: Iterable[AnyRow]) -> dict[CellKey, CellSum]:

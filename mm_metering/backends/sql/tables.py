@@ -66,7 +66,7 @@ shard = Table(
     PrimaryKeyConstraint("shard", name="mm_shard_pkey"),
 )
 
-# One row per fact, for ever. A void marks its target's row; where there is none yet it leaves a tombstone in its
+# One row per fact. A void marks its target's row; where there is none yet it leaves a tombstone in its
 # place (kind "void"), which keeps the target out. ``open`` is a hold without a counted close.
 usage_fact = Table(
     "mm_usage_fact",
@@ -86,23 +86,30 @@ usage_fact = Table(
     Column("voided", Boolean, nullable=False),
     Column("open", Boolean, nullable=False),
     Column("stored_us", BigInteger, nullable=False),  # the folding process's clock; provenance only
-    # unique keys of a partitioned table hold the partition's column; an id's occurred_us never changes
-    PrimaryKeyConstraint("tenant", "id", "occurred_us", name="mm_usage_fact_pkey"),
-    Index("mm_usage_fact_in_order", "tenant", "occurred_us", "id"),
+    # an id's occurred_us never changes; in this order a tenant's new facts come last, and pages of them need no index
+    PrimaryKeyConstraint("tenant", "occurred_us", "id", name="mm_usage_fact_pkey"),
     sqlite_with_rowid=False,
     postgresql_partition_by="RANGE (occurred_us)",
 )
 
 IS_LEVEL = text("kind IN ('set', 'add')")
-IS_OPEN = text("open")
+IS_OPEN = text("open = true")
+IS_HOLD = text("kind = 'hold'")
 IS_CLOSE = text("kind = 'close'")
 
 for _name, _columns, _where in (
     ("mm_usage_fact_levels", ("tenant", "resource", "occurred_us", "id"), IS_LEVEL),
-    ("mm_usage_fact_open", ("tenant",), IS_OPEN),
+    ("mm_usage_fact_open", ("tenant", "open"), IS_OPEN),  # both: else SQLite's planner prefers the primary key
+    ("mm_usage_fact_holds", ("tenant", "id"), IS_HOLD),
     ("mm_usage_fact_closes", ("tenant", "target"), IS_CLOSE),
 ):
     Index(_name, *(usage_fact.c[name] for name in _columns), sqlite_where=_where, postgresql_where=_where)
+
+kept = Table(  # its only row: all facts from this instant on are here
+    "mm_kept",
+    metadata,
+    Column("since_us", BigInteger, nullable=False),
+)
 
 event_key = Table(
     "mm_event_key",

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import date
-from itertools import groupby
-from operator import attrgetter
 from typing import Any, Final
 
 from sqlalchemy import Text, delete, select
 
-from mm_metering.backends.sql import cells, facts, levels
+from mm_metering.backends.sql import cells, facts, keeping, levels
 from mm_metering.backends.sql.dialects import Columns
 from mm_metering.backends.sql.engine import Transaction
 from mm_metering.backends.sql.rows import AnyRow
 from mm_metering.backends.sql.tables import subscription, tenant
-from mm_metering.core.cells import Calendar, CellKey, CellSum, LevelEnd, Segment, fold_all
+from mm_metering.core.cells import LEVEL_KINDS, Calendar, CellKey, CellSum, LevelEnd, Segment, calendar_of, fold_all
 from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow, changed_tenant, with_plan
 from mm_metering.errors import UnknownTenant
 
@@ -29,6 +27,7 @@ MAKING_TENANTS: Final = 0x6D6D_7465_6E61_6E74
 
 _ID: Final[Columns] = {"id": Text()}
 _TENANT: Final[Columns] = {"tenant": Text()}
+_SEGMENT: Final = tuple(subscription.c[name] for name in Segment._fields)
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -49,14 +48,17 @@ async def page(tx: Transaction, after: str, limit: int) -> list[TenantRow]:
 
 
 async def _with_segments(tx: Transaction, rows: Sequence[AnyRow]) -> list[TenantRow]:
-    """The timelines are read by a statement of their own: after waiting for a lock only that sees the newest."""
-    segments = await tx.matching(tuple(subscription.c), _TENANT, [(row.id,) for row in rows])
-    in_order = sorted(segments, key=lambda row: (row.tenant, row.starts_us))
-    timelines = {
-        owner: tuple(Segment(row.starts_us, row.plan, row.version) for row in theirs)
-        for owner, theirs in groupby(in_order, key=attrgetter("tenant"))
-    }
+    timelines = await _timelines(tx, [row.id for row in rows])
     return [TenantRow(**row._mapping, segments=timelines[row.id]) for row in rows]
+
+
+async def _timelines(tx: Transaction, ids: Sequence[str]) -> dict[str, tuple[Segment, ...]]:
+    """Read by a statement of their own: after waiting for a lock only that sees the newest."""
+    rows = await tx.matching((subscription.c.tenant, *_SEGMENT), _TENANT, [(each,) for each in ids])
+    timelines: dict[str, list[Segment]] = {each: [] for each in ids}
+    for owner, *segment in rows:
+        timelines[owner].append(Segment._make(segment))
+    return {each: tuple(sorted(segments)) for each, segments in timelines.items()}
 
 
 def _one(rows: Sequence[TenantRow]) -> TenantRow | None:
@@ -67,15 +69,18 @@ async def calendars(tx: Transaction, ids: Iterable[str], default_timezone: str) 
     """Where each tenant's facts belong, fixed until the transaction ends."""
     wanted = sorted(set(ids))
     rows = await _held(tx, wanted)
-    if unknown := sorted(set(wanted) - {row.id for row in rows}):
+    if unknown := sorted(set(wanted) - rows.keys()):
         await tx.lock(MAKING_TENANTS, shared=True)
-        rows += await _held(tx, unknown)
-    known = {row.id: Calendar(row.timezone, row.segments) for row in rows}
-    return {each: known.get(each) or Calendar(default_timezone, ()) for each in wanted}
+        rows |= await _held(tx, unknown)
+    other = calendar_of(default_timezone, ())
+    return {each: rows.get(each, other) for each in wanted}
 
 
-async def _held(tx: Transaction, ids: Sequence[str]) -> list[TenantRow]:
-    return await _with_segments(tx, await tx.matching(tuple(tenant.c), _ID, [(each,) for each in ids], lock=True))
+async def _held(tx: Transaction, ids: Sequence[str]) -> dict[str, Calendar]:
+    """Of those that have a row."""
+    rows = await tx.matching((tenant.c.id, tenant.c.timezone), _ID, [(each,) for each in ids], lock=True)
+    timelines = await _timelines(tx, [each for each, _ in rows])
+    return {each: calendar_of(timezone, timelines[each]) for each, timezone in rows}
 
 
 async def _locked(tx: Transaction, tenant_id: str) -> TenantRow | None:
@@ -113,7 +118,7 @@ async def make(tx: Transaction, ids: Iterable[str], defaults: TenantDefaults, no
     used = await facts.owners(tx, unknown)
     for row in made:
         if row.id in used:
-            await _fold_anew(tx, row, levels.FIRST_DAY)
+            await _fold_anew(tx, None, row, levels.FIRST_DAY)
     return [row for row in made if row.id not in used]
 
 
@@ -136,7 +141,7 @@ async def _replace(tx: Transaction, before: TenantRow | None, after: TenantRow) 
         await tx.run_each(subscription.insert(), _segments(after))
     day = _first_moved_day(before, after)
     if day is not None:
-        await _fold_anew(tx, after, day)
+        await _fold_anew(tx, before, after, day)
 
 
 def _columns(row: TenantRow) -> dict[str, Any]:
@@ -161,18 +166,28 @@ def _first_moved_day(before: TenantRow | None, after: TenantRow) -> date | None:
 async def rebuild_cells(tx: Transaction, tenant_id: str) -> int:
     """How many cells differed. A tenant without a row has no facts that another calendar could place."""
     row = await _locked(tx, tenant_id)
-    return await _fold_anew(tx, row, levels.FIRST_DAY) if row else 0
+    return await _fold_anew(tx, None, row, levels.FIRST_DAY) if row else 0
 
 
-async def _fold_anew(tx: Transaction, row: TenantRow, day: date) -> int:
-    """Folds the tenant's facts again from ``day`` on, and changes the cells that differ: how many."""
+async def _fold_anew(tx: Transaction, before: TenantRow | None, row: TenantRow, day: date) -> int:
+    """Takes the tenant's facts from ``day`` on out of the cells where ``before`` put them, and adds them where they
+    belong now: how many cells changed. Without ``before`` all cells are made anew of the days of which all facts are
+    here. So either way cells keep what retired facts added."""
+    since_us = await keeping.hold_still(tx)
     calendar = Calendar(row.timezone, row.segments)
     stored = await cells.from_day(tx, row.id, day)
     ends = _standing(await levels.of_tenant(tx, row.id), stored)
-    fresh: dict[CellKey, CellSum] = {}
+    whole = levels.FIRST_DAY if before else calendar.first_whole_day(since_us)
+    gone: dict[CellKey, CellSum] = {}
+    if before is None:
+        gone = {key: cell for key, cell in stored.items() if key.day >= whole or (key.meter, key.resource) in ends}
+    fresh, stood = dict[CellKey, CellSum](), dict(ends)
     async for theirs in facts.pages(tx, row.id, levels.start_us(calendar, day)):
-        fold_all(fresh, theirs, calendar, ends)
-    changes = cells.difference(fresh, stored)
+        if before:
+            fold_all(gone, theirs, Calendar(before.timezone, before.segments), stood)
+        here = [fact for fact in theirs if fact.kind in LEVEL_KINDS or calendar.day(fact.occurred_us) >= whole]
+        fold_all(fresh, here, calendar, ends)
+    changes = cells.difference(fresh, gone)
     await cells.apply(tx, changes)
     return sum(change != CellSum() for change in changes.values())
 
