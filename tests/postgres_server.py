@@ -15,7 +15,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ MISSING = (
 class PostgresServer:
     """A server that ends with the tests. Databases are copies of one that was migrated once."""
 
-    def __init__(self, binaries: Path, user: pwd.struct_passwd | None) -> None:
+    def __init__(self, binaries: Path, user: pwd.struct_passwd | None, options: Mapping[str, str] = OPTIONS) -> None:
+        self._options = options
         self.folder = Path(tempfile.mkdtemp(prefix="mm-pg-"))  # short: a socket's path has at most 107 bytes
         self._user = user
         self._names = (f"test_{n}" for n in itertools.count(1))
@@ -69,7 +70,7 @@ class PostgresServer:
         with log.open("wb") as output:
             made = self._popen(initdb, output)
             assert made.wait(START_TIMEOUT_S) == 0, log.read_text()
-            options = [part for name, value in OPTIONS.items() for part in ("-c", f"{name}={value}")]
+            options = [part for name, value in self._options.items() for part in ("-c", f"{name}={value}")]
             self._process = self._popen(("postgres", "-D", data, "-k", str(self.folder), *options), output)
         deadline = time.monotonic() + START_TIMEOUT_S
         status = self.folder / "data" / "postmaster.pid"
@@ -77,6 +78,11 @@ class PostgresServer:
             assert self._process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, "PostgreSQL does not answer"
             time.sleep(0.01)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "it was not started"
+        return self._process.pid
 
     def _popen(self, command: tuple[str, ...], output: Any) -> subprocess.Popen[bytes]:
         path = str(self._binaries / command[0])

@@ -1,4 +1,4 @@
-"""``./dev bench [PART...] [--rounds N] [--json FILE]``: what a request costs, beside the bare app and the peers."""
+"""``./dev bench [PART...] [--rounds N] [--rows N] [--json FILE]``: what a request costs, and a fact."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tests.bench.growth import growth, memory_of_events
 from tests.bench.hosts import connections, uvicorn
 from tests.bench.inprocess import in_process
 from tests.bench.layers import layers, memory
+from tests.bench.ledger import ledger
 from tests.bench.report import Report
 from tests.bench.server import binaries
 
@@ -32,6 +33,7 @@ PARTS: Final[dict[str, Callable[[Report], None]]] = {
     "bytes": memory_of_events,
     "memory": memory,
     "layers": layers,
+    "ledger": ledger,
 }
 
 
@@ -39,6 +41,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser("./dev bench", description="what a request costs; all parts take some minutes")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all by default")
     parser.add_argument("--rounds", type=int, default=5, help="rounds, of which the median counts (5)")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="most rows of the ledger's growth (1,000,000)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to keep the figures")
     asked = parser.parse_args(argv)
     if unknown := set(asked.parts) - set(PARTS):
@@ -47,7 +50,7 @@ def main(argv: list[str]) -> int:
     about = f"{datetime.now(UTC):%Y-%m-%d}, {machine.description()}, {', '.join(binaries())}, {asked.rounds} rounds"
     console.print(about, end="\n\n")
     with console.status("starting") as status:
-        report = Report(console, status, rounds=asked.rounds, servers=binaries())
+        report = Report(console, status, rounds=asked.rounds, rows=asked.rows, servers=binaries())
         logging.getLogger("mm_metering").addHandler(report.outages)
         for name in asked.parts or PARTS:
             status.update(name)

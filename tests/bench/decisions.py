@@ -47,15 +47,18 @@ def slots(count: int) -> tuple[Slot, ...]:
 class Shard:
     """One process at a shard of its own: ``load`` its tenants, then ``decide``."""
 
-    def __init__(self, server: Server, counters: RedisCounters, *, limits: int) -> None:
+    def __init__(
+        self, server: Server, counters: RedisCounters, *, limits: int, resources: Sequence[str] = ("",)
+    ) -> None:
         self.server = server
+        self._resources = resources
         self.slots = slots(limits)
         self.last = START
         self._counters = counters
         self._alternatives = (tuple(Line(slot, 1, 1) for slot in self.slots),)
         self._counts = tuple(Count(meter, "", 1) for meter in dict.fromkeys(slot.meter for slot in self.slots))
         self._process = str(uuid_utils.uuid7())
-        self._seq = 0
+        self._seq = self._events = 0
 
     async def open(self) -> None:
         assert await self._counters.open(0, seen=0, generation=1, grace_ms=0)
@@ -77,8 +80,10 @@ class Shard:
             await self.send(*(Load(_name(n), TAG, START, values, {}) for n in some))
 
     def event(self, tenant: str) -> bytes:
+        self._events += 1
         fact_id, now_us = str(uuid_utils.uuid7()), time.time_ns() // 1000
-        return encode(Fact(fact_id, now_us, "use", tenant, "api_call", "", 1, None, self._counts))
+        resource = self._resources[self._events % len(self._resources)]
+        return encode(Fact(fact_id, now_us, "use", tenant, "api_call", resource, 1, None, self._counts))
 
     def take(self, n: int) -> Take:
         return Take(_name(n), TAG, self._alternatives, (self.event(_name(n)),))
@@ -128,10 +133,10 @@ def _reply(reader: hiredis.Reader, client: socket.socket) -> Any:
 
 
 @asynccontextmanager
-async def opened(server: Server, *, limits: int) -> AsyncIterator[Shard]:
+async def opened(server: Server, *, limits: int, resources: Sequence[str] = ("",)) -> AsyncIterator[Shard]:
     counters = RedisCounters(server.url)
     try:
-        shard = Shard(server, counters, limits=limits)
+        shard = Shard(server, counters, limits=limits, resources=resources)
         await shard.open()
         yield shard
     finally:

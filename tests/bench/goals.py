@@ -1,4 +1,4 @@
-"""What is to be reached, and whether it is: two limits, usage and event, headers on, all from one run."""
+"""What is to be reached, and whether it is, all from one run. A request has two limits, usage, event and headers."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ class Goal(NamedTuple):
     unit: str = ""
 
 
+def _at_any_size(store: str) -> tuple[str, ...]:
+    return tuple(f"ledger/{store}/{10**digits}/wall_us" for digits in range(3, 8))
+
+
 GOALS: Final = (
     Goal("in-process CPU at c64 × bare Starlette", ("in-process/2/mm_metering/c64/ratio",), 1.8, 1.5, "×"),
     Goal("on FastAPI × bare FastAPI, in-process", ("in-process/2/mm_metering on fastapi/c64/ratio",), 1.3, 1.2, "×"),
@@ -31,6 +35,10 @@ GOALS: Final = (
     Goal("bytes per tenant, 12 counters", ("growth/bytes/12",), 400, 400),
     Goal("bytes per event above its payload", ("bytes/event/1", "bytes/event/16", "bytes/event/64"), 30, 30),
     Goal("memory:// decision, 64 callers", ("memory/c64",), 10, 5, "µs"),
+    Goal("a fact into SQLite: 15,000 a second", _at_any_size("SQLite"), 66.7, 50, "µs"),
+    Goal("a fact into PostgreSQL: 20,000 a second", _at_any_size("PostgreSQL"), 50, 33, "µs"),
+    Goal("its CPU at the most rows × at 1,000", ("ledger/SQLite/growth", "ledger/PostgreSQL/growth"), 1.25, 1.1, "×"),
+    Goal("get_usage of a year", ("ledger/SQLite/year_ms", "ledger/PostgreSQL/year_ms"), 20, 10, "ms"),
     Goal("errors with 256 connections", ("connections/256/cold/errors", "connections/256/warm/errors"), 0, 0),
     Goal("errors with 512 connections", ("connections/512/cold/errors", "connections/512/warm/errors"), 0, 0),
 )

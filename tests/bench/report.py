@@ -39,6 +39,7 @@ class Report:
     console: Console
     status: Status
     rounds: int
+    rows: int
     servers: dict[str, Path]
     figures: dict[str, float] = field(default_factory=dict)
     outages: Outages = field(default_factory=Outages)
