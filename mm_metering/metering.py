@@ -14,7 +14,7 @@ from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack
 
 import uuid_utils
 
-from mm_metering import catalogues
+from mm_metering import catalogues, failpoints
 from mm_metering.analytics import Analytics
 from mm_metering.backends.counters import Counters
 from mm_metering.backends.ledger import Ledger
@@ -331,7 +331,9 @@ class Metering:
         if not self._open:
             return
         self._open = False
+        failpoints.reach("shutdown.before")
         trouble = await self._write_out()
+        failpoints.reach("shutdown.after_settle")
         is_kept = await self.gate.aclose()
         await self.counters.aclose()
         await self.ledger.aclose()

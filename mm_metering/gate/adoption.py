@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Final
 
+from mm_metering import failpoints
 from mm_metering.gate.coalesce import Lane
 from mm_metering.gate.journal_file import Directory, Found, Item
 
@@ -70,6 +71,7 @@ class Adopter:
         log.info("journal: %d ops that were left in %s are taken over", len(found.facts), found.file.path)
         for shard, facts in by_shard.items():
             lanes[shard].adopt(found.file, facts)
+        failpoints.reach("journal.adopted")
         return True
 
 

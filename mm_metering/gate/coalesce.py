@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
+from mm_metering import failpoints
 from mm_metering.backends.counters import (
     LAST_SEQ,
     MAX_BATCH,
@@ -266,9 +267,11 @@ class Lane:
         return Flight(self._seq, self.generation, (), [each for each in next_ones if not each.future.cancelled()])
 
     async def _send(self, flight: Flight) -> None:
+        failpoints.reach("replay.before_send" if flight.replay else "lane.before_send")
         answer = await self._call(flight)
         match answer:
             case Reply():
+                failpoints.reach("replay.after_reply" if flight.replay else "lane.after_reply")
                 self._come_up()
                 self._flight = None
                 self._finish(flight, answer)
@@ -326,6 +329,7 @@ class Lane:
             else:
                 future.set_result(result)
         self.journal.acked(flight.generation, reply.entry, appended)
+        failpoints.reach("lane.after_ack")
         self._mind_the_drain(is_confirmed=self.journal.confirm(flight.generation, reply.drained) or was_empty)
 
     def _mind_the_drain(self, *, is_confirmed: bool) -> None:

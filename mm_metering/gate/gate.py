@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
+from mm_metering import failpoints
 from mm_metering.backends.counters import (
     ANY_REVISION,
     START,
@@ -258,6 +259,7 @@ class Gate:
         lane = self._lane(row.id)
         view = await self._make_view(row)
         self._views.put(view)
+        failpoints.reach("retag.before")
         for _ in range(RETAG_TRIES):
             outcome = await lane.submit(Retag(row.id, view.tag(lane.generation), keep))
             if isinstance(outcome, Done):
@@ -374,9 +376,11 @@ class Gate:
         now_us = self._now_us()
         values = await self._values(view, snapshot, now_us)
         held = loading.holds(view, snapshot, now_us)
+        failpoints.reach("load.before")
         outcome = await lane.submit(Load(tenant, view.tag(lane.generation), position, values, held))
         match outcome:
             case Done() | NotLoaded(why="warm"):
+                failpoints.reach("load.after")
                 return True
             case NotLoaded(why="behind", barrier=later):
                 return later

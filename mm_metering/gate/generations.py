@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import Final
 
+from mm_metering import failpoints
 from mm_metering.backends.counters import Counters
 from mm_metering.backends.ledger import Ledger
 from mm_metering.errors import StoreUnavailable
@@ -25,7 +26,9 @@ async def certify(counters: Counters, ledger: Ledger, shard: int, *, seen: int, 
 
     Raises StoreUnavailable, the outcome then unknown: whoever meets the shard next certifies again.
     """
+    failpoints.reach("certify.before")
     generation, first = await ledger.certify(shard, seen=max(seen, known))
+    failpoints.reach("certify.after_ledger")
     grace_ms = 0 if first else GRACE_MS
     try:
         async with asyncio.timeout(OPEN_S):
@@ -33,4 +36,5 @@ async def certify(counters: Counters, ledger: Ledger, shard: int, *, seen: int, 
     except TimeoutError:
         raise StoreUnavailable(f"counters: shard {shard} was not opened within {OPEN_S:.0f} s") from None
     if opened:
+        failpoints.reach("certify.after_open")
         log.info("shard %d: generation %d is open", shard, generation)

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 from zlib import crc32
 
+from mm_metering import failpoints
+
 log = logging.getLogger("mm_metering.gate")
 
 VERSION: Final = 1
@@ -87,6 +89,7 @@ class JournalFile:
     def append(self, records: Iterable[Acked]) -> None:
         """Written when it returns: it survives this process. OSError, and nothing is written, if it cannot be."""
         data = b"".join(map(_line, records))
+        failpoints.reach("journal.before_write")
         try:
             rest = memoryview(data)
             while rest:
@@ -96,16 +99,19 @@ class JournalFile:
                 os.ftruncate(self._descriptor, self.size)
             raise
         self.size += len(data)
+        failpoints.reach("journal.after_write")
 
     def discard(self) -> None:
         """All of it is in the ledger. A damaged file is kept aside under another name."""
         self.parts -= 1
         if self._descriptor >= 0 and not self.parts:
+            failpoints.reach("journal.before_remove")
             with contextlib.suppress(OSError):
                 if self.is_damaged:
                     self.path.rename(self.path.with_suffix(DAMAGED))
                 else:
                     self.path.unlink()
+            failpoints.reach("journal.after_remove")
             self.release()
 
     def release(self) -> None:

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 from pydantic_core import to_json
 
+from mm_metering import failpoints
 from mm_metering.backends.ledger import Claim, ClaimRequest, Ledger
 from mm_metering.clock import Clock
 from mm_metering.core.catalogue import Catalogue, Meter
@@ -66,6 +67,8 @@ class Recorder:
         now_us = micros(self._clock.now())
         facts = [self._fact(event, now_us) for event in events]
         claims = await self._claims([(event, fact) for event, fact in facts if event.id is not None])
+        if claims:
+            failpoints.reach("claim.after")
         tally = {"new": 0, "known": 0, "conflict": 0}
         for event, fact in facts:
             claim = claims.pop(0) if event.id is not None else Claim("new", fact.occurred_us, in_ledger=False)

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mm_metering import failpoints
 from mm_metering.errors import Refused, StoreUnavailable, UnknownTenant
 from mm_metering.gate.context import Bound, Meter, enter, leave
 from mm_metering.middleware.aftermath import Aftermath
@@ -86,7 +87,9 @@ class Exchange:
             try:
                 if not host.is_open:
                     await host.open()
+                failpoints.reach("middleware.before_take")
                 admission = await host.meter.take(tenant, match.wishes)
+                failpoints.reach("middleware.after_take")
             except UnknownTenant:
                 problem = host.answers.unknown(self._scope)
             except StoreUnavailable:
@@ -122,6 +125,7 @@ class Exchange:
     def send(self, message: Message) -> Awaitable[None]:
         """What the app calls. Not a coroutine of its own: most messages need nothing of it that waits."""
         if self._is_started or message["type"] not in STARTS:
+            failpoints.reach("middleware.mid_stream")
             if self._match.measured and self._scope.get("method") != "HEAD":  # whose body no server sends
                 self._bytes += _size(message)
             return self._send(message)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
 
+from mm_metering import failpoints
 from mm_metering.backends.counters import START, Backlog, Counters, Entry, position_key
 from mm_metering.backends.ledger import Ledger, ShardRow
 from mm_metering.backends.work import DeadLetter
@@ -143,6 +144,7 @@ class Drain:
         """Folds the entries; False if another drain was first. Lines that cannot be folded are kept as dead letters,
         and hinder no others."""
         facts, places, dead = self._read(shard, row.generation, entries)
+        failpoints.reach("drain.after_read")
         move: Any = {"generation": row.generation, "before": row.position, "after": after}
         while True:
             try:
@@ -153,6 +155,7 @@ class Drain:
                 facts, places = [facts[number] for number in kept], [places[number] for number in kept]
                 continue
             if won:
+                failpoints.reach("drain.after_commit")
                 self._count(facts, dead)
                 self._touch(facts)
             return won
@@ -202,6 +205,7 @@ class Drain:
         if self._trimmed.get(shard) != (generation, position):
             await self._counters.trim(shard, generation=generation, position=position)
             self._trimmed[shard] = (generation, position)
+            failpoints.reach("drain.after_trim")
 
     async def each(self) -> None:
         """Folds one batch of every shard; StoreUnavailable where none could be asked."""

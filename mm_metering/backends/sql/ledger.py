@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from mm_metering import failpoints
 from mm_metering.backends.ledger import KEEP_MONTHS, Acknowledged, Claim, ClaimRequest, Retired, ShardRow, Snapshot
 from mm_metering.backends.sql import cells, claims, facts, keeping, levels, plans, reports, schema, shards
 from mm_metering.backends.sql import tenants as tenancy
@@ -72,6 +73,8 @@ class SqlLedger:
                     came = await _fold(tx, facts, defaults.timezone)
                 await shards.hold(tx, shard, came)
             await workers.bury(tx, dead)
+            if facts:
+                failpoints.reach("drain.before_commit")
             return True
 
         try:
