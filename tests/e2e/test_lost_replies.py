@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from mm_metering import FrozenClock, Metering
 from mm_metering.backends.memory_ledger import MemoryLedger
+from tests.chaos.proxy import KINDS, Proxy
 from tests.e2e.callers import METERS, PLANS, Caller, FairClock, differences
 from tests.redis_server import RedisServer
 
@@ -24,76 +24,9 @@ FAULTS: Final = int(os.environ.get("MM_FAULTS", "2000"))
 SEED: Final = int(os.environ.get("MM_FAULTS_SEED", "1"))
 PROCESSES: Final = 24
 CALLERS: Final = 3
-LATE_S: Final = 0.08
-"""Longer than a decision waits."""
 PAUSE_S: Final = 0.1
-KINDS: Final = ("cut", "silent", "late reply", "late request")
-
-
-class FaultyProxy:
-    """A socket in front of the server that loses or delays some batches of takes, or the replies to them.
-
-    cut            the reply is lost, and the connection ends
-    silent         the reply is lost, and the connection stays
-    late reply     it comes past the deadline
-    late request   it is carried out past the deadline
-    """
-
-    def __init__(self, server: RedisServer, path: Path, rng: random.Random) -> None:
-        self.url = f"unix://{path}"
-        self.injected = Counter[str]()
-        self.share = 0.0
-        self._server = server
-        self._path = path
-        self._rng = rng
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[FaultyProxy]:
-        async with await asyncio.start_unix_server(self._accept, self._path):
-            yield self
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._tasks.add(asyncio.create_task(self._serve(reader, writer)))
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        up_reader, up_writer = await asyncio.open_unix_connection(self._server.socket)
-        fault = [""]
-        replies = asyncio.create_task(self._pump_replies(up_reader, writer, fault))
-        try:
-            with contextlib.suppress(ConnectionError):
-                while request := await reader.read(1 << 20):
-                    fault[0] = self._fault(request) or fault[0]
-                    if fault[0] == "late request":
-                        await asyncio.sleep(LATE_S)
-                    up_writer.write(request)
-        finally:
-            replies.cancel()
-            for each in (writer, up_writer):
-                each.close()
-
-    @staticmethod
-    async def _pump_replies(source: asyncio.StreamReader, sink: asyncio.StreamWriter, fault: list[str]) -> None:
-        """Until a reply is lost: its connection is of no use any more."""
-        while reply := await source.read(1 << 20):
-            if fault[0] == "cut":
-                sink.close()
-            if fault[0] in ("cut", "silent"):
-                return
-            if fault[0] == "late reply":
-                await asyncio.sleep(LATE_S)
-            fault[0] = ""
-            sink.write(reply)
-
-    def _fault(self, request: bytes) -> str:
-        if b"_apply" not in request or self._rng.random() >= self.share:
-            return ""
-        fault = self._rng.choice(KINDS)
-        self.injected[fault] += 1
-        return fault
+SHARE: Final = 0.15
+"""How many batches of takes meet a fault."""
 
 
 class Fickle(Caller):
@@ -135,14 +68,23 @@ async def test_lost_replies_time_outs_and_callers_that_go_away(redis_server: Red
     rng, ledger, clock = random.Random(SEED), MemoryLedger(), FrozenClock("2024-01-15T12:00:00Z")
     async with AsyncExitStack() as stack:
         fair = stack.enter_context(FairClock.ticking())
-        proxy = await stack.enter_async_context(FaultyProxy(redis_server, tmp_path / "proxy.sock", rng).running())
+        share = [0.0]
+
+        def choose(request: bytes) -> str:
+            return rng.choice(KINDS) if b"_apply" in request and rng.random() < share[0] else ""
+
+        front = tmp_path / "proxy.sock"
+        proxy = await stack.enter_async_context(Proxy(redis_server.socket, choose=choose).listening(front))
         worker = Metering(PLANS, counters=redis_server.url, ledger=ledger, clock=clock, worker="inline")
         await stack.enter_async_context(worker)
-        apps = [Metering(PLANS, counters=proxy.url, ledger=ledger, clock=clock, worker="off") for _ in range(PROCESSES)]
+        apps = [
+            Metering(PLANS, counters=f"unix://{front}", ledger=ledger, clock=clock, worker="off")
+            for _ in range(PROCESSES)
+        ]
         for app in apps:
             await stack.enter_async_context(app)
         callers = [Fickle(app, f"{n}-{k}", fair, bool) for n, app in enumerate(apps) for k in range(CALLERS)]
-        proxy.share = 0.15
+        share[0] = SHARE
         tasks = [
             asyncio.create_task(caller.call_and_go(random.Random(f"{SEED} {caller.tenant}"))) for caller in callers
         ]
@@ -152,7 +94,7 @@ async def test_lost_replies_time_outs_and_callers_that_go_away(redis_server: Red
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        proxy.share = 0.0
+        share[0] = 0.0
         for app in apps:
             await app.flush()
         print(proxy.injected, Counter(each.told for caller in callers for each in caller.answers))
