@@ -51,8 +51,9 @@ MANY: Final = 10_000_000
 PHASE_S: Final = 3.0
 """After that long the callers go on with new tenants, whose limit is not reached yet."""
 LIMITED: Final = 4
-OPEN: Final = 4
-"""Tenants that are limited, and those that never reach their limit, in use at once."""
+"""How many of them there are at once."""
+OPEN: Final = tuple(f"open-{n}" for n in range(4))
+"""Tenants that never reach their limit."""
 
 _plan: Final = {
     "price": "0",
@@ -155,7 +156,7 @@ class _Load:
 
     async def _one(self, caller: int, number: int) -> None:
         dice, phase = self._random.random(), int(time.monotonic() / PHASE_S)
-        limited, unlimited = f"limited-{phase}-{number % LIMITED}", f"open-{number % OPEN}"
+        limited, unlimited = f"limited-{phase}-{number % LIMITED}", OPEN[number % len(OPEN)]
         if dice < 0.75:
             tenant = limited if dice < 0.6 else unlimited
             await self._take(call_name(TAKE, self._part.number, caller, number), tenant, strict=dice < 0.6)

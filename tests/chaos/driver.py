@@ -10,8 +10,9 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Final
 
@@ -103,50 +104,73 @@ MANY_TIMES: Final = 40
 """Points that every process passes all the time: it is killed at one of the first times there."""
 FEW_TIMES: Final = 2
 OUTAGE_S: Final = 0.25
+OFTEN: Final = ("middleware", "lane", "drain")
+PROVOKED: Final = {"certify": "loss", "journal": "outage", "replay": "outage", "shutdown": "end", "drain": "work"}
+"""What a room's points are reached by; all others by the load alone."""
 REACH_S: Final = 60.0
 
 
 async def failpoint_kills(house: House, truth: Truth, times: int, points: Sequence[str]) -> Counter[str]:
-    """Arms each point in turn, in every process that can reach it, until that many were killed there."""
+    """Arms the points of a family in as many processes as there are, until that many were killed at each."""
     done = Counter[str]()
-    for point in points:
-        kind = "worker" if point.startswith("drain") else "app"
+    for family in _families(points):
+        kind = "worker" if family[0].startswith("drain") else "app"
         places = [place for place in house.places if place.name.startswith(kind)]
-        before = sum(place.deaths for place in places)
-        is_often = point.startswith(("middleware", "lane", "drain"))
-        await _arm(house, places, point, at_most=MANY_TIMES if is_often else FEW_TIMES if times > 1 else 1)
-        give_up = time.monotonic() + REACH_S + times
-        while (done_here := sum(place.deaths for place in places) - before) < times:
-            if time.monotonic() > give_up:
-                raise Stuck(f"{point} was reached {done_here} of {times} times")
-            await _provoke(house, point)
-        done[point] = done_here
-        await _arm(house, places, "")
+        for at in range(0, len(family), len(places)):
+            done += await _kill_at(house, truth, places, family[at : at + len(places)], times)
     return done
 
 
-async def _arm(house: House, places: Sequence[Place], point: str, *, at_most: int = 1) -> None:
-    for place in places:
-        place.failpoint, place.at_most = point, at_most
-    if not point.startswith("shutdown"):
+def _families(points: Iterable[str]) -> list[list[str]]:
+    """Points that the same events lead to, by the room that they are in."""
+    found: dict[str, list[str]] = {}
+    for point in points:
+        room = point.partition(".")[0]
+        found.setdefault(PROVOKED.get(room, "load"), []).append(point)
+    return [*found.values()]
+
+
+async def _kill_at(
+    house: House, truth: Truth, places: Sequence[Place], points: Sequence[str], times: int
+) -> Counter[str]:
+    """Each process that starts is killed at its place's point, until there were enough."""
+    own = dict(zip(places, cycle(points), strict=False))
+    before = {place: place.deaths for place in places}
+    for place, point in own.items():
+        place.failpoint, place.at_most = point, MANY_TIMES if point.startswith(OFTEN) else min(times, FEW_TIMES)
+    if not points[0].startswith("shutdown"):
         await asyncio.gather(*(house.end(place) for place in places))
+    give_up = time.monotonic() + REACH_S + times
+    while True:
+        done = Counter(
+            {point: sum(place.deaths - before[place] for place in places if own[place] == point) for point in points}
+        )
+        for place in places:
+            place.failpoint = "" if done[own[place]] >= times else place.failpoint
+        if min(done.values()) >= times:
+            break
+        if time.monotonic() > give_up:
+            raise Stuck(f"not {times} times within {REACH_S + times:.0f} s: {done}")
+        await _provoke(house, truth, points[0])
+    await asyncio.gather(*(house.end(place) for place in places))
+    return done
 
 
-async def _provoke(house: House, point: str) -> None:
-    """What leads to that point; most are reached by the load alone."""
-    room, _, step = point.partition(".")
-    if room == "certify":
+async def _provoke(house: House, truth: Truth, point: str) -> None:
+    """What leads to that family of points."""
+    family = PROVOKED.get(point.partition(".")[0])
+    if family == "loss":
         await house.lose()
         await asyncio.sleep(1.0)
-    elif room in ("journal", "replay"):
+    elif family == "outage":
         async with asyncio.TaskGroup() as group:
             group.create_task(house.server.stand_still(OUTAGE_S))
             await asyncio.sleep(OUTAGE_S * 0.7)
-            if step == "adopted" and house.of("app"):
-                await house.kill(house.of("app")[0])
+            if house.dice.random() < 0.5 and (running := house.of("app")):  # its file is adopted
+                await house.kill(house.dice.choice(running))
         await asyncio.sleep(0.7)
-    elif room == "shutdown":
-        await asyncio.sleep(0.5)
+    elif family == "end":
+        await house.until(lambda: house.of("app") and house.are_admitted(truth), "all app processes are admitted")
         await asyncio.gather(*(house.end(place) for place in house.of("app")))
     await asyncio.sleep(0.05)
 
@@ -158,6 +182,7 @@ async def run_failpoints(
         row = await _judged(house, "failpoints", lambda truth: failpoint_kills(house, truth, times, points))
     print(*(f"  {point}: {count}" for point, count in row.kills.items()), sep="\n")
     row.kills = Counter({f"at {len(row.kills)} points": row.kills.total()})
+    row.verdict.pauses_s.clear()  # those who would be admitted are killed
     return row
 
 
@@ -178,7 +203,6 @@ async def _judged(house: House, mode: str, work: Callable[[Truth], Awaitable[Cou
 @contextlib.asynccontextmanager
 async def a_house(folder: Path, mode: str, ledger: str, *, seed: int) -> AsyncIterator[House]:
     """Its server runs while the block does."""
-    folder.mkdir(parents=True, exist_ok=True)
     server = MODES[mode](folder)
     try:
         await server.start()

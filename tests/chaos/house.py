@@ -19,7 +19,7 @@ from typing import Any, Final
 from mm_metering import Metering
 from mm_metering.backends.counters import START, position_key
 from mm_metering.errors import StoreUnavailable
-from tests.chaos.app import PLANS, UNREACHABLE, Part, own_event, run, run_worker
+from tests.chaos.app import OPEN, PLANS, UNREACHABLE, Part, own_event, run, run_worker
 from tests.chaos.servers import Killed
 from tests.chaos.truth import RECORD, YES, Truth, TruthFile
 
@@ -96,8 +96,9 @@ class House:
         _context.set_forkserver_preload(
             ["tests.chaos.app", "mm_metering.cli", "sqlalchemy.ext.asyncio", "redis.asyncio"]
         )
-        async with self.metering():
-            pass  # the plans and the schema are there before the first process
+        async with self.metering() as metering:  # plans and schema are there before the first process
+            for tenant in OPEN:
+                await metering.put_tenant(tenant)
         self.places = [Place(f"app-{n}") for n in range(self.apps)] + [
             Place(f"worker-{n}") for n in range(self.workers)
         ]
@@ -234,6 +235,12 @@ class House:
 
         await self.until(are_there, "an app process is admitted again after a loss")
         return found
+
+    def are_admitted(self, truth: Truth) -> bool:
+        """Whether each app process that runs has had a take admitted."""
+        truth.update()
+        last = truth.last_yes()
+        return all(last.get(place.name, 0.0) > place.started_at for place in self.of("app"))
 
     @staticmethod
     async def until(condition: Any, what: str) -> None:
