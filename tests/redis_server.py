@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -32,10 +33,17 @@ def command(path: Path, *words: str) -> bytes:
 class RedisServer:
     """A server on a unix socket, without persistence unless ``appendonly``: tests start, stop and empty it.
 
-    ``options`` are further ones of the server's.
+    ``options`` are further ones of the server's, ``environment`` further variables.
     """
 
-    def __init__(self, directory: Path, *, appendonly: bool = False, options: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        appendonly: bool = False,
+        options: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.socket = directory / "redis.sock"
         self.url = f"unix://{self.socket}"
         self._options = {
@@ -48,6 +56,7 @@ class RedisServer:
             "appendfsync": "always",
             **(options or {}),
         }
+        self._environment = environment or {}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -57,7 +66,9 @@ class RedisServer:
 
     def launch(self) -> None:
         options = [part for name, value in self._options.items() for part in (f"--{name}", value)]
-        self._process = subprocess.Popen([find_server(), *options], stdin=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            [find_server(), *options], stdin=subprocess.DEVNULL, env={**os.environ, **self._environment}
+        )
 
     def wait(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S

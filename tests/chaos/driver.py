@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import logging
 import random
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from mm_metering.failpoints import POINTS
+from tests.chaos import pause, power
 from tests.chaos.house import House, Place, Stuck
 from tests.chaos.judge import Verdict, judge
 from tests.chaos.servers import MODES
@@ -246,6 +248,8 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--ledger", choices=(*LEDGERS, "both"), default="both")
     parser.add_argument("--server", choices=(*MODES, "all"), default="all", help="what the server remembers")
     parser.add_argument("--failpoints", type=int, metavar="TIMES", help="instead: kills at each failpoint, that often")
+    parser.add_argument("--power", type=int, metavar="TIMES", help="instead: power cuts of each kind, that often")
+    parser.add_argument("--pause", action="store_true", help="instead: the pause after a loss, by tenants in use")
     return parser.parse_args(argv)
 
 
@@ -274,18 +278,49 @@ async def run(chosen: argparse.Namespace, folder: Path, server: PostgresServer |
     return rows
 
 
+async def run_pause(folder: Path) -> int:
+    found = []
+    for tenants in pause.TENANTS:
+        own = folder / str(tenants)
+        own.mkdir()
+        found.append(await pause.measure(own, tenants))
+        print(f"  {found[-1]}", flush=True)
+    print(f"\n{pause.table(found)}")
+    return 0
+
+
+async def run_power(folder: Path, times: int, *, seed: int) -> int:
+    """Where there is no compiler nothing is simulated, and that is said."""
+    if power.compiler() is None:
+        print(power.NO_COMPILER)
+        return 0
+    rows = [await power.kind(folder, what, how, times=times, seed=seed) for what, how in power.KINDS]
+    print(f"\n{power.HEAD}", *(row.cells() for row in rows), sep="\n")
+    return int(not all(row.is_as_promised for row in rows))
+
+
 def main(argv: Sequence[str]) -> int:
     chosen = arguments(argv)
     folder = Path(tempfile.mkdtemp(prefix="mm-chaos-"))
-    with postgres(chosen.ledger != "sqlite") as server:
-        try:
-            rows = asyncio.run(run(chosen, folder, server))
-        except Stuck as error:
-            print(f"stuck: {error}; see {folder}")
-            return 1
-    print(f"\nseed {chosen.seed}\n\n{table(rows)}")
-    if all(row.is_clean for row in rows):
+    logging.disable(logging.WARNING)  # those of this process; all others have a file
+    try:
+        code = _main(chosen, folder)
+    except Stuck as error:
+        print(f"stuck: {error}")
+        code = 1
+    if code:
+        print(f"\nnot clean: what is left lies in {folder}")
+    else:
         shutil.rmtree(folder)
-        return 0
-    print(f"\nnot clean: what is left lies in {folder}")
-    return 1
+    return code
+
+
+def _main(chosen: argparse.Namespace, folder: Path) -> int:
+    if chosen.pause:
+        return asyncio.run(run_pause(folder))
+    if chosen.power:
+        return asyncio.run(run_power(folder, chosen.power, seed=chosen.seed))
+    with postgres(chosen.ledger != "sqlite") as server:
+        rows = asyncio.run(run(chosen, folder, server))
+    print(f"\nseed {chosen.seed}\n\n{table(rows)}")
+    return int(not all(row.is_clean for row in rows))
