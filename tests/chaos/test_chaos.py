@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from mm_metering import Metering
-from mm_metering.backends.ledger import Cell
+from mm_metering.core.cells import Cell
 from mm_metering.core.facts import Count, Fact
 from mm_metering.failpoints import POINTS
 from tests.chaos import driver, power
