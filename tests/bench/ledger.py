@@ -126,10 +126,10 @@ async def _round(store: Store, shard: Shard, drain: Drain, seed: int) -> Reading
     tenants = some(TENANTS, FACTS, seed=seed)
     for first in range(0, FACTS, MAX_BATCH):
         await shard.send(*map(shard.take, tenants[first : first + MAX_BATCH]))
-    folded, server_s, worker_s, began = drain.folded, store.server_s(), time.process_time(), time.monotonic()
+    folded, server_s, worker_s, began = drain.done.facts, store.server_s(), time.process_time(), time.monotonic()
     await drain.fully(0)
     spent = (time.monotonic() - began, time.process_time() - worker_s, store.server_s() - server_s)
-    assert drain.folded - folded == FACTS, drain.folded - folded
+    assert drain.done.facts - folded == FACTS, drain.done.facts - folded
     return Reading(*(each / FACTS * 1e6 for each in spent))
 
 

@@ -27,8 +27,8 @@ class Idle(Reconciling):
     def __init__(self) -> None:
         pass
 
-    async def run(self, stop: asyncio.Event) -> None:
-        await stop.wait()
+    async def run(self) -> None:
+        await asyncio.Event().wait()
 
 
 class Watched(Drain):
