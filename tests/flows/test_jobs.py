@@ -12,12 +12,12 @@ import pytest
 import pytest_asyncio
 
 from mm_metering import FrozenClock
-from mm_metering.backends.ledger import Ledger
+from mm_metering.backends.ledger import KEEP_MONTHS, Ledger
 from mm_metering.backends.memory_ledger import MemoryLedger
 from mm_metering.backends.sql import open_ledger
 from mm_metering.backends.work import JOB_FAILED, Run
 from mm_metering.clock import micros_of
-from mm_metering.core.periods import micros
+from mm_metering.core.periods import micros, month_start_us
 from mm_metering.errors import StoreUnavailable
 from mm_metering.worker import jobs
 from mm_metering.worker.jobs import Job, Jobs
@@ -122,6 +122,14 @@ async def test_old_runs_are_forgotten_by_a_job(ledger: Ledger, clock: FrozenCloc
     await keeper.once()
     left = await ledger.runs("j", until_us=2**62, limit=9)
     assert [run.period_us for run in left] == [micros(NOON + KEEP_RUNS + 2 * HOUR)]
+
+
+async def test_facts_are_retired_by_a_job(ledger: Ledger, clock: FrozenClock) -> None:
+    keeper = Jobs(ledger, upkeep(ledger), worker="w", now_us=micros_of(clock))
+    await keeper.once()
+    day = clock.now().replace(hour=0, minute=0)
+    assert await ledger.kept_us() == month_start_us(micros(day), -KEEP_MONTHS)
+    assert await ledger.make_room(micros(day)) == (), "another job made it"
 
 
 # -- on virtual time, where a lease takes no waiting -------------------------------------------------------------------
