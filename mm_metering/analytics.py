@@ -35,7 +35,7 @@ class Analytics:
             name,
             first,
             last,
-            await self._ledger.cells(name, first=first, last=last),
+            await self._ledger.day_sums(name, first=first, last=last),
             carried=await self._ledger.level_values(name, before=first),
             moves=await self._moves(name, first, last, timezone),
             catalogue=self._catalogue,

@@ -214,6 +214,10 @@ class Ledger(Work, Protocol):
         """The cells with facts of the local days from first to last, both included, in key order."""
         ...
 
+    async def day_sums(self, tenant: str, *, first: date, last: date) -> list[Cell]:
+        """The same cells, but those of a scope, summed by day and meter; as cells of no segment, resource or digest."""
+        ...
+
     async def level_values(self, tenant: str, *, before: date) -> Mapping[tuple[str, str], int]:
         """Each level (meter, resource) as it stood at the start of the local day ``before``."""
         ...

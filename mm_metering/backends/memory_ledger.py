@@ -368,6 +368,16 @@ class MemoryLedger(MemoryWork):
             shown = sorted((item for item in books.shown() if first <= item[0].day <= last), key=lambda item: item[0])
             return [Cell(key, replace(cell), books.revisions[key], books.refused.get(key, 0)) for key, cell in shown]
 
+    async def day_sums(self, tenant: str, *, first: date, last: date) -> list[Cell]:
+        sums: dict[CellKey, Cell] = {}
+        for key, each, revision, refused in await self.cells(tenant, first=first, last=last):
+            if not key.scope:
+                whole = key._replace(since_us=0, resource="")
+                stood = sums.get(whole, Cell(whole, CellSum(), 0, 0))
+                stood.total.add(each)
+                sums[whole] = stood._replace(revision=stood.revision + revision, refused=stood.refused + refused)
+        return [sums[key] for key in sorted(sums)]
+
     async def level_values(self, tenant: str, *, before: date) -> Mapping[tuple[str, str], int]:
         with self._lock:
             books = self._books.get(tenant, Books())

@@ -630,6 +630,27 @@ class LedgerContract(WorkContract):
         page = await ledger.facts("acme", after=(at("2024-01-15 12:00"), "f1"), limit=2)
         assert [fact.id for fact in page] == ["f2", "f3"]
 
+    @pytest.mark.parametrize("seed", range(3))
+    async def test_the_sums_of_days_are_those_of_their_cells(self, ledger: Ledger, seed: int) -> None:
+        await open_tenants(ledger)
+        await fold_all(Books(ledger), shuffled(history(random.Random(seed)), random.Random(seed)))
+        await ledger.change_plan("acme", plan="pro", version=2, at_us=at("2024-03-30 12:00"))
+        refused = {CellKey("acme", date(2024, 3, 30), 0, "api_calls", "", ""): 3}
+        await ledger.report("p", acknowledged={}, refused=refused, now_us=1)
+        first, last = date(2024, 3, 29), date(2024, 3, 30)
+        sums: dict[CellKey, list[int]] = {}
+        for key, cell, revision, no in await ledger.cells("acme", first=first, last=last):
+            if not key.scope:
+                one = (cell.quantity, cell.cost_nanos, cell.weighted, cell.count, revision, no)
+                into = sums.setdefault(key._replace(since_us=0, resource=""), [0] * 6)
+                into[:] = map(sum, zip(into, one, strict=True))
+        found = await ledger.day_sums("acme", first=first, last=last)
+        assert [
+            (key, [cell.quantity, cell.cost_nanos, cell.weighted, cell.count, revision, no])
+            for key, cell, revision, no in found
+        ] == sorted(sums.items())
+        assert sums
+
     # -- keeping ------------------------------------------------------------------------------------------------------
 
     async def test_facts_are_kept_for_whole_months_and_their_cells_for_ever(self, ledger: Ledger) -> None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import date
 from functools import cache
+from operator import itemgetter
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, ColumnElement, Text, case, func, literal_column, or_, select
+from sqlalchemy import BigInteger, ColumnElement, Text, case, cast, func, literal_column, or_, select
 
 from mm_metering.backends.ledger import UsageRow
 from mm_metering.backends.sql.dialects import Columns, Dialect
 from mm_metering.backends.sql.engine import Transaction
 from mm_metering.backends.sql.rows import CELL, INT64, cell_row, cells_of
 from mm_metering.backends.sql.tables import usage_cell
-from mm_metering.core.cells import CellKey, CellSum, merge
+from mm_metering.core.cells import Cell, CellKey, CellSum, merge
 from mm_metering.core.digest import MASK, Digest
 
 _TENANT: Final[Columns] = {"tenant": Text()}
@@ -77,7 +78,12 @@ def _saturating(total: ColumnElement[int], more: ColumnElement[int]) -> ColumnEl
 
 def exact_sum(column: ColumnElement[int]) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
     """A column's sum in two halves that cannot overflow; ``joined`` puts them together."""
-    return func.sum(column // _HALF), func.sum(column % _HALF)
+    return _sum(column // _HALF), _sum(column % _HALF)
+
+
+def _sum(column: ColumnElement[int]) -> ColumnElement[int]:
+    """As an integer: PostgreSQL's sums are decimals, which take long to read."""
+    return cast(func.sum(column), BigInteger)
 
 
 def joined(high: Any, low: Any) -> int:
@@ -123,6 +129,24 @@ async def digests(tx: Transaction, after: str, limit: int) -> list[tuple[str, Di
         .limit(limit)
     )
     return [(row[0], Digest(int(row[1]), joined(row[2], row[3]) & MASK)) for row in await tx.all(statement)]
+
+
+async def day_sums(tx: Transaction, tenant: str, first: date, last: date) -> list[Cell]:
+    """The tenant's cells without a scope by day and meter, in that order."""
+    cell = usage_cell.c
+    exact = (cell.quantity, cell.cost_nanos, cell.weighted)
+    counted = (cell.count, cell.facts, cell.revision, cell.refused)
+    statement = (
+        select(cell.day, cell.meter, *map(_sum, counted), *(half for each in exact for half in exact_sum(each)))
+        .where(cell.tenant == tenant, cell.day.between(first, last), cell.scope == "", IS_SHOWN)
+        .group_by(cell.day, cell.meter)
+    )
+    sums = []
+    for day, meter, count, number, revision, refused, *halves in await tx.all(statement):
+        quantity, cost_nanos, weighted = map(joined, halves[::2], halves[1::2])
+        total = CellSum(quantity, cost_nanos, weighted, count, number)
+        sums.append(Cell(CellKey(tenant, day, 0, meter, "", ""), total, revision, refused))
+    return sorted(sums, key=itemgetter(0))
 
 
 async def from_day(tx: Transaction, tenant: str, day: date) -> dict[CellKey, CellSum]:

@@ -158,6 +158,9 @@ class SqlLedger:
         rows = await self._store.read(lambda tx: tx.all(statement))
         return [stored_cell(row) for row in rows]
 
+    async def day_sums(self, tenant: str, *, first: date, last: date) -> list[Cell]:
+        return await self._store.read(lambda tx: cells.day_sums(tx, tenant, first, last))
+
     async def level_values(self, tenant: str, *, before: date) -> Mapping[tuple[str, str], int]:
         async def work(tx: Transaction) -> dict[tuple[str, str], int]:
             ends = await levels.of_tenant(tx, tenant)
