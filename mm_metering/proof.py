@@ -16,7 +16,6 @@ from mm_metering.core.digest import Digest, total
 PAGE: Final = 1_000
 TRIES: Final = 5
 """What differs is read again: somebody may have folded meanwhile."""
-EVER: Final = (date(1, 1, 1), date(9999, 12, 31))
 
 
 class Verdict(Enum):
@@ -137,7 +136,7 @@ async def each_tenant(ledger: Ledger) -> AsyncIterator[tuple[str, Digest]]:
 
 
 async def prove_tenant(ledger: Ledger, tenant: str, *, default_timezone: str) -> TenantProof:
-    """Folds all of the tenant's facts anew and compares."""
+    """Folds the tenant's facts anew and compares the days of which none were retired."""
     proof = await _read_tenant(ledger, tenant, default_timezone)
     for _ in range(TRIES):
         if proof.verdict is Verdict.EQUAL:
@@ -147,7 +146,10 @@ async def prove_tenant(ledger: Ledger, tenant: str, *, default_timezone: str) ->
 
 
 async def _read_tenant(ledger: Ledger, tenant: str, default_timezone: str) -> TenantProof:
-    stored, fresh = await _stored(ledger, tenant), await _folded_anew(ledger, tenant, default_timezone)
+    row = await ledger.tenant(tenant)
+    calendar = Calendar(row.timezone, row.segments) if row else Calendar(default_timezone, ())
+    first = calendar.first_whole_day(await ledger.kept_us())
+    stored, fresh = await _stored(ledger, tenant, first), await _folded_anew(ledger, tenant, calendar, first)
     both = [
         WrongCell(key, stored.get(key, CellSum()), fresh.get(key, CellSum()))
         for key in sorted(fresh.keys() | stored.keys())
@@ -156,20 +158,18 @@ async def _read_tenant(ledger: Ledger, tenant: str, default_timezone: str) -> Te
     return TenantProof(tenant, _digest(stored), _digest(fresh), wrong)
 
 
-async def _stored(ledger: Ledger, tenant: str) -> dict[CellKey, CellSum]:
-    return {cell.key: cell.total for cell in await ledger.cells(tenant, first=EVER[0], last=EVER[1])}
+async def _stored(ledger: Ledger, tenant: str, first: date) -> dict[CellKey, CellSum]:
+    return {cell.key: cell.total for cell in await ledger.cells(tenant, first=first, last=date.max)}
 
 
-async def _folded_anew(ledger: Ledger, tenant: str, default_timezone: str) -> dict[CellKey, CellSum]:
-    row = await ledger.tenant(tenant)
-    calendar = Calendar(row.timezone, row.segments) if row else Calendar(default_timezone, ())
+async def _folded_anew(ledger: Ledger, tenant: str, calendar: Calendar, first: date) -> dict[CellKey, CellSum]:
     fresh: dict[CellKey, CellSum] = {}
     ends: dict[tuple[str, str], LevelEnd] = {}
     after = (-(2**62), "")
     while page := await ledger.facts(tenant, after=after, limit=PAGE):
         fold_all(fresh, page, calendar, ends)
         after = (page[-1].occurred_us, page[-1].id)
-    return fresh
+    return {key: cell for key, cell in fresh.items() if key.day >= first}
 
 
 def _digest(cells: Mapping[CellKey, CellSum]) -> Digest:

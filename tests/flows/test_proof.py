@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -21,6 +21,7 @@ from mm_metering import FrozenClock, Metering, UsageEvent, from_header
 from mm_metering.backends.counters import shard_of
 from mm_metering.core.digest import Digest
 from mm_metering.core.facts import Count, Fact, decode, encode, flaw, line, quoted, rest
+from mm_metering.core.periods import micros
 from mm_metering.errors import QuotaExceeded
 from mm_metering.gate.admission import Wish
 from mm_metering.gate.reconcile import Drift, Reconciler
@@ -70,6 +71,21 @@ async def test_everything_that_a_tenant_does_is_proved(metering: Metering) -> No
     assert proof.holds
     assert (proof.tenants, proof.differ) == (3, ())
     assert sum(each.acknowledged.facts for each in proof.shards) == 3 * (2 + 3) + 6
+
+
+async def test_what_was_retired_stays_proved(metering: Metering, clock: FrozenClock) -> None:
+    await metering.enforce_quota("org", "api_calls")
+    await metering.flush()
+    clock.advance(timedelta(days=40))
+    await metering.enforce_quota("org", "api_calls")
+    await metering.flush()
+    while (await metering.ledger.retire(micros(clock.now()), keep_months=0)).more:
+        pass
+    assert len(await metering.ledger.facts("org", after=(0, ""), limit=9)) == 1
+    for _ in range(2):
+        proof = await metering.prove()
+        assert (proof.holds, proof.tenants) == (True, 1)
+        await metering.ledger.rebuild_cells("org")
 
 
 async def test_a_part_that_is_taken_back_leaves_the_rest(metering: Metering) -> None:
