@@ -1,4 +1,7 @@
-"""Several ``mm-metering worker`` processes: leases, jobs, kills, and how each of them ends."""
+"""Several ``mm-metering worker`` processes: leases, jobs, kills, and how each of them ends.
+
+``MM_JOB_KILLS`` sets how many workers are killed while a job runs each second.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import os
 import random
 import re
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -32,6 +36,7 @@ from tests.redis_server import RedisServer
 SHARDS = 6
 WITHIN_S = 40.0
 STOPS_WITHIN_S = 5.0
+KILLS = int(os.environ.get("MM_JOB_KILLS", "8"))
 
 
 class Workers:
@@ -146,7 +151,7 @@ async def counted(ledger: Ledger) -> int:
     return sum([len(await ledger.facts(tenant, after=(0, ""), limit=100_000)) for tenant in tenants])
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(120 + 3 * KILLS)
 async def test_a_job_runs_once_per_period_however_its_workers_are_killed(
     request: pytest.FixtureRequest, stores: dict[str, str], tmp_path: Path
 ) -> None:
@@ -164,7 +169,7 @@ async def test_a_job_runs_once_per_period_however_its_workers_are_killed(
         async with asyncio.timeout(WITHIN_S):
             while not log.exists():  # noqa: ASYNC110 - of another process
                 await asyncio.sleep(0.05)
-        for _ in range(8):
+        for _ in range(KILLS):
             await asyncio.sleep(chance.uniform(0.3, 1.2))
             victim = running.pop(chance.randrange(len(running)))
             victim.kill()
@@ -347,8 +352,8 @@ async def test_health_says_what_is_wrong_and_metrics_never_who(own_server: Redis
 
 def test_a_place_that_is_none_is_refused(tmp_path: Path) -> None:
     stores = {"counters": f"local://{tmp_path}/counters", "ledger": f"sqlite:///{tmp_path}/ledger.db"}
-    with workers_on(stores) as workers:
-        for place in ("8080x", "host:", "127.0.0.1:70000", "no.such.host.invalid:80"):
+    with workers_on(stores) as workers, socket.create_server(("127.0.0.1", 0)) as taken:
+        for place in ("8080x", "host:", "127.0.0.1:70000", str(taken.getsockname()[1])):
             process = workers.start("--health", place)
             process.communicate(timeout=WITHIN_S)
             assert process.returncode == 2, place
