@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 PROGRAM: Final = "mm-metering"
 USAGE, UNREACHABLE, INTERRUPTED = 2, 3, 130
-FOLD_S: Final = 3.0
+FOLD_S: Final = 2.5
 """How long a worker that was told to stop may still fold."""
-STOP_S: Final = 4.5
+STOP_S: Final = 4.0
 """When it has ended, in any case."""
 CLOSE_S: Final = 1.0
 """The same after a second signal."""

@@ -12,7 +12,6 @@ import os
 import random
 import re
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -348,12 +347,3 @@ async def test_health_says_what_is_wrong_and_metrics_never_who(own_server: Redis
         line.split()[2] for line in metrics.splitlines() if line.startswith("# TYPE")
     }
     assert "secret" not in metrics + body + body_then
-
-
-def test_a_place_that_is_none_is_refused(tmp_path: Path) -> None:
-    stores = {"counters": f"local://{tmp_path}/counters", "ledger": f"sqlite:///{tmp_path}/ledger.db"}
-    with workers_on(stores) as workers, socket.create_server(("127.0.0.1", 0)) as taken:
-        for place in ("8080x", "host:", "127.0.0.1:70000", str(taken.getsockname()[1])):
-            process = workers.start("--health", place)
-            process.communicate(timeout=WITHIN_S)
-            assert process.returncode == 2, place

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from mm_metering import Metering
 from mm_metering.backends.counters import Append
 from mm_metering.backends.memory_ledger import MemoryLedger
+from mm_metering.errors import InvalidInput
+from mm_metering.worker.health import listen
 from mm_metering.worker.monitor import HEARTBEAT_S
 from tests.flows.conftest import Make
 from tests.sim.loop import run as simulated
@@ -65,6 +68,19 @@ async def test_the_numbers_are_instruments_too(memory: Metering, monkeypatch: py
     provider.shutdown()
     assert found["mm_facts_folded"] == [({}, 1)]
     assert [labels for labels, _ in found["mm_lag_seconds"]] == [{"shard": "0"}]
+
+
+@pytest.mark.parametrize("place", ["8080x", "", "host:", "127.0.0.1:70000", "127.0.0.1:-1"])
+def test_a_place_that_is_none_is_refused(place: str) -> None:
+    with pytest.raises(InvalidInput, match="neither PORT nor HOST:PORT"):
+        listen(place)
+
+
+def test_a_place_that_is_taken_is_refused() -> None:
+    with contextlib.closing(listen("0")) as taken:
+        assert taken.getsockname()[0] == "127.0.0.1"
+        with pytest.raises(InvalidInput, match="cannot be listened at"):
+            listen(str(taken.getsockname()[1]))
 
 
 class Hangs(MemoryLedger):
