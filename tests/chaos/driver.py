@@ -156,6 +156,7 @@ async def _kill_at(
             raise Stuck(f"not {times} times within {within_s:.0f} s: {done}")
         await _provoke(house, truth, points[0])
     await asyncio.gather(*(house.end(place) for place in places))
+    print(*(f"  {point}: {count}" for point, count in done.items()), sep="\n", flush=True)
     return done
 
 
@@ -183,7 +184,6 @@ async def run_failpoints(
 ) -> Row:
     async with a_house(folder, mode, ledger, seed=seed) as house:
         row = await _judged(house, "failpoints", lambda truth: failpoint_kills(house, truth, times, points))
-    print(*(f"  {point}: {count}" for point, count in row.kills.items()), sep="\n")
     row.kills = Counter({f"at {len(row.kills)} points": row.kills.total()})
     row.verdict.pauses_s.clear()  # those who would be admitted are killed
     return row

@@ -17,7 +17,7 @@ from tests.chaos.servers import Killed
 
 TENANTS: Final = (100, 1_000, 10_000)
 ROUNDS: Final = 5
-AGAIN_S: Final = 0.01
+AGAIN_S: Final = 0.1
 WISHES: Final = (Wish("strict", "work"),)
 """Of a meter that admits nobody while the counters are away."""
 
