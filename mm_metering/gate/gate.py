@@ -288,7 +288,7 @@ class Gate:
             async with asyncio.timeout(within_s):
                 return await self._read_view(await self._snapshot(tenant))
         except (StoreUnavailable, TimeoutError) as error:
-            log.warning("tenant not loaded: %s", error)
+            log.warning("tenant not loaded: %s", str(error) or "deadline")
             return self._view_of(tenant, None, self._windows_of(None, 0, self._catalogue.timezone), self._now_us())
 
     async def _read_view(self, snapshot: Snapshot) -> View:
