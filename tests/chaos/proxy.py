@@ -61,16 +61,14 @@ class Proxy:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._serve(reader, writer))
+        task = asyncio.create_task(self._serve((reader, writer)))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: writer.transport.abort())  # one that is cancelled at once never begins
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            with contextlib.suppress(OSError):
-                await self._pump((reader, writer), await _connect(self._target))
-        finally:
-            writer.transport.abort()
+    async def _serve(self, down: Streams) -> None:
+        with contextlib.suppress(OSError):
+            await self._pump(down, await _connect(self._target))
 
     async def _pump(self, down: Streams, up: Streams) -> None:
         link = _Link(self, down, up)
