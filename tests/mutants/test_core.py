@@ -163,7 +163,7 @@ MUTANTS: Final = {
         "usage", "return days[-1].meters[meter.name]", "return days[0].meters[meter.name]"
     ),
     "a level is not carried over": Mutant(
-        "usage", "Counter({level: value for level, value in carried.items() if value})", "Counter()"
+        "usage", "Calendar(self.timezone, ()), Counter(carried)", "Calendar(self.timezone, ()), Counter()"
     ),
     "a limit of zero that charges is no feature": Mutant(
         "catalogue", 'return self.maximum == 0 and self.then == "block"', "return self.maximum == 0"
