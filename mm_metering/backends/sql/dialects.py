@@ -217,7 +217,9 @@ class Sqlite:
         return [Finding("ok", f"SQLite writes through to its disk (synchronous = FULL, journal {mode})")]
 
     def is_full(self, error: Exception) -> bool:
-        return _code(error, "sqlite_errorname").startswith(("SQLITE_FULL", "SQLITE_IOERR_WRITE"))
+        """When it is full, SQLite ends the whole transaction, savepoints and all, and going back to one hides why."""
+        gone = "no such savepoint" in str(error)
+        return gone or _code(error, "sqlite_errorname").startswith(("SQLITE_FULL", "SQLITE_IOERR_WRITE"))
 
     def refuses_value(self, error: DBAPIError) -> bool:
         refusals = ("SQLITE_TOOBIG", "SQLITE_CONSTRAINT_NOTNULL", "SQLITE_MISMATCH")
