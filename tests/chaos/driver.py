@@ -115,15 +115,16 @@ REACH_S, REACH_EACH_S = 60.0, 15.0
 async def failpoint_kills(house: House, truth: Truth, times: int, points: Sequence[str]) -> Counter[str]:
     """Arms the points of a family in as many processes as there are, until that many were killed at each."""
     done = Counter[str]()
-    for family in _families(points):
+    for family in families(points):
         kind = "worker" if family[0].startswith("drain") else "app"
         places = [place for place in house.places if place.name.startswith(kind)]
-        for at in range(0, len(family), len(places)):
-            done += await _kill_at(house, truth, places, family[at : at + len(places)], times)
+        at_once = 1 if PROVOKED.get(family[0].partition(".")[0]) == "loss" else len(places)  # one process certifies
+        for at in range(0, len(family), at_once):
+            done += await _kill_at(house, truth, places, family[at : at + at_once], times)
     return done
 
 
-def _families(points: Iterable[str]) -> list[list[str]]:
+def families(points: Iterable[str]) -> list[list[str]]:
     """Points that the same events lead to, by the room that they are in."""
     found: dict[str, list[str]] = {}
     for point in points:
@@ -179,11 +180,10 @@ async def _provoke(house: House, truth: Truth, point: str) -> None:
     await asyncio.sleep(0.05)
 
 
-async def run_failpoints(
-    folder: Path, mode: str, ledger: str, *, times: int, seed: int, points: Sequence[str] = tuple(POINTS)
-) -> Row:
+async def run_failpoints(folder: Path, mode: str, ledger: str, points: Sequence[str], *, times: int, seed: int) -> Row:
     async with a_house(folder, mode, ledger, seed=seed) as house:
-        row = await _judged(house, "failpoints", lambda truth: failpoint_kills(house, truth, times, points))
+        name = f"failpoints: {', '.join(dict.fromkeys(point.partition('.')[0] for point in points))}"
+        row = await _judged(house, name, lambda truth: failpoint_kills(house, truth, times, points))
     row.kills = Counter({f"at {len(row.kills)} points": row.kills.total()})
     row.verdict.pauses_s.clear()  # those who would be admitted are killed
     return row
@@ -261,9 +261,10 @@ async def run(chosen: argparse.Namespace, folder: Path, server: PostgresServer |
     pairs = [(mode, ledger) for mode in modes for ledger in ledgers]
     if chosen.short:
         pairs = [(mode, ledgers[at % len(ledgers)]) for at, mode in enumerate(modes)]
-    if chosen.failpoints:
-        pairs = [("none", ledger) for ledger in ledgers]
     rows = []
+    if chosen.failpoints:  # a row for each family of points, so that they are judged by themselves
+        pairs = [("none", ledger) for ledger in ledgers for _ in families(POINTS)]
+    groups = cycle(families(POINTS))
     for at, (mode, ledger) in enumerate(pairs):
         own = folder / str(at)
         own.mkdir()
@@ -271,7 +272,8 @@ async def run(chosen: argparse.Namespace, folder: Path, server: PostgresServer |
         print(f"== {'failpoints' if chosen.failpoints else mode}, {ledger}", flush=True)
         kills = chosen.kills or (SHORT if chosen.short else LONG)
         if chosen.failpoints:
-            rows.append(await run_failpoints(own, mode, url, times=chosen.failpoints, seed=chosen.seed))
+            options = {"times": chosen.failpoints, "seed": chosen.seed}
+            rows.append(await run_failpoints(own, mode, url, next(groups), **options))
         else:
             rows.append(await run_kills(own, mode, url, kills=kills, seed=chosen.seed))
         print(*rows[-1].verdict.problems(), *rows[-1].surprises, sep="\n", end="", flush=True)

@@ -68,7 +68,7 @@ async def test_killed_at_each_failpoint_nothing_is_lost_twice_or_over_the_limit(
     ledgers = ("--ledger", "both" if KILLS else "sqlite")
     rows = await driver.run(chosen("--failpoints", str(TIMES), *ledgers), tmp_path, postgres_server)
     assert_clean(rows)
-    assert all(row.kills.total() >= len(POINTS) * TIMES for row in rows)
+    assert sum(row.kills.total() for row in rows) >= len(POINTS) * TIMES
 
 
 @pytest.mark.timeout(60 + 30 * TIMES)
