@@ -242,8 +242,9 @@ class Ledger(Work, Protocol):
         """Takes the facts of the months before the last ``keep_months`` out, a bounded part of them; call again while
         there is ``more``. Cells stay as they are, and so do the facts that set and add levels: a level rests on all.
 
-        ``kept_us`` moves first, and never back. A fact from before it that comes later is stored voided, and counts
-        nowhere: whether it was counted before can no longer be told. A void of a retired fact changes nothing.
+        ``kept_us`` moves with the first that goes, and never back. A fact from before it that comes later is stored
+        voided, and counts nowhere: whether it was counted before can no longer be told. A void of a retired fact
+        changes nothing.
         """
         ...
 

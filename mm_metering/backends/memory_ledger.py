@@ -407,25 +407,24 @@ class MemoryLedger(MemoryWork):
 
     async def retire(self, now_us: int, *, keep_months: int = KEEP_MONTHS) -> Retired:
         with self._lock:
-            self._kept_us = max(self._kept_us, month_start_us(now_us, -keep_months))
-            return Retired(sum(map(self._retire, self._books.values())), (), more=False)
-
-    def _retire(self, books: Books) -> int:
-        over = [
-            fact.id
-            for fact in books.facts.values()
-            if fact.occurred_us < self._kept_us and fact.kind not in LEVEL_KINDS
-        ]
-        for fact_id in over:
-            del books.facts[fact_id]
-        return len(over)
-
+            end_us = max(self._kept_us, month_start_us(now_us, -keep_months))
+            gone = sum(_take_out(books, end_us) for books in self._books.values())
+            if gone:
+                self._kept_us = end_us
+            return Retired(gone, (), more=False)
     async def kept_us(self) -> int:
         with self._lock:
             return self._kept_us
 
     async def aclose(self) -> None:
         pass
+
+
+def _take_out(books: Books, end_us: int) -> int:
+    over = [fact.id for fact in books.facts.values() if fact.occurred_us < end_us and fact.kind not in LEVEL_KINDS]
+    for fact_id in over:
+        del books.facts[fact_id]
+    return len(over)
 
 
 def _canonical(definition: Mapping[str, Any]) -> str:

@@ -681,6 +681,13 @@ class LedgerContract(WorkContract):
         await retired(ledger, "2024-03-20 12:00", keep_months=1)
         assert await sums(ledger) == before
 
+    async def test_what_comes_late_counts_where_nothing_was_taken_out(self, ledger: Ledger) -> None:
+        await ledger.make_room(at("2024-03-20 12:00"))
+        await retired(ledger, "2024-03-20 12:00", keep_months=1)
+        assert await ledger.kept_us() < at("1970-01-01 00:00")
+        await Books(ledger).fold(use("late", "2024-01-15 12:00", 7))
+        assert await quantities(ledger, "api_calls") == {date(2024, 1, 15): 7}
+
     async def test_a_level_rests_on_all_of_its_facts(self, ledger: Ledger) -> None:
         books, days = Books(ledger), [date(2024, 1, 10), date(2024, 2, 10), date(2024, 3, 10)]
         await books.fold(level("a", "2024-01-05 12:00", 4), level("b", "2024-02-05 12:00", 3, kind="add"))

@@ -49,10 +49,16 @@ async def make_room(tx: Transaction, now_us: int) -> tuple[str, ...]:
 
 
 async def retire(tx: Transaction, now_us: int, keep_months: int) -> Retired:
+    """``since_us`` moves with the first row that goes, so that months of which none went still take what comes late."""
     await tx.lock(KEEPING)
-    first_us = month_start_us(now_us, -keep_months)
-    await tx.run(update(kept).where(kept.c.since_us < first_us).values(since_us=first_us))
-    end_us = await since_us(tx)
+    end_us = max(await since_us(tx), month_start_us(now_us, -keep_months))
+    retired = await _take_out(tx, end_us)
+    if retired.facts or retired.tables:
+        await tx.run(update(kept).values(since_us=end_us))
+    return retired
+
+
+async def _take_out(tx: Transaction, end_us: int) -> Retired:
     if tx.dialect.partitions:
         over = [each for each in await partitions.every(tx) if each.end_us <= end_us]
         if over:
@@ -63,15 +69,16 @@ async def retire(tx: Transaction, now_us: int, keep_months: int) -> Retired:
 
 
 def _delete(table: str) -> str:
-    """Tenant after tenant, since no index begins with the instant: the next tenant is one step in the key."""
+    """Tenant after tenant, since no index begins with the instant: the next tenant is one step in the key. It does not
+    begin with WITH, of which SQLite's driver does not say how many rows went."""
     return f"""
-    WITH RECURSIVE owner(tenant) AS (
-        SELECT min(tenant) FROM {table}
-        UNION ALL
-        SELECT (SELECT min(f.tenant) FROM {table} AS f WHERE f.tenant > owner.tenant)
-        FROM owner WHERE owner.tenant IS NOT NULL
-    )
     DELETE FROM {table} WHERE (tenant, occurred_us, id) IN (
+        WITH RECURSIVE owner(tenant) AS (
+            SELECT min(tenant) FROM {table}
+            UNION ALL
+            SELECT (SELECT min(f.tenant) FROM {table} AS f WHERE f.tenant > owner.tenant)
+            FROM owner WHERE owner.tenant IS NOT NULL
+        )
         SELECT f.tenant, f.occurred_us, f.id FROM owner JOIN {table} AS f ON f.tenant = owner.tenant
         WHERE f.occurred_us < :since_us AND f.kind NOT IN ('set', 'add') LIMIT :limit
     )
