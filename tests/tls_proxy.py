@@ -85,6 +85,7 @@ async def tls_in_front_of(
     listening = await asyncio.start_server(accept, HOST, port, ssl=context)
     async with listening:
         yield listening.sockets[0].getsockname()[1]
+        listening.close()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -96,11 +97,11 @@ async def _forward(server: Path, reader: asyncio.StreamReader, writer: asyncio.S
     try:
         await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
     finally:
+        for each in (writer, up_writer):
+            each.transport.abort()
         for pump in pumps:
             pump.cancel()
         await asyncio.gather(*pumps, return_exceptions=True)
-        for each in (writer, up_writer):
-            each.transport.abort()
 
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:

@@ -412,6 +412,7 @@ class MemoryLedger(MemoryWork):
             if gone:
                 self._kept_us = end_us
             return Retired(gone, (), more=False)
+
     async def kept_us(self) -> int:
         with self._lock:
             return self._kept_us

@@ -250,6 +250,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--server", choices=(*MODES, "all"), default="all", help="what the server remembers")
     parser.add_argument("--failpoints", type=int, metavar="TIMES", help="instead: kills at each failpoint, that often")
     parser.add_argument("--power", type=int, metavar="TIMES", help="instead: power cuts of each kind, that often")
+    parser.add_argument("--at-once", type=int, default=1, metavar="RUNS", help="each with stores of its own")
     parser.add_argument("--pause", action="store_true", help="instead: the pause after a loss, by tenants in use")
     return parser.parse_args(argv)
 
@@ -261,24 +262,30 @@ async def run(chosen: argparse.Namespace, folder: Path, server: PostgresServer |
     pairs = [(mode, ledger) for mode in modes for ledger in ledgers]
     if chosen.short:
         pairs = [(mode, ledgers[at % len(ledgers)]) for at, mode in enumerate(modes)]
-    rows = []
     if chosen.failpoints:  # a row for each family of points, so that they are judged by themselves
-        pairs = [("none", ledger) for ledger in ledgers for _ in families(POINTS)]
-    groups = cycle(families(POINTS))
-    for at, (mode, ledger) in enumerate(pairs):
-        own = folder / str(at)
-        own.mkdir()
-        url = await ledger_url(ledger, own, server)
-        print(f"== {'failpoints' if chosen.failpoints else mode}, {ledger}", flush=True)
-        kills = chosen.kills or (SHORT if chosen.short else LONG)
-        if chosen.failpoints:
-            options = {"times": chosen.failpoints, "seed": chosen.seed}
-            rows.append(await run_failpoints(own, mode, url, next(groups), **options))
-        else:
-            rows.append(await run_kills(own, mode, url, kills=kills, seed=chosen.seed))
-        print(*rows[-1].verdict.problems(), *rows[-1].surprises, sep="\n", end="", flush=True)
-        print(f"| {rows[-1].cells()} |  ({rows[-1].seconds:.0f} s)", flush=True)
-    return rows
+        runs = [(points, "none", ledger) for ledger in ledgers for points in families(POINTS)]
+    else:
+        runs = [([], mode, ledger) for mode, ledger in pairs]
+    room = asyncio.Semaphore(chosen.at_once)
+
+    async def one(at: int, points: Sequence[str], mode: str, ledger: str) -> Row:
+        async with room:
+            own = folder / str(at)
+            own.mkdir()
+            url = await ledger_url(ledger, own, server)
+            print(f"== {'failpoints' if points else mode}, {ledger}", flush=True)
+            if points:
+                row = await run_failpoints(own, mode, url, points, times=chosen.failpoints, seed=chosen.seed)
+            else:
+                kills = chosen.kills or (SHORT if chosen.short else LONG)
+                row = await run_kills(own, mode, url, kills=kills, seed=chosen.seed)
+            print(*row.verdict.problems(), *row.surprises, sep="\n", end="", flush=True)
+            print(f"| {row.cells()} |  ({row.seconds:.0f} s)", flush=True)
+            return row
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(at, *each)) for at, each in enumerate(runs)]
+    return [task.result() for task in tasks]
 
 
 async def run_pause(folder: Path) -> int:

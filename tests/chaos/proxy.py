@@ -45,9 +45,11 @@ class Proxy:
     @contextlib.asynccontextmanager
     async def listening(self, at: Address) -> AsyncIterator[Proxy]:
         """Takes connections while the block runs."""
-        async with await _listen(self._accept, at):
+        async with await _listen(self._accept, at) as server:
             yield self
-            await self.cut_all()
+            server.close()
+            while self._tasks:  # one may have been accepted meanwhile
+                await self.cut_all()
 
     async def point_at(self, target: Address) -> None:
         """From now on another server answers; who was connected to the last one is cut off."""
@@ -76,10 +78,10 @@ class Proxy:
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            up[1].transport.abort()
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
-            up[1].transport.abort()
 
     def fault_of(self, request: bytes) -> str:
         fault = self._choose(request)

@@ -78,6 +78,14 @@ async def test_two_processes_may_migrate_at_once(ledger: SqlLedger, url: str) ->
     assert await differences(ledger) == []
 
 
+async def test_one_process_may_migrate_several_databases_at_once(tmp_path: Path) -> None:
+    ledgers = [SqlLedger(f"sqlite:///{tmp_path}/{number}.db") for number in range(4)]
+    await asyncio.gather(*(each.setup(apply=True) for each in ledgers))
+    for each in ledgers:
+        assert await differences(each) == []
+        await each.aclose()
+
+
 async def test_a_database_without_a_schema_is_refused_with_the_command(ledger: SqlLedger) -> None:
     with pytest.raises(NotApplied, match=f"has no schema yet, this release needs .* run: {COMMAND}"):
         await ledger.setup(apply=False)

@@ -19,6 +19,7 @@ from mm_metering.backends.work import JOB_FAILED, Run
 from mm_metering.clock import micros_of
 from mm_metering.core.periods import micros, month_start_us
 from mm_metering.errors import StoreUnavailable
+from mm_metering.testing.ledger_contract import Books, use
 from mm_metering.worker import jobs
 from mm_metering.worker.jobs import Job, Jobs
 from mm_metering.worker.upkeep import KEEP_RUNS, upkeep
@@ -126,10 +127,13 @@ async def test_old_runs_are_forgotten_by_a_job(ledger: Ledger, clock: FrozenCloc
 
 async def test_facts_are_retired_by_a_job(ledger: Ledger, clock: FrozenClock) -> None:
     keeper = Jobs(ledger, upkeep(ledger), worker="w", now_us=micros_of(clock))
+    day = micros(clock.now().replace(hour=0, minute=0))
+    kept_us = month_start_us(day, -KEEP_MONTHS)
+    await Books(ledger).fold(use("over", "2021-11-30 23:59"), use("kept", "2021-12-01 00:00"))
     await keeper.once()
-    day = clock.now().replace(hour=0, minute=0)
-    assert await ledger.kept_us() == month_start_us(micros(day), -KEEP_MONTHS)
-    assert await ledger.make_room(micros(day)) == (), "another job made it"
+    assert [fact.id for fact in await ledger.facts("acme", after=(0, ""), limit=9)] == ["kept"]
+    assert await ledger.kept_us() == kept_us
+    assert await ledger.make_room(day) == (), "another job made it"
 
 
 # -- on virtual time, where a lease takes no waiting -------------------------------------------------------------------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from importlib.resources import as_file, files
 from typing import Final
 
@@ -24,11 +26,16 @@ MIGRATING: Final = 0x6D6D_6D69_6772_6174
 
 COMMAND: Final = "mm-metering migrate"
 
+_ONE_AT_A_TIME: Final = threading.Lock()
+"""Alembic's context is one per process, so two ledgers of a process are not migrated at once."""
+LOOK_S: Final = 0.01
+
 
 async def migrate(tx: Transaction) -> None:
     """All missing migrations in one transaction; a second process waits, then finds nothing to do."""
     await tx.lock(MIGRATING)
-    await tx.connection.run_sync(_upgrade)
+    async with _alone():
+        await tx.connection.run_sync(_upgrade)
 
 
 async def check(tx: Transaction, where: str) -> None:
@@ -49,6 +56,17 @@ async def is_empty(tx: Transaction) -> bool:
     if plan_version.name in tables:
         return await tx.first(select(plan_version.c.plan).limit(1)) is None
     return not tables
+
+
+@asynccontextmanager
+async def _alone() -> AsyncIterator[None]:
+    """Over all threads and event loops of the process, without blocking any of them."""
+    while not _ONE_AT_A_TIME.acquire(blocking=False):
+        await asyncio.sleep(LOOK_S)
+    try:
+        yield
+    finally:
+        _ONE_AT_A_TIME.release()
 
 
 def _upgrade(connection: Connection) -> None:
