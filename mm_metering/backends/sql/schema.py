@@ -61,7 +61,7 @@ async def is_empty(tx: Transaction) -> bool:
 @asynccontextmanager
 async def _alone() -> AsyncIterator[None]:
     """Over all threads and event loops of the process, without blocking any of them."""
-    while not _ONE_AT_A_TIME.acquire(blocking=False):
+    while not _ONE_AT_A_TIME.acquire(blocking=False):  # noqa: ASYNC110 - an event belongs to one loop
         await asyncio.sleep(LOOK_S)
     try:
         yield
