@@ -29,7 +29,7 @@ from mm_metering.core.decision import Decision
 from mm_metering.core.events import UsageEvent, whole_quantity
 from mm_metering.core.findings import Examined, Finding
 from mm_metering.core.identity import tenant_id
-from mm_metering.core.invoicing import Invoice
+from mm_metering.core.invoices import Invoice
 from mm_metering.core.money import Amount
 from mm_metering.core.periods import micros
 from mm_metering.core.tenancy import ACTIVE, SUSPENDED, TenantDefaults

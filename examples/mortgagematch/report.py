@@ -15,7 +15,7 @@ from rich.text import Text
 
 from examples.mortgagematch.traffic import METERS, Customer
 from mm_metering import Metering
-from mm_metering.core.invoicing import Invoice, InvoiceLine
+from mm_metering.core.invoices import Invoice, InvoiceLine
 from mm_metering.core.usage import UsageRange
 
 WIDTH: Final = 100

@@ -8,7 +8,8 @@ from mm_metering.backends.ledger import Ledger
 from mm_metering.clock import Clock
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.identity import tenant_id
-from mm_metering.core.invoicing import Invoice, draft
+from mm_metering.core.invoices import Invoice
+from mm_metering.core.invoicing import draft
 from mm_metering.core.periods import local_day, period_span
 from mm_metering.errors import UnknownTenant
 from mm_metering.gate.plans import PlanBook

@@ -13,78 +13,16 @@ from datetime import datetime
 from decimal import Decimal, localcontext
 from hashlib import sha256
 from itertools import pairwise
-from typing import Literal, NamedTuple, TypeAlias
-
-from pydantic import BaseModel, ConfigDict
+from typing import NamedTuple
 
 from mm_metering.core.cells import Cell, Segment
-from mm_metering.core.money import EXACT, Money, exact, minor_unit, plain, round_minor
+from mm_metering.core.invoices import Explanation, Invoice, InvoiceLine, LineKind, Share
+from mm_metering.core.money import EXACT, exact, minor_unit, plain, round_minor
 from mm_metering.core.periods import from_micros, micros, parse_period, period_span
-from mm_metering.core.rating import Overage, Terms, WindowUse, plan_label, rate
+from mm_metering.core.rating import Overage, Terms, plan_label, rate
 
-LineKind: TypeAlias = Literal["base", "overage", "proration", "late_usage", "discount", "credit", "tax"]
-InvoiceStatus: TypeAlias = Literal["draft", "open", "paid", "void", "uncollectible"]
 _SECOND_US = 1_000_000
 _ZERO = Decimal(0)
-
-
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Share(_Value):
-    """The part of a month that a fee is for: ``seconds`` of the month's ``of_seconds``."""
-
-    seconds: int
-    of_seconds: int
-
-
-class Explanation(_Value):
-    """How a line came about. Overage: the overage of ``windows`` times ``unit_price``. Fees: ``share`` of it.
-
-    ``rounding`` says what was rounded to what; ``events`` counts the facts in the windows.
-    """
-
-    windows: tuple[WindowUse, ...]
-    unit_price: Money
-    plan_version: str
-    rounding: str
-    events: int
-    share: Share | None = None
-
-
-class InvoiceLine(_Value):
-    """``amount`` is quantity x unit_price, rounded once. ``meter`` is None for what is not usage."""
-
-    id: str
-    kind: LineKind
-    meter: str | None
-    description: str
-    quantity: int
-    unit_price: Money
-    amount: Money
-    explanation: Explanation | None = None
-
-
-class Invoice(_Value):
-    """One tenant's month. ``total`` = subtotal + tax - credits_applied + carried_over, and the sum of all lines.
-
-    ``number`` is None for a draft. ``carried_over`` is what a negative subtotal leaves for the tenant's credit: an
-    invoice is never negative.
-    """
-
-    id: str
-    number: str | None
-    tenant: str
-    period: str
-    status: InvoiceStatus
-    currency: str
-    lines: tuple[InvoiceLine, ...]
-    subtotal: Money
-    tax: Money
-    credits_applied: Money
-    total: Money
-    carried_over: Money = _ZERO
 
 
 def draft(
@@ -131,7 +69,7 @@ class _Bill(NamedTuple):
             tax=self._sum(line for line in closing if line.kind == "tax"),
             credits_applied=self._sum(()),
             total=self._sum((*lines, *closing)),
-            carried_over=self._sum(line for line in closing if line.kind == "credit"),
+            carried_over=self._sum(line for line in closing if line.kind == "carried_over"),
         )
 
     def overage(self, over: Overage) -> InvoiceLine:
@@ -142,6 +80,7 @@ class _Bill(NamedTuple):
             id=self._id("line", "overage", over.meter, over.resource, _canonical(over.unit_price)),
             kind="overage",
             meter=over.meter,
+            resource=over.resource,
             description=f"{over.quantity:,} {what} past the allowance, {plain(over.unit_price)} each",
             quantity=over.quantity,
             unit_price=over.unit_price,
@@ -217,7 +156,7 @@ class _Bill(NamedTuple):
         return self._plain_line("tax", f"tax, {percent} of {plain(subtotal)}", amount)
 
     def _carried_over(self, subtotal: Decimal) -> InvoiceLine | None:
-        return self._plain_line("credit", "carried over to your credit", -subtotal) if subtotal < 0 else None
+        return self._plain_line("carried_over", "carried over to your credit", -subtotal) if subtotal < 0 else None
 
     def _plain_line(self, kind: LineKind, description: str, amount: Decimal) -> InvoiceLine:
         return InvoiceLine(

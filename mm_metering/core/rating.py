@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict
 
 from mm_metering.core.catalogue import Limit, Plan
 from mm_metering.core.cells import Cell, Segment
-from mm_metering.core.money import EXACT, to_nanos
+from mm_metering.core.money import EXACT, Money, to_nanos
 from mm_metering.core.periods import Span, Window, day_span, month_span, zone
 from mm_metering.core.tenancy import TenantRow
 
@@ -87,6 +87,20 @@ class WindowUse(BaseModel):
     before: int = 0
     unbilled: int = 0
     events: int = 0
+
+
+class TierUse(BaseModel):
+    """The units of a line that one tier bills: those past ``after`` and up to ``up_to`` (None: all further ones), at
+    ``unit_price`` each plus ``flat`` once. ``amount`` is exact."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    after: int
+    up_to: int | None
+    quantity: int | Decimal
+    unit_price: Money
+    flat: Money
+    amount: Money
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,8 @@ from mm_metering.core import cells as folding
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.cells import Calendar, Cell, CellKey, CellSum, Segment
 from mm_metering.core.facts import Count, Fact
-from mm_metering.core.invoicing import Invoice, draft
+from mm_metering.core.invoices import Invoice
+from mm_metering.core.invoicing import draft
 from mm_metering.core.periods import day_start, days_between, micros, period_span, zone
 from mm_metering.core.rating import Terms
 from mm_metering.core.tenancy import TenantRow

@@ -18,7 +18,8 @@ from mm_metering import catalogues
 from mm_metering.core.catalogue import Catalogue, Limit
 from mm_metering.core.cells import Segment
 from mm_metering.core.facts import Count, Fact
-from mm_metering.core.invoicing import Explanation, Invoice, InvoiceLine, draft
+from mm_metering.core.invoices import Explanation, Invoice, InvoiceLine
+from mm_metering.core.invoicing import draft
 from mm_metering.core.periods import Window, micros, month_span, zone
 from mm_metering.core.rating import Overage, Terms, Use, WindowUse, cap_used, rate, used_by_window
 from mm_metering.core.tenancy import TenantRow
@@ -771,7 +772,7 @@ def test_an_invoice_is_never_negative_and_carries_the_rest_over() -> None:
         Decimal("21.50"),
         Decimal("0.00"),
     )
-    assert [line.kind for line in invoice.lines] == ["base", "late_usage", "credit"]
+    assert [line.kind for line in invoice.lines] == ["base", "late_usage", "carried_over"]
 
 
 def test_a_yen_invoice_has_no_minor_digits() -> None:
