@@ -85,10 +85,15 @@ def to_nanos(amount: Decimal) -> int:
 
 def from_nanos(nanos: int) -> Decimal:
     """Nano-units back as a Decimal, without trailing zeros past the second place."""
+    if not nanos:
+        return _NOTHING
     with localcontext(EXACT):
         shortened = Decimal(nanos).scaleb(-9).normalize()
         exponent = shortened.as_tuple().exponent
         return shortened.quantize(Decimal("0.01")) if isinstance(exponent, int) and exponent > -2 else shortened
+
+
+_NOTHING = Decimal("0.00")
 
 
 def minor_unit(currency: str) -> Decimal:

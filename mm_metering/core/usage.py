@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, localcontext
 from typing import Final
@@ -141,6 +141,12 @@ class _Levels:
     value: Counter[str] = field(default_factory=Counter)
     peaks: dict[tuple[dt.date, str], int] = field(default_factory=dict)
     """The highest total of a meter on a day on which it changed."""
+    standing: dict[str, LevelUse] = field(default_factory=dict)
+    """The use of each meter on the last day on which it did not change."""
+    meters: tuple[Meter, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.meters = tuple(meter for meter in self.catalogue.meters.values() if meter.aggregation == "level")
 
     def start(self, carried: Mapping[tuple[str, str], int], moves: Iterable[Fact]) -> None:
         """Takes the values before the first day, by (meter, resource), and finds the peaks from there."""
@@ -157,28 +163,26 @@ class _Levels:
                 value[level] = after
                 self.peaks[day, meter] = max(self.peaks.get((day, meter), 0), totals[meter])
 
-    def names(self) -> Iterator[str]:
-        yield from (meter.name for meter in self._meters())
-        yield STORAGE
-
     def add(self, folded: _Day) -> None:
-        for name in self.names():
-            self.value[name] += folded.quantity[name]
+        for name in (*(meter.name for meter in self.meters), STORAGE):
+            if change := folded.quantity.get(name):
+                self.value[name] += change
 
     def cost_nanos(self, day: dt.date, folded: _Day) -> int:
         """The time-weighted mean of each level with a cost, before the day is added, times that cost."""
-        costly = [meter for meter in self._meters() if meter.cost]
+        costly = [meter for meter in self.meters if meter.cost]
         seconds = self._seconds(day) if costly else 0
         return sum(self._mean_cost(meter, folded, seconds) for meter in costly) if seconds else 0
 
     def use(self, day: dt.date, folded: _Day) -> dict[str, LevelUse]:
         """The day of each level meter, before the day is added."""
-        names = [meter.name for meter in self._meters()]
-        seconds = self._seconds(day) if names else 0
-        return {name: self._use(name, day, folded, seconds) for name in names}
+        return {meter.name: self._use(meter.name, day, folded) for meter in self.meters}
 
-    def _use(self, meter: str, day: dt.date, folded: _Day, seconds: int) -> LevelUse:
+    def _use(self, meter: str, day: dt.date, folded: _Day) -> LevelUse:
         before = self.value[meter]
+        if meter not in folded.quantity and (day, meter) not in self.peaks:
+            return self._stood(meter, before)
+        seconds = self._seconds(day)
         last, weighted = before + folded.quantity[meter], before * seconds + folded.weighted[meter]
         return LevelUse(
             last=last,
@@ -186,11 +190,14 @@ class _Levels:
             mean=Decimal(weighted) / seconds if seconds else Decimal(before),
         )
 
+    def _stood(self, meter: str, value: int) -> LevelUse:
+        use = self.standing.get(meter)
+        if use is None or use.last != value:
+            use = self.standing[meter] = LevelUse(last=value, peak=value, mean=Decimal(value))
+        return use
+
     def _seconds(self, day: dt.date) -> int:
         return day_span(day, zone(self.timezone)).seconds
-
-    def _meters(self) -> Iterator[Meter]:
-        return (meter for meter in self.catalogue.meters.values() if meter.aggregation == "level")
 
     def _mean_cost(self, meter: Meter, folded: _Day, seconds: int) -> int:
         weighted = self.value[meter.name] * seconds + folded.weighted[meter.name]
@@ -212,14 +219,14 @@ def _snapshot(tenant: str, day: dt.date, folded: _Day, levels: _Levels, now: dt.
         meters={meter.name: _quantity(meter, folded, levels) for meter in levels.catalogue.meters.values()},
         levels=use,
         refused=dict(folded.refused),
-        **{name: folded.quantity[meter] for name, meter in _COUNTS.items()},
+        **{name: folded.quantity.get(meter, 0) for name, meter in _COUNTS.items()},
     )
 
 
 def _quantity(meter: Meter, folded: _Day, levels: _Levels) -> int | Decimal:
     if meter.aggregation == "level":
         return levels.value[meter.name]
-    units = folded.quantity[meter.name]
+    units = folded.quantity.get(meter.name, 0)
     return from_nanos(units) if meter.unit == "money" else units
 
 
@@ -246,9 +253,11 @@ def _summed(tenant: str, days: Sequence[UsageSnapshot], catalogue: Catalogue, ti
 
 def _level_over_days(meter: str, days: Sequence[UsageSnapshot], timezone: str) -> LevelUse:
     uses = [day.levels[meter] for day in days]
-    seconds = [day_span(day.date, zone(timezone)).seconds for day in days]
-    weighted = sum((use.mean * each for use, each in zip(uses, seconds, strict=True)), Decimal(0))
-    mean = weighted / sum(seconds) if any(seconds) else uses[-1].mean
+    mean = uses[-1].mean
+    if any(use is not uses[0] for use in uses):
+        seconds = [day_span(day.date, zone(timezone)).seconds for day in days]
+        weighted = sum((use.mean * each for use, each in zip(uses, seconds, strict=True)), Decimal(0))
+        mean = weighted / sum(seconds) if any(seconds) else mean
     return LevelUse(last=uses[-1].last, peak=max(use.peak for use in uses), mean=mean)
 
 
