@@ -13,6 +13,8 @@
     ├── EventConflict            an event id was used before for another payload
     ├── NotBound                 no tenant is bound to this context
     ├── PeriodNotOver            the period is still running
+    ├── WrongState               that cannot happen to an invoice in its state; carries it as ``.state``
+    ├── NotFound                 no invoice, line or other thing of that id
     ├── CatalogueError           plans.toml is wrong; carries ``.file`` and ``.line``
     │   └── NotApplied           the file or the schema is newer than the ledger's
     ├── UnknownTenant            no such tenant, and the catalogue has no default plan
@@ -93,6 +95,18 @@ class NotBound(MeteringError):
 
 class PeriodNotOver(MeteringError):
     """The billing period has not ended yet, so it cannot be closed."""
+
+
+class WrongState(MeteringError):
+    """What was asked cannot happen in the state that the invoice, or whatever it is, has. Nothing changed."""
+
+    def __init__(self, message: str, *, state: str) -> None:
+        super().__init__(message)
+        self.state = state
+
+
+class NotFound(MeteringError):
+    """There is no such invoice, line, credit or discount."""
 
 
 class CatalogueError(MeteringError):

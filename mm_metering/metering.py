@@ -21,15 +21,28 @@ from mm_metering.backends.ledger import Ledger
 from mm_metering.backends.sql import open_ledger
 from mm_metering.backends.urls import open_counters
 from mm_metering.backends.work import DeadLetter
-from mm_metering.billing.invoices import Invoices
+from mm_metering.billing.invoices import Invoices, Progress, TaxService
 from mm_metering.billing.subscriptions import Subscriptions, Tenant
 from mm_metering.clock import Clock, SystemClock, micros_of
+from mm_metering.core.books import Rules
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.decision import Decision
 from mm_metering.core.events import UsageEvent, whole_quantity
 from mm_metering.core.findings import Examined, Finding
 from mm_metering.core.identity import tenant_id
-from mm_metering.core.invoices import Invoice
+from mm_metering.core.invoices import (
+    Adjustment,
+    BilledFact,
+    CreditGrant,
+    CreditKind,
+    CreditNote,
+    CreditScope,
+    Discount,
+    DiscountScope,
+    Explanation,
+    Invoice,
+    InvoiceStatus,
+)
 from mm_metering.core.money import Amount
 from mm_metering.core.periods import micros
 from mm_metering.core.tenancy import ACTIVE, SUSPENDED, TenantDefaults
@@ -99,6 +112,8 @@ class Metering:
     timing       how long a decision waits for the counters (0.05 s), and for a tenant that must be loaded first (2 s)
     journal      the directory of what must outlive this process while the counters do not answer. "auto": beside
                  ``local://`` counters or the SQLite ledger, else in the user's state directory; "off": nowhere
+    tax          a tax service: called with a draft without tax, returns the taxes on it; without one each tenant's
+                 ``tax_rate`` is taken
 
     Opens at the host's start (``install``), with ``async with``, or at first use. Raises CatalogueError for a wrong
     catalogue at once, StoreUnavailable where a store cannot be reached.
@@ -116,6 +131,7 @@ class Metering:
         grace: timedelta = timedelta(hours=24),
         timing: Timing | None = None,
         journal: str | Path = "auto",
+        tax: TaxService | None = None,
     ) -> None:
         self.catalogue: Catalogue = catalogues.load(catalogue)
         self.clock: Clock = clock or SystemClock()
@@ -149,7 +165,14 @@ class Metering:
         )
         self._recorder = Recorder(self.gate, self.ledger, catalogue=self.catalogue, clock=self.clock, new_id=_new_id)
         self._analytics = Analytics(self.ledger, catalogue=self.catalogue, clock=self.clock)
-        self._invoices = Invoices(self.ledger, catalogue=self.catalogue, plans=plans, clock=self.clock)
+        self._invoices = Invoices(
+            self.ledger,
+            rules=Rules(self.catalogue.currency, grace=grace),
+            plans=plans,
+            clock=self.clock,
+            new_id=_new_id,
+            tax=tax,
+        )
         self._subscriptions = Subscriptions(
             self.gate,
             self.ledger,
@@ -605,6 +628,141 @@ class Metering:
         """The tenant's invoice for a calendar month in its zone, as it stands; the current month if absent."""
         await self._flush_of(tenant)
         return await self._invoices.preview(tenant, period)
+
+    async def close_period(
+        self, period: str, *, tenant: str | None = None, progress: Progress = lambda _: None
+    ) -> list[Invoice]:
+        """Each tenant's invoice of a calendar month, or one's, in order of their ids: drafts until the month's end and
+        ``grace`` are over, then finalized with a number; from then on the same at every call.
+
+        A draft that looks wrong (far above the usual total, too many lines) is not finalized: its ``held`` says why.
+        PeriodNotOver before the month's end in the tenant's zone. ``progress`` is told how many tenants are done.
+        """
+        await (self.flush() if tenant is None else self._flush_of(tenant))
+        return await self._invoices.close(period, tenant, progress)
+
+    async def get_invoice(self, invoice_id: str) -> Invoice:
+        """NotFound unless it was closed."""
+        await self.startup()
+        return await self._invoices.get(invoice_id)
+
+    async def list_invoices(
+        self,
+        *,
+        tenant: str | None = None,
+        period: str | None = None,
+        status: InvoiceStatus | None = None,
+        limit: int = 1000,
+    ) -> list[Invoice]:
+        """The first ``limit`` of those that were closed, in order of (period, tenant, issue)."""
+        await self.startup()
+        return await self._invoices.every(tenant, period, status, limit)
+
+    async def finalize_invoice(self, invoice_id: str) -> Invoice:
+        """Finalizes a draft by hand, within the grace too and where it waits for a review. WrongState unless it is a
+        draft: of two at once one wins."""
+        await self._flush_of((await self.get_invoice(invoice_id)).tenant)
+        return await self._invoices.finalize(invoice_id)
+
+    async def void_invoice(self, invoice_id: str) -> Invoice:
+        """Takes an unpaid invoice back. ``close_period`` then issues a new one, under a new number. WrongState for one
+        that is a draft, paid, void, or has credit notes."""
+        await self.startup()
+        return await self._invoices.void(invoice_id)
+
+    async def mark_invoice(self, invoice_id: str, status: Literal["paid", "uncollectible"]) -> Invoice:
+        """Says that a finalized invoice was paid, or never will be. WrongState unless it may become that."""
+        await self.startup()
+        return await self._invoices.settle(invoice_id, "pay" if status == "paid" else "give up")
+
+    async def credit_invoice(
+        self,
+        invoice_id: str,
+        *,
+        line_id: str | None = None,
+        quantity: int | None = None,
+        amount: Amount | None = None,
+        reason: str,
+    ) -> CreditNote:
+        """Takes back ``amount`` before tax, ``quantity`` units of a line, a whole line, or all that is left, with its
+        tax. What was paid becomes the tenant's credit, what was not is no longer due."""
+        await self.startup()
+        return await self._invoices.credit(invoice_id, line_id=line_id, quantity=quantity, amount=amount, reason=reason)
+
+    async def explain(self, line_id: str) -> Explanation:
+        """Why a line of a closed invoice is what it is."""
+        await self.startup()
+        return await self._invoices.explain(line_id)
+
+    async def line_facts(
+        self, line_id: str, *, after: tuple[datetime, str] | None = None, limit: int = 1000
+    ) -> list[BilledFact]:
+        """A page of the facts in a line's windows, past (occurred_at, id) and in that order."""
+        await self.startup()
+        return await self._invoices.facts_of(line_id, after, limit)
+
+    async def grant_credit(
+        self,
+        tenant: str,
+        amount: Amount,
+        *,
+        kind: CreditKind = "promo",
+        priority: int = 0,
+        expires_at: datetime | str | None = None,
+        applies_to: CreditScope = "metered",
+        reason: str = "",
+    ) -> CreditGrant:
+        """Credit that the tenant's next invoices take: by priority (the lowest first), then the earliest expiry, then
+        the earliest grant. "metered" pays usage before tax, "all" pays everything."""
+        await self.startup()
+        return await self._invoices.grant(
+            tenant,
+            amount,
+            kind=kind,
+            priority=priority,
+            expires_at=expires_at,
+            applies_to=applies_to,
+            reason=reason,
+        )
+
+    async def list_credits(self, tenant: str) -> list[CreditGrant]:
+        """Also those that are used up."""
+        await self.startup()
+        return await self._invoices.credits(tenant)
+
+    async def put_discount(
+        self,
+        tenant: str,
+        *,
+        percent: Amount | None = None,
+        amount: Amount | None = None,
+        applies_to: DiscountScope = "all",
+        starts_at: datetime | str | None = None,
+        ends_at: datetime | str | None = None,
+        name: str = "discount",
+    ) -> Discount:
+        """A discount on the invoice of each month of which [starts_at, ends_at) has a part, from now on if absent:
+        ``percent="10"`` or ``amount="20.00"``, off the fees ("base"), the usage ("metered") or "all"."""
+        await self.startup()
+        return await self._invoices.discount(
+            tenant,
+            percent=percent,
+            amount=amount,
+            applies_to=applies_to,
+            starts_at=starts_at,
+            ends_at=ends_at,
+            name=name,
+        )
+
+    async def end_discount(self, tenant: str, discount_id: str, *, at: datetime | str | None = None) -> Discount:
+        """No month that begins at that instant or later has the discount any more; now, if absent."""
+        await self.startup()
+        return await self._invoices.end_discount(tenant, discount_id, at)
+
+    async def adjust_invoice(self, tenant: str, amount: Amount, *, reason: str) -> Adjustment:
+        """An amount with a reason on the tenant's next invoice, before tax; negative in the tenant's favour."""
+        await self.startup()
+        return await self._invoices.adjust(tenant, amount, reason)
 
 
 def _loop_here() -> asyncio.AbstractEventLoop | None:

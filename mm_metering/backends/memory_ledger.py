@@ -19,6 +19,7 @@ from mm_metering.backends.ledger import (
     Snapshot,
     UsageRow,
 )
+from mm_metering.backends.memory_accounts import MemoryAccounts
 from mm_metering.backends.memory_work import MemoryWork
 from mm_metering.backends.work import DeadLetter
 from mm_metering.core import cells as folding
@@ -85,7 +86,7 @@ class Books:
         return len(changed)
 
 
-class MemoryLedger(MemoryWork):
+class MemoryLedger(MemoryWork, MemoryAccounts):
     """``memory://``. One lock makes each method a transaction."""
 
     def __init__(self) -> None:
@@ -330,8 +331,10 @@ class MemoryLedger(MemoryWork):
 
     async def tenant(self, tenant: str) -> TenantRow | None:
         with self._lock:
-            books = self._books.get(tenant)
-            return books.row if books else None
+            return self._row_of(tenant)
+
+    def _row_of(self, tenant: str) -> TenantRow | None:
+        return self._books.get(tenant, Books()).row
 
     async def tenants(self, *, after: str = "", limit: int = 1000) -> list[TenantRow]:
         with self._lock:
@@ -364,9 +367,12 @@ class MemoryLedger(MemoryWork):
 
     async def cells(self, tenant: str, *, first: date, last: date) -> list[Cell]:
         with self._lock:
-            books = self._books.get(tenant, Books())
-            shown = sorted((item for item in books.shown() if first <= item[0].day <= last), key=lambda item: item[0])
-            return [Cell(key, replace(cell), books.revisions[key], books.refused.get(key, 0)) for key, cell in shown]
+            return self._cells_of(tenant, first, last)
+
+    def _cells_of(self, tenant: str, first: date, last: date) -> list[Cell]:
+        books = self._books.get(tenant, Books())
+        shown = sorted((item for item in books.shown() if first <= item[0].day <= last), key=lambda item: item[0])
+        return [Cell(key, replace(cell), books.revisions[key], books.refused.get(key, 0)) for key, cell in shown]
 
     async def day_sums(self, tenant: str, *, first: date, last: date) -> list[Cell]:
         sums: dict[CellKey, Cell] = {}
@@ -380,13 +386,16 @@ class MemoryLedger(MemoryWork):
 
     async def level_values(self, tenant: str, *, before: date) -> Mapping[tuple[str, str], int]:
         with self._lock:
-            books = self._books.get(tenant, Books())
-            values = dict.fromkeys(books.levels, 0)
-            for key, cell in books.cells.items():
-                level = (key.meter, key.resource)
-                if level in books.levels and key.day < before:
-                    values[level] = values.get(level, 0) + cell.quantity
-            return values
+            return self._levels_of(tenant, before)
+
+    def _levels_of(self, tenant: str, before: date) -> dict[tuple[str, str], int]:
+        books = self._books.get(tenant, Books())
+        values = dict.fromkeys(books.levels, 0)
+        for key, cell in books.cells.items():
+            level = (key.meter, key.resource)
+            if level in books.levels and key.day < before:
+                values[level] = values.get(level, 0) + cell.quantity
+        return values
 
     async def level_facts(self, tenant: str, *, start_us: int, end_us: int) -> list[Fact]:
         with self._lock:

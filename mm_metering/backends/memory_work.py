@@ -12,6 +12,7 @@ class MemoryWork:
     """One lock makes each method a transaction; a ledger that builds on this shares it."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._lock = threading.RLock()
         self._letters: dict[LetterKey, DeadLetter] = {}
         self._alerts: dict[tuple[str, str], Alert] = {}

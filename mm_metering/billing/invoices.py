@@ -1,38 +1,489 @@
-"""Invoices from the ledger. Preview and close are one code path."""
+"""Invoices from the ledger: previews, closed months, and what becomes of them. Preview and close are one code path."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Final, TypeAlias, TypeVar
+from zoneinfo import ZoneInfo
 
+from mm_metering.backends.accounts import Wanted
 from mm_metering.backends.ledger import Ledger
 from mm_metering.clock import Clock
-from mm_metering.core.catalogue import Catalogue
+from mm_metering.core import books
+from mm_metering.core.books import Account, Entries, Rules
+from mm_metering.core.catalogue import Plan
+from mm_metering.core.events import aware, whole_quantity
+from mm_metering.core.facts import Fact
 from mm_metering.core.identity import tenant_id
-from mm_metering.core.invoices import Invoice
-from mm_metering.core.invoicing import draft
-from mm_metering.core.periods import local_day, period_span
-from mm_metering.errors import UnknownTenant
+from mm_metering.core.invoices import (
+    Adjustment,
+    BilledFact,
+    CreditGrant,
+    CreditKind,
+    CreditNote,
+    CreditScope,
+    Discount,
+    DiscountScope,
+    Explanation,
+    Invoice,
+    InvoiceLine,
+    InvoiceStatus,
+    Tax,
+)
+from mm_metering.core.money import Amount, exact, minor_unit, non_negative, plain
+from mm_metering.core.periods import days_of, from_micros, local_day, micros, parse_period, period_span, zone
+from mm_metering.core.rating import Terms
+from mm_metering.errors import InvalidInput, InvalidMoney, NotFound, PeriodNotOver, StoreUnavailable, UnknownTenant
 from mm_metering.gate.plans import PlanBook
+
+T = TypeVar("T")
+TaxService: TypeAlias = Callable[[Invoice], Sequence[Tax] | Awaitable[Sequence[Tax]]]
+"""Given a draft without tax: the taxes on it."""
+Progress: TypeAlias = Callable[[int], None]
+"""Told how many tenants are done."""
+
+Plans: TypeAlias = Mapping[tuple[str, int], Plan]
+Taxes: TypeAlias = Sequence[Tax] | None
+Taxed: TypeAlias = tuple[Invoice, Sequence[Tax]]
+"""A draft without tax, and the taxes on it."""
+
+AT_ONCE: Final = 100
+"""Tenants that are closed in one transaction."""
+PAGE: Final = 1000
+TRIES: Final = 5
+"""How often a tenant's taxes are asked for again because its usage has changed meanwhile."""
+MAX_REASON: Final = 500
 
 
 class Invoices:
-    """Drafts what a tenant owes for a calendar month in its zone."""
+    """What a tenant owes for calendar months in its zone."""
 
-    def __init__(self, ledger: Ledger, *, catalogue: Catalogue, plans: PlanBook, clock: Clock) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        rules: Rules,
+        plans: PlanBook,
+        clock: Clock,
+        new_id: Callable[[], str],
+        tax: TaxService | None = None,
+    ) -> None:
         self._ledger = ledger
-        self._clock = clock
-        self._catalogue = catalogue
+        self._rules = rules
         self._plans = plans
+        self._clock = clock
+        self._new_id = new_id
+        self._tax = tax
+
+    # -- months -------------------------------------------------------------------------------------------------------
 
     async def preview(self, tenant: str, period: str | None) -> Invoice:
         """The month's invoice as it stands: usage so far, the whole month's fees. ``period`` is "2024-01"; None, the
-        month that is now."""
-        row = await self._ledger.tenant(tenant_id(tenant))
+        month that is now. A month that was invoiced: what was invoiced."""
+        name = tenant_id(tenant)
+        row = await self._ledger.tenant(name)
         if row is None:
-            raise UnknownTenant(f"tenant {tenant!r} is not known; put_tenant makes it")
-        terms = await self._plans.of(row)
-        period = period or f"{local_day(self._clock.now(), terms.zone):%Y-%m}"
-        span = period_span(period, terms.zone)
-        first, last = local_day(span.start, terms.zone), local_day(span.end - timedelta(microseconds=1), terms.zone)
-        cells = await self._ledger.cells(row.id, first=first, last=last)
-        return draft(terms, period, cells, currency=self._catalogue.currency)
+            raise _unknown(tenant)
+        plans = await self._plans.all()
+        period = period or f"{local_day(self._clock.now(), Terms(row, plans).zone):%Y-%m}"
+        account = await self._account(name, period, plans)
+        newest = account.newest(period)
+        if newest is not None and newest.status not in ("draft", "void"):
+            return newest
+        terms = Terms(account.tenant, plans)
+        taxes = await self._taxes(account, terms, period)
+        return books.preview(account, terms, period, self._rules, taxes=taxes)
+
+    async def close(self, period: str, tenant: str | None, progress: Progress) -> list[Invoice]:
+        """Every tenant's invoice of the month, or one's: drafts until the grace is over, then finalized.
+
+        PeriodNotOver if that month is not over for the tenant, or for any of them. Where zones differ, those are left
+        out for whom it is not over yet: close the month again.
+        """
+        parse_period(period)
+        closed: list[Invoice] = []
+        waiting: list[str] = []
+        seen = 0
+        async for names in self._pages(tenant):
+            closed += await self._close(period, names, waiting)
+            seen += len(names)
+            progress(seen)
+        if waiting and not closed:
+            end = period_span(period, await self._zone_of(waiting[0])).end
+            raise PeriodNotOver(
+                f"{period} ends at {end:%Y-%m-%dT%H:%M:%SZ} for {waiting[0]!r}; preview_invoice shows it until then"
+            )
+        return closed
+
+    async def _pages(self, tenant: str | None) -> AsyncIterator[list[str]]:
+        if tenant is not None:
+            name = tenant_id(tenant)
+            if await self._ledger.tenant(name) is None:
+                raise _unknown(tenant)
+            yield [name]
+            return
+        after = ""
+        while rows := await self._ledger.tenants(after=after, limit=AT_ONCE):
+            after = rows[-1].id
+            yield [row.id for row in rows]
+
+    async def _close(self, period: str, names: Sequence[str], waiting: list[str]) -> list[Invoice]:
+        now = self._clock.now()
+        found: dict[str, Invoice] = {}
+        early: set[str] = set()
+
+        def decide(account: Account, terms: Terms, taxes: Taxes) -> Entries:
+            name = account.tenant.id
+            if period_span(period, terms.zone).end > now:
+                early.add(name)
+                return Entries()
+            if not books.is_billable(account, terms, period):
+                return Entries()
+            found[name], entries = books.close(account, terms, period, self._rules, now=now, taxes=taxes)
+            return entries
+
+        await self._book(names, period, decide)
+        waiting += sorted(early)
+        return [found[name] for name in sorted(found)]
+
+    async def finalize(self, invoice_id: str) -> Invoice:
+        """By hand, also within the grace and where it waits for a review. WrongState unless it is a draft."""
+        stored = await self.get(invoice_id)
+        now, found = self._clock.now(), list[Invoice]()
+
+        def decide(account: Account, terms: Terms, taxes: Taxes) -> Entries:
+            invoice, entries = books.finalize(account, terms, invoice_id, self._rules, now=now, taxes=taxes)
+            found.append(invoice)
+            return entries
+
+        await self._book([stored.tenant], stored.period, decide)
+        return found[-1]
+
+    async def _book(
+        self, names: Sequence[str], period: str, decide: Callable[[Account, Terms, Taxes], Entries]
+    ) -> None:
+        """Books what is decided about the month, with the taxes on what the draft is then."""
+        for _ in range(TRIES):
+            plans = await self._plans.all()
+            taxed = {name: await self._taxed(name, period, plans) for name in names} if self._tax else {}
+
+            def decided(account: Account, plans: Plans = plans, taxed: Mapping[str, Taxed] = taxed) -> Entries:
+                terms = Terms(account.tenant, plans)
+                if any((each.plan, each.version) not in plans for each in account.tenant.segments if each.plan):
+                    raise _Moved
+                return decide(account, terms, self._taxes_of(taxed, account, terms, period))
+
+            try:
+                await self._ledger.book(names, _wanted(period, plans), decided)
+            except _Moved:
+                continue
+            return
+        raise StoreUnavailable(f"{period}: usage came faster than its taxes, {TRIES} times; try again. Nothing changed")
+
+    # -- what is there ------------------------------------------------------------------------------------------------
+
+    async def get(self, invoice_id: str) -> Invoice:
+        found = await self._ledger.invoice(_an_id(invoice_id, "invoice_id"))
+        if found is None:
+            raise NotFound(f"there is no invoice {invoice_id!r}; list_invoices shows those that were closed")
+        return found
+
+    async def every(
+        self, tenant: str | None, period: str | None, status: InvoiceStatus | None, limit: int
+    ) -> list[Invoice]:
+        name = None if tenant is None else tenant_id(tenant)
+        if period is not None:
+            parse_period(period)
+        found: list[Invoice] = []
+        after = ("", "", 0)
+        while len(found) < limit:
+            size = min(PAGE, limit - len(found))
+            page = await self._ledger.invoices(tenant=name, period=period, status=status, after=after, limit=size)
+            found += page
+            if len(page) < size:
+                break
+            after = (page[-1].period, page[-1].tenant, page[-1].issue)
+        return found
+
+    async def explain(self, line_id: str) -> Explanation:
+        _, line = await self._line(line_id)
+        if line.explanation is not None:
+            return line.explanation
+        return Explanation(windows=(), unit_price=line.unit_price, plan_version="", rounding=line.description, events=0)
+
+    async def facts_of(self, line_id: str, after: tuple[datetime, str] | None, limit: int) -> list[BilledFact]:
+        """The facts in the windows of a line, in order of (occurred_at, id), past ``after``. Those that came after the
+        invoice was finalized are in there too; a later invoice bills them."""
+        invoice, line = await self._line(line_id)
+        if line.explanation is None or line.meter is None:
+            return []
+        found: list[BilledFact] = []
+        for window in sorted(line.explanation.windows, key=lambda window: window.start):
+            start = (micros(window.start), "")
+            cursor = start if after is None else max(start, (micros(after[0]), after[1]))
+            while len(found) < limit:
+                page = await self._ledger.facts(invoice.tenant, after=cursor, limit=PAGE)
+                inside = [fact for fact in page if fact.occurred_us < micros(window.end)]
+                found += _billed(inside, line)
+                if len(inside) < PAGE:
+                    break
+                cursor = (inside[-1].occurred_us, inside[-1].id)
+        return found[:limit]
+
+    async def _line(self, line_id: str) -> tuple[Invoice, InvoiceLine]:
+        invoice = await self._ledger.invoice_of_line(_an_id(line_id, "line_id"))
+        if invoice is None:
+            raise NotFound(f"no invoice that was closed has a line {line_id!r}")
+        return invoice, next(line for line in invoice.lines if line.id == line_id)
+
+    # -- afterwards ---------------------------------------------------------------------------------------------------
+
+    async def void(self, invoice_id: str) -> Invoice:
+        """Takes an unpaid invoice back; the month may be closed anew, under a new number. WrongState otherwise."""
+        return await self._changed(invoice_id, lambda account, now: books.void(account, invoice_id, now=now))
+
+    async def settle(self, invoice_id: str, event: str) -> Invoice:
+        """ "pay" or "give up"."""
+        return await self._changed(invoice_id, lambda account, now: books.settle(account, invoice_id, event, now=now))
+
+    async def credit(
+        self, invoice_id: str, *, line_id: str | None, quantity: int | None, amount: Amount | None, reason: str
+    ) -> CreditNote:
+        wanted = None if amount is None else self._coins(amount, "amount")
+        units = None if quantity is None else whole_quantity(quantity, least=1, field="quantity")
+        why = _reason(reason)
+        return await self._changed(
+            invoice_id,
+            lambda account, now: books.credit(
+                account, invoice_id, line_id=line_id, quantity=units, amount=wanted, reason=why, now=now
+            ),
+        )
+
+    async def _changed(self, invoice_id: str, change: Callable[[Account, datetime], tuple[T, Entries]]) -> T:
+        stored = await self.get(invoice_id)
+        now, found = self._clock.now(), list[T]()
+
+        def decide(account: Account) -> Entries:
+            value, entries = change(account, now)
+            found.append(value)
+            return entries
+
+        await self._ledger.book([stored.tenant], Wanted(periods=(stored.period,)), decide)
+        return found[-1]
+
+    # -- what invoices take along -------------------------------------------------------------------------------------
+
+    async def grant(
+        self,
+        tenant: str,
+        amount: Amount,
+        *,
+        kind: CreditKind,
+        priority: int,
+        expires_at: datetime | str | None,
+        applies_to: CreditScope,
+        reason: str,
+    ) -> CreditGrant:
+        now, value = self._clock.now(), self._positive(amount, "amount")
+        _one_of(kind, ("promo", "paid"), "kind")
+        _one_of(applies_to, ("metered", "all"), "applies_to")
+        order = whole_quantity(priority, least=0, field="priority")
+        expires = None if expires_at is None else aware(expires_at, "expires_at")
+        if expires is not None and expires <= now:
+            raise InvalidInput("expires_at", f"{expires.isoformat()} is over already")
+        grant = CreditGrant(
+            id=f"cg_{self._new_id()}",
+            tenant=tenant_id(tenant),
+            currency=self._rules.currency,
+            kind=kind,
+            amount=value,
+            remaining=value,
+            priority=order,
+            applies_to=applies_to,
+            granted_at=now,
+            expires_at=expires,
+            reason=_reason(reason) if reason else "",
+        )
+        await self._put(grant.tenant, Entries(grants=(grant,)))
+        return grant
+
+    async def credits(self, tenant: str) -> list[CreditGrant]:
+        return await self._ledger.grants(tenant_id(tenant))
+
+    async def discount(
+        self,
+        tenant: str,
+        *,
+        percent: Amount | None,
+        amount: Amount | None,
+        applies_to: DiscountScope,
+        starts_at: datetime | str | None,
+        ends_at: datetime | str | None,
+        name: str,
+    ) -> Discount:
+        _one_of(applies_to, ("base", "metered", "all"), "applies_to")
+        if (percent is None) == (amount is None):
+            raise InvalidInput("percent", 'give one of percent="10" and amount="20.00"')
+        share = None if percent is None else non_negative(percent, "percent")
+        if share is not None and not 0 < share <= 100:
+            raise InvalidMoney("percent", f"{plain(share)} is not above 0 and up to 100")
+        starts = self._clock.now() if starts_at is None else aware(starts_at, "starts_at")
+        ends = None if ends_at is None else aware(ends_at, "ends_at")
+        if ends is not None and ends <= starts:
+            raise InvalidInput("ends_at", f"{ends.isoformat()} is not after {starts.isoformat()}, where it starts")
+        cut = Discount(
+            id=f"di_{self._new_id()}",
+            tenant=tenant_id(tenant),
+            name=_reason(name, "name"),
+            percent=share,
+            amount=None if amount is None else self._positive(amount, "amount"),
+            applies_to=applies_to,
+            starts_at=starts,
+            ends_at=ends,
+        )
+        await self._put(cut.tenant, Entries(discounts=(cut,)))
+        return cut
+
+    async def end_discount(self, tenant: str, discount_id: str, at: datetime | str | None) -> Discount:
+        """From the month on that begins at that instant or later it is not given any more."""
+        ends, found = self._clock.now() if at is None else aware(at, "at"), list[Discount]()
+
+        def decide(account: Account) -> Entries:
+            theirs = [each for each in account.discounts if each.id == discount_id]
+            if not theirs:
+                raise NotFound(f"tenant {account.tenant.id!r} has no discount {discount_id!r}")
+            found.append(theirs[0].model_copy(update={"ends_at": ends}))
+            return Entries(discounts=(found[-1],))
+
+        await self._book_one(tenant_id(tenant), decide)
+        return found[-1]
+
+    async def adjust(self, tenant: str, amount: Amount, reason: str) -> Adjustment:
+        value = self._coins(amount, "amount")
+        if not value:
+            raise InvalidMoney("amount", "is 0; an adjustment changes an invoice")
+        one = Adjustment(
+            id=f"ad_{self._new_id()}",
+            tenant=tenant_id(tenant),
+            currency=self._rules.currency,
+            amount=value,
+            reason=_reason(reason),
+            created_at=self._clock.now(),
+        )
+        await self._put(one.tenant, Entries(adjustments=(one,)))
+        return one
+
+    async def _put(self, tenant: str, entries: Entries) -> None:
+        await self._book_one(tenant, lambda _: entries)
+
+    async def _book_one(self, tenant: str, decide: Callable[[Account], Entries]) -> None:
+        known: list[str] = []
+
+        def noted(account: Account) -> Entries:
+            known.append(account.tenant.id)
+            return decide(account)
+
+        await self._ledger.book([tenant], Wanted(), noted)
+        if not known:
+            raise _unknown(tenant)
+
+    def _positive(self, value: Amount, field: str) -> Decimal:
+        amount = self._coins(value, field)
+        if amount <= 0:
+            raise InvalidMoney(field, f"{plain(amount)} is not more than 0")
+        return amount
+
+    def _coins(self, value: Amount, field: str) -> Decimal:
+        """A whole number of the currency's minor units."""
+        amount, unit = exact(value, field), minor_unit(self._rules.currency)
+        if amount % unit:
+            raise InvalidMoney(field, f"{plain(amount)} is not a whole number of {plain(unit)} {self._rules.currency}")
+        return amount.quantize(unit)
+
+    # -- tax ----------------------------------------------------------------------------------------------------------
+
+    async def _taxes(self, account: Account, terms: Terms, period: str) -> Taxes:
+        if self._tax is None:
+            return None
+        return await self._asked(books.preview(account, terms, period, self._rules, taxes=()))
+
+    async def _asked(self, untaxed: Invoice) -> Sequence[Tax]:
+        assert self._tax is not None
+        answer = self._tax(untaxed)
+        return await answer if inspect.isawaitable(answer) else answer
+
+    async def _taxed(self, tenant: str, period: str, plans: Plans) -> Taxed:
+        """The taxes on the draft as it is now."""
+        account = await self._account(tenant, period, plans)
+        untaxed = books.preview(account, Terms(account.tenant, plans), period, self._rules, taxes=())
+        return untaxed, await self._asked(untaxed)
+
+    def _taxes_of(self, taxed: Mapping[str, Taxed], account: Account, terms: Terms, period: str) -> Taxes:
+        """What was asked for, if the draft is still what it was asked for."""
+        if self._tax is None:
+            return None
+        asked, taxes = taxed[account.tenant.id]
+        if books.preview(account, terms, period, self._rules, taxes=()) != asked:
+            raise _Moved
+        return taxes
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    async def _account(self, tenant: str, period: str, plans: Plans) -> Account:
+        account = await self._ledger.account(tenant, _wanted(period, plans))
+        if account is None:
+            raise _unknown(tenant)
+        return account
+
+    async def _zone_of(self, tenant: str) -> ZoneInfo:
+        row = await self._ledger.tenant(tenant)
+        if row is None:
+            raise _unknown(tenant)
+        return zone(row.timezone)
+
+
+class _Moved(Exception):
+    """The draft is not what its taxes were asked for any more, or there is a plan that was not known."""
+
+
+def _wanted(period: str, plans: Plans) -> Wanted:
+    return Wanted(periods=books.months_of(period), first=books.first_day(period), last=days_of(period)[1])
+
+
+def _billed(facts: Sequence[Fact], line: InvoiceLine) -> list[BilledFact]:
+    return [
+        BilledFact(
+            id=fact.id,
+            occurred_at=from_micros(fact.occurred_us),
+            event_type=fact.event_type,
+            resource=fact.resource,
+            quantity=count.amount,
+        )
+        for fact in facts
+        for count in fact.counts
+        if (count.meter, count.scope) == (line.meter, "") and line.resource in ("", fact.resource)
+    ]
+
+
+def _unknown(tenant: str) -> UnknownTenant:
+    return UnknownTenant(f"tenant {tenant!r} is not known; put_tenant makes it")
+
+
+def _an_id(value: object, field: str) -> str:
+    if not isinstance(value, str) or not value.isprintable() or len(value) > 256:
+        raise InvalidInput(field, "is not an id such as preview_invoice shows them")
+    return value
+
+
+def _one_of(value: object, words: Sequence[str], field: str) -> None:
+    if value not in words:
+        raise InvalidInput(field, f"{str(value)[:40]!r} is not one of {', '.join(words)}")
+
+
+def _reason(text: object, field: str = "reason") -> str:
+    if not isinstance(text, str) or not text.strip() or not text.isprintable() or len(text) > MAX_REASON:
+        raise InvalidInput(field, f"is not 1 to {MAX_REASON} printable characters; it stands on the invoice")
+    return text.strip()

@@ -76,6 +76,13 @@ class InvoiceLine(Value):
     explanation: Explanation | None = None
 
 
+class Tax(Value):
+    """A tax on an invoice, as a tax service gives it: its name for the line, and the exact amount."""
+
+    name: str
+    amount: Money
+
+
 class CreditUse(Value):
     """What an invoice took from one grant."""
 
@@ -123,6 +130,16 @@ class Invoice(Value):
         return self.total - self.credited if self.status == "finalized" else _ZERO
 
 
+class BilledFact(Value):
+    """One fact behind a line; ``quantity`` is what it counted in the line's meter."""
+
+    id: str
+    occurred_at: datetime
+    event_type: str
+    resource: str
+    quantity: int
+
+
 class CreditNote(Value):
     """Takes back a part of a finalized invoice. ``total`` = amount + tax. ``to_credit`` of it becomes the tenant's
     credit, because it was paid; the rest lowers what is due."""
@@ -164,8 +181,8 @@ class CreditGrant(Value):
 
 
 class Discount(Value):
-    """Off each invoice whose month begins in [starts_at, ends_at): ``percent`` of what it applies to, or an ``amount``
-    of at most that. Percentages come first, then amounts, each in order of creation."""
+    """Off the invoice of each month of which [starts_at, ends_at) has a part: ``percent`` of what it applies to, or an
+    ``amount`` of at most that. Percentages come first, then amounts, each in order of creation."""
 
     id: str
     tenant: str

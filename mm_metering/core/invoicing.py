@@ -8,21 +8,38 @@ Fees count by the whole second: an instant belongs to the second it lies in.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal, localcontext
 from hashlib import sha256
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from mm_metering.core.cells import Cell, Segment
-from mm_metering.core.invoices import Explanation, Invoice, InvoiceLine, LineKind, Share
-from mm_metering.core.money import EXACT, exact, minor_unit, plain, round_minor
+from mm_metering.core.invoices import (
+    FEES,
+    METERED,
+    Adjustment,
+    CreditGrant,
+    CreditUse,
+    Discount,
+    DiscountScope,
+    Explanation,
+    Invoice,
+    InvoiceLine,
+    LineKind,
+    Share,
+    Tax,
+)
+from mm_metering.core.money import EXACT, exact, minor_unit, plain, round_minor, split
 from mm_metering.core.periods import from_micros, micros, parse_period, period_span
 from mm_metering.core.rating import Overage, Terms, plan_label, rate
 
 _SECOND_US = 1_000_000
 _ZERO = Decimal(0)
+_MEAN: Final = Decimal("0.000000000001")
 
 
 def draft(
@@ -33,17 +50,83 @@ def draft(
     currency: str,
     late: Sequence[InvoiceLine] = (),
     issue: int = 1,
+    adjustments: Sequence[Adjustment] = (),
+    discounts: Sequence[Discount] = (),
+    grants: Sequence[CreditGrant] = (),
+    taxes: Sequence[Tax] | None = None,
 ) -> Invoice:
-    """The invoice of a calendar month in the tenant's zone: base, proration, overage by meter, then ``late`` lines.
+    """The invoice of a calendar month in the tenant's zone: base, proration, overage by meter, ``late`` lines,
+    adjustments, discounts, tax, credit.
 
     ``cells`` of other months are ignored. Usage so far and the whole month's fees are billed, also before the month is
-    over. The ids depend on tenant, period and ``issue`` only: count issues up for a new invoice after a void.
+    over. ``taxes`` None: the tenant's own rate. The ids depend on tenant, period and ``issue`` only: count issues up
+    for a new invoice after a void.
     """
     bill = _Bill(terms, period, currency, issue)
     year, month = parse_period(period)
     inside = (cell for cell in cells if (cell[0].day.year, cell[0].day.month) == (year, month))
     lines = [*bill.fees(), *(bill.overage(line) for line in rate(inside, terms)), *late]
-    return bill.invoice(lines)
+    lines += [bill.adjustment(each) for each in adjustments]
+    return bill.invoice(lines, discounts, grants, taxes)
+
+
+def late_lines(
+    terms: Terms, period: str, cells: Iterable[Cell], billed: Iterable[InvoiceLine], *, into: str, currency: str
+) -> list[InvoiceLine]:
+    """What the month ``period`` comes to now, less what invoices had of it: lines of the invoice of the month ``into``.
+
+    ``cells`` are that month's, ``billed`` its invoice's lines and those that later invoices had for it. One line per
+    meter and resource, one for its fees if the plans of that month have changed since; negative if too much was billed.
+    """
+    now = draft(terms, period, cells, currency=currency).lines
+    bill = _Bill(terms, into, currency, 1)
+    before, after = _by_use(billed), _by_use(now)
+    lines = (bill.late(use, period, after.get(use, ()), before.get(use, ())) for use in sorted({*before, *after}))
+    return [line for line in lines if line is not None]
+
+
+_Use: TypeAlias = tuple[str, str]
+"""A meter and a resource; ("", "") for fees."""
+
+
+def _by_use(lines: Iterable[InvoiceLine]) -> dict[_Use, list[InvoiceLine]]:
+    found: dict[_Use, list[InvoiceLine]] = defaultdict(list)
+    for line in lines:
+        if line.kind in METERED | FEES:
+            found[line.meter or "", line.resource].append(line)
+    return found
+
+
+@dataclass(slots=True)
+class _Nets:
+    """What is left of the fees, the usage and the adjustments of an invoice while discounts are taken off."""
+
+    base: Decimal
+    metered: Decimal
+    other: Decimal
+
+    @classmethod
+    def of(cls, lines: Iterable[InvoiceLine]) -> _Nets:
+        nets = cls(_ZERO, _ZERO, _ZERO)
+        with localcontext(EXACT):
+            for line in lines:
+                group = "base" if line.kind in FEES else "metered" if line.kind in METERED else "other"
+                setattr(nets, group, getattr(nets, group) + line.amount)
+        return nets
+
+    def take(self, scope: DiscountScope, amount: Decimal, currency: str) -> None:
+        """Takes the amount off, in proportion where it concerns all."""
+        groups = ("base", "metered", "other") if scope == "all" else (scope,)
+        unit = minor_unit(currency)
+        with localcontext(EXACT):
+            weights = [max(0, int(getattr(self, group) / unit)) for group in groups]
+            for group, part in zip(groups, split(amount, weights, currency), strict=True):
+                setattr(self, group, getattr(self, group) - part)
+
+    def room(self, scope: DiscountScope) -> Decimal:
+        with localcontext(EXACT):
+            nets = (self.base, self.metered, self.other) if scope == "all" else (getattr(self, scope),)
+            return max(_ZERO, sum((max(_ZERO, net) for net in nets), _ZERO))
 
 
 class _Bill(NamedTuple):
@@ -54,23 +137,127 @@ class _Bill(NamedTuple):
     currency: str
     issue: int
 
-    def invoice(self, lines: Sequence[InvoiceLine]) -> Invoice:
+    def invoice(
+        self,
+        usage: Sequence[InvoiceLine],
+        discounts: Sequence[Discount],
+        grants: Sequence[CreditGrant],
+        taxes: Sequence[Tax] | None,
+    ) -> Invoice:
+        nets = _Nets.of(usage)
+        lines = [*usage, *self._discounts(discounts, nets)]
         subtotal = self._sum(lines)
-        closing = [line for line in (self._tax(subtotal), self._carried_over(subtotal)) if line]
+        taxed = [*self._taxes(subtotal, taxes)]
+        taken = [*self._credits(grants, nets, self._sum((*lines, *taxed)))]
+        credited = [line for _, line in taken]
+        carried = [line for line in [self._carried_over(self._sum((*lines, *taxed)))] if line]
         return Invoice(
             id=self._id("inv"),
             number=None,
             tenant=self.terms.tenant.id,
             period=self.period,
+            issue=self.issue,
             status="draft",
             currency=self.currency,
-            lines=(*lines, *closing),
+            lines=(*lines, *taxed, *credited, *carried),
             subtotal=subtotal,
-            tax=self._sum(line for line in closing if line.kind == "tax"),
-            credits_applied=self._sum(()),
-            total=self._sum((*lines, *closing)),
-            carried_over=self._sum(line for line in closing if line.kind == "carried_over"),
+            tax=self._sum(taxed),
+            credits_applied=self._sum(credited).copy_negate() if credited else self._sum(()),
+            total=self._sum((*lines, *taxed, *credited, *carried)),
+            carried_over=self._sum(carried),
+            credits=tuple(use for use, _ in taken),
         )
+
+    def adjustment(self, each: Adjustment) -> InvoiceLine:
+        return self._plain_line("adjustment", each.reason, each.amount, each.id)
+
+    def late(
+        self, use: _Use, period: str, now: Sequence[InvoiceLine], billed: Sequence[InvoiceLine]
+    ) -> InvoiceLine | None:
+        """None where all that is due was billed."""
+        due, had = self._sum(now), self._sum(billed)
+        if due == had:
+            return None
+        with localcontext(EXACT):
+            amount = due - had
+        if not use[0]:
+            text = f"changes of plan in {period}, after its invoice"
+            line = self._plain_line("proration", text, amount, period)
+            return line.model_copy(update={"period": period})
+        return self._late_usage(use, period, now, billed)
+
+    def _late_usage(
+        self, use: _Use, period: str, now: Sequence[InvoiceLine], billed: Sequence[InvoiceLine]
+    ) -> InvoiceLine:
+        (meter, resource), due, had = use, self._sum(now), self._sum(billed)
+        with localcontext(EXACT):
+            amount = due - had
+            quantity = sum(line.quantity for line in now) - sum(line.quantity for line in billed)
+        prices = {line.unit_price for line in (*now, *billed)}
+        why = [line.explanation for line in now if line.explanation]
+        known = {window for line in billed if line.explanation for window in line.explanation.windows}
+        windows = tuple(window for each in why for window in each.windows if window not in known)
+        price = prices.pop() if len(prices) == 1 else self._each(amount, quantity)
+        days = sorted({f"{window.start.astimezone(self.terms.zone):%Y-%m-%d}" for window in windows})
+        when = days[0] if len(days) == 1 else period
+        what = f"{meter} ({resource})" if resource else meter
+        return InvoiceLine(
+            id=self._id("line", "late_usage", meter, resource, period),
+            kind="late_usage",
+            meter=meter,
+            resource=resource,
+            description=f"late usage {when}, {quantity:,} {what}, {plain(price)} each",
+            quantity=quantity,
+            unit_price=price,
+            amount=amount,
+            period=period,
+            explanation=Explanation(
+                windows=windows,
+                unit_price=price,
+                plan_version=", ".join(dict.fromkeys(each.plan_version for each in why)),
+                rounding=f"{period} comes to {plain(due)} now, less {plain(had)} billed before",
+                events=sum(window.events for window in windows),
+                billed_before=had,
+            ),
+        )
+
+    def _each(self, amount: Decimal, quantity: int | Decimal) -> Decimal:
+        """The mean price, for display."""
+        with localcontext(EXACT):
+            return (amount / quantity).quantize(_MEAN).normalize() if quantity else amount
+
+    def _discounts(self, discounts: Sequence[Discount], nets: _Nets) -> Iterator[InvoiceLine]:
+        """Percentages first. None takes more than is there."""
+        month = period_span(self.period, self.terms.zone)
+        for each in sorted(discounts, key=lambda each: each.percent is None):
+            if each.starts_at >= month.end or (each.ends_at is not None and each.ends_at <= month.start):
+                continue
+            room = nets.room(each.applies_to)
+            with localcontext(EXACT):
+                wanted = each.amount if each.percent is None else room * each.percent / 100
+            amount = min(room, round_minor(wanted or _ZERO, self.currency))
+            if amount > 0:
+                nets.take(each.applies_to, amount, self.currency)
+                share = "" if each.percent is None else f", {plain(each.percent)} % of {plain(room)}"
+                yield self._plain_line("discount", f"{each.name}{share}", amount.copy_negate(), each.id)
+
+    def _credits(
+        self, grants: Sequence[CreditGrant], nets: _Nets, due: Decimal
+    ) -> Iterator[tuple[CreditUse, InvoiceLine]]:
+        """By priority, then the earliest expiry, then the earliest grant. Credit for usage pays usage, without tax."""
+        end = period_span(self.period, self.terms.zone).end
+        metered = nets.room("metered")
+        for grant in sorted(grants, key=_burn_order):
+            if grant.currency != self.currency or (grant.expires_at is not None and grant.expires_at < end):
+                continue
+            taken = min(grant.remaining, due if grant.applies_to == "all" else min(due, metered))
+            if taken <= 0:
+                continue
+            with localcontext(EXACT):
+                due -= taken
+                metered = max(_ZERO, min(metered - taken, due)) if grant.applies_to == "metered" else min(metered, due)
+            text = f"credit, {grant.reason}" if grant.reason else f"{grant.kind} credit"
+            yield CreditUse(grant=grant.id, amount=taken), self._plain_line("credit", text, -taken, grant.id)
 
     def overage(self, over: Overage) -> InvoiceLine:
         what = f"{over.meter} ({over.resource})" if over.resource else over.meter
@@ -145,22 +332,24 @@ class _Bill(NamedTuple):
         plan = self.terms.plan(segment)
         return plan.price if plan else _ZERO
 
-    def _tax(self, subtotal: Decimal) -> InvoiceLine | None:
-        """The tenant's rate, a fraction such as "0.19", on what is due."""
-        rate = exact(self.terms.tenant.tax_rate or 0, "tax_rate")
-        if rate <= 0 or subtotal <= 0:
-            return None
-        with localcontext(EXACT):
-            amount, _ = self._rounded(subtotal * rate)
-            percent = f"{plain((rate * 100).normalize())} %"
-        return self._plain_line("tax", f"tax, {percent} of {plain(subtotal)}", amount)
+    def _taxes(self, subtotal: Decimal, taxes: Sequence[Tax] | None) -> Iterator[InvoiceLine]:
+        """Those given, or the tenant's rate, a fraction such as "0.19", on what is due."""
+        if taxes is None:
+            rate = exact(self.terms.tenant.tax_rate or 0, "tax_rate")
+            with localcontext(EXACT):
+                percent = f"{plain((rate * 100).normalize())} %"
+                taxes = [Tax(name=f"tax, {percent} of {plain(subtotal)}", amount=subtotal * rate)] if rate else []
+        for number, each in enumerate(taxes if subtotal > 0 else ()):
+            amount, _ = self._rounded(each.amount)
+            if amount:
+                yield self._plain_line("tax", each.name, amount, *([str(number)] if number else []))
 
-    def _carried_over(self, subtotal: Decimal) -> InvoiceLine | None:
-        return self._plain_line("carried_over", "carried over to your credit", -subtotal) if subtotal < 0 else None
+    def _carried_over(self, due: Decimal) -> InvoiceLine | None:
+        return self._plain_line("carried_over", "carried over to your credit", -due) if due < 0 else None
 
-    def _plain_line(self, kind: LineKind, description: str, amount: Decimal) -> InvoiceLine:
+    def _plain_line(self, kind: LineKind, description: str, amount: Decimal, *parts: str) -> InvoiceLine:
         return InvoiceLine(
-            id=self._id("line", kind),
+            id=self._id("line", kind, *parts),
             kind=kind,
             meter=None,
             description=description,
@@ -191,6 +380,11 @@ def _in_force(terms: Terms, start: int, end: int) -> list[tuple[int, Segment]]:
     before = [second for second in since if second <= start]
     first = [(start, since[max(before)])] if before else []
     return first + [(second, segment) for second, segment in sorted(since.items()) if start < second < end]
+
+
+def _burn_order(grant: CreditGrant) -> tuple[int, bool, datetime, datetime, str]:
+    expires_at = grant.expires_at
+    return (grant.priority, expires_at is None, expires_at or grant.granted_at, grant.granted_at, grant.id)
 
 
 def _canonical(amount: Decimal) -> str:

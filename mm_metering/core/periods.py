@@ -138,6 +138,19 @@ def period_span(period: str, tz: ZoneInfo) -> Span:
     return month_span(*parse_period(period), tz)
 
 
+def later_period(period: str, months: int) -> str:
+    """ "2024-01" moved by whole months, also backwards."""
+    year, month = parse_period(period)
+    year, month = divmod(12 * year + month - 1 + months, 12)
+    return f"{year:04}-{month + 1:02}"
+
+
+def days_of(period: str) -> tuple[date, date]:
+    """The first and the last day of a month."""
+    year, month = parse_period(period)
+    return date(year, month, 1), date(year, month, calendar.monthrange(year, month)[1])
+
+
 def parse_day(day: date | str, field: str) -> date:
     """A date, or "YYYY-MM-DD", of 1970 to 9998; a datetime is refused, since its day depends on a zone."""
     parsed = _date(day) if isinstance(day, str) else day

@@ -22,9 +22,16 @@ class PlanBook:
     async def get(self, plan: str, version: int) -> Plan | None:
         """The plan of that version; None for a version that the ledger does not have."""
         if (plan, version) not in self._plans:
-            stored = await self._ledger.plan_versions()
-            self._plans = {key: Plan.from_definition(key[0], definition) for key, definition in stored.items()}
+            await self.all()
         return self._plans.get((plan, version))
+
+    async def all(self) -> Mapping[tuple[str, int], Plan]:
+        """Every version that the ledger has now."""
+        stored = await self._ledger.plan_versions()
+        self._plans = {
+            key: self._plans.get(key) or Plan.from_definition(key[0], definition) for key, definition in stored.items()
+        }
+        return self._plans
 
     async def apply(self, plans: Mapping[str, Plan], *, now_us: int, apply: bool) -> Mapping[str, int]:
         """The newest version of each plan. What differs from the ledger's becomes a new version, or is NotApplied."""

@@ -10,8 +10,9 @@ from typing import Any
 from sqlalchemy import select
 
 from mm_metering import failpoints
+from mm_metering.backends.accounts import Decide, Wanted
 from mm_metering.backends.ledger import KEEP_MONTHS, Acknowledged, Claim, ClaimRequest, Retired, ShardRow, Snapshot
-from mm_metering.backends.sql import cells, claims, facts, keeping, levels, plans, reports, schema, shards
+from mm_metering.backends.sql import accounts, cells, claims, facts, keeping, levels, plans, reports, schema, shards
 from mm_metering.backends.sql import tenants as tenancy
 from mm_metering.backends.sql import work as workers
 from mm_metering.backends.sql.batch import Batch
@@ -19,10 +20,12 @@ from mm_metering.backends.sql.engine import Store, Transaction, UnstorableValue
 from mm_metering.backends.sql.rows import CELL, stored_cell
 from mm_metering.backends.sql.tables import usage_cell, usage_fact
 from mm_metering.backends.work import FIRST_LETTER, Alert, DeadLetter, Lease, LetterKey, Run
+from mm_metering.core.books import Account
 from mm_metering.core.cells import Calendar, Cell, CellKey, Segment
 from mm_metering.core.digest import Digest, total
 from mm_metering.core.facts import Fact
 from mm_metering.core.findings import Finding
+from mm_metering.core.invoices import CreditGrant, CreditNote, Invoice, InvoiceStatus
 from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow
 from mm_metering.errors import StoreUnavailable, Unstorable
 
@@ -162,18 +165,45 @@ class SqlLedger:
         return await self._store.read(lambda tx: cells.day_sums(tx, tenant, first, last))
 
     async def level_values(self, tenant: str, *, before: date) -> Mapping[tuple[str, str], int]:
-        async def work(tx: Transaction) -> dict[tuple[str, str], int]:
-            ends = await levels.of_tenant(tx, tenant)
-            moved = await cells.moved_levels(tx, tenant, before) if ends else {}
-            return {level: end.value - moved.get(level, 0) for level, end in ends.items()}
-
-        return await self._store.read(work)
+        return await self._store.read(lambda tx: levels.values(tx, tenant, before))
 
     async def level_facts(self, tenant: str, *, start_us: int, end_us: int) -> list[Fact]:
         return await self._store.read(lambda tx: facts.of_levels(tx, tenant, start_us, end_us))
 
     async def facts(self, tenant: str, *, after: tuple[int, str], limit: int) -> list[Fact]:
         return await self._store.read(lambda tx: facts.page(tx, tenant, after, limit))
+
+    # -- accounts -----------------------------------------------------------------------------------------------------
+
+    async def account(self, tenant: str, wanted: Wanted) -> Account | None:
+        return await self._store.read(lambda tx: accounts.account(tx, tenant, wanted))
+
+    async def book(self, tenants: Sequence[str], wanted: Wanted, decide: Decide) -> None:
+        await self._store.write(lambda tx: accounts.book(tx, tenants, wanted, decide))
+
+    async def invoice(self, invoice_id: str) -> Invoice | None:
+        return await self._store.read(lambda tx: accounts.find(tx, invoice_id))
+
+    async def invoice_of_line(self, line_id: str) -> Invoice | None:
+        return await self._store.read(lambda tx: accounts.of_line(tx, line_id))
+
+    async def invoices(
+        self,
+        *,
+        tenant: str | None = None,
+        period: str | None = None,
+        status: InvoiceStatus | None = None,
+        after: tuple[str, str, int] = ("", "", 0),
+        limit: int = 1000,
+    ) -> list[Invoice]:
+        chosen: dict[str, Any] = {"tenant": tenant, "period": period, "status": status, "after": after, "limit": limit}
+        return await self._store.read(lambda tx: accounts.page(tx, **chosen))
+
+    async def credit_notes(self, invoice_id: str) -> list[CreditNote]:
+        return await self._store.read(lambda tx: accounts.credit_notes(tx, invoice_id))
+
+    async def grants(self, tenant: str) -> list[CreditGrant]:
+        return await self._store.read(lambda tx: accounts.grants(tx, tenant))
 
     # -- keeping ------------------------------------------------------------------------------------------------------
 

@@ -95,3 +95,10 @@ async def of_tenants(tx: Transaction, tenants: Iterable[str]) -> dict[str, dict[
     for row in await tx.matching(tuple(usage_level.c), _TENANT, ((each,) for each in tenants)):
         found.setdefault(row.tenant, {})[row.meter, row.resource] = LevelEnd(row.value, row.stamp)
     return found
+
+
+async def values(tx: Transaction, tenant: str, before: date) -> dict[tuple[str, str], int]:
+    """Each of a tenant's levels, as it stood at the start of the day."""
+    ends = await of_tenant(tx, tenant)
+    moved = await cells.moved_levels(tx, tenant, before) if ends else {}
+    return {level: end.value - moved.get(level, 0) for level, end in ends.items()}

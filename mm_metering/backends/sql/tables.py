@@ -228,3 +228,91 @@ job_run = Table(
     Column("error", Text),
     PrimaryKeyConstraint("job", "period_us", name="mm_job_run_pkey"),
 )
+
+# The documents below are the JSON of core values; the columns beside them are what rows are found by, and what somebody
+# may ask in SQL. Amounts are nano-units.
+invoice = Table(
+    "mm_invoice",
+    metadata,
+    Column("id", WORD, nullable=False),
+    Column("period", WORD, nullable=False),
+    Column("tenant", WORD, nullable=False),
+    Column("issue", BigInteger, autoincrement=False, nullable=False),
+    Column("status", WORD, nullable=False),
+    Column("number", WORD),
+    Column("total", BigInteger, nullable=False),
+    Column("document", Text, nullable=False),
+    PrimaryKeyConstraint("id", name="mm_invoice_pkey"),
+)
+Index("mm_invoice_period", invoice.c.period, invoice.c.tenant, invoice.c.issue, unique=True)
+Index("mm_invoice_tenant", invoice.c.tenant, invoice.c.period)
+Index("mm_invoice_number", invoice.c.number, unique=True)
+
+invoice_line = Table(
+    "mm_invoice_line",
+    metadata,
+    Column("id", WORD, nullable=False),
+    Column("invoice", WORD, nullable=False),
+    Column("kind", WORD, nullable=False),
+    Column("meter", WORD),
+    Column("resource", WORD, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    PrimaryKeyConstraint("id", name="mm_invoice_line_pkey"),
+)
+Index("mm_invoice_line_invoice", invoice_line.c.invoice)
+
+credit_note = Table(
+    "mm_credit_note",
+    metadata,
+    Column("id", WORD, nullable=False),
+    Column("invoice", WORD, nullable=False),
+    Column("number", WORD, nullable=False),
+    Column("total", BigInteger, nullable=False),
+    Column("document", Text, nullable=False),
+    PrimaryKeyConstraint("id", name="mm_credit_note_pkey"),
+)
+Index("mm_credit_note_invoice", credit_note.c.invoice, credit_note.c.number)
+Index("mm_credit_note_number", credit_note.c.number, unique=True)
+
+credit_grant = Table(
+    "mm_credit_grant",
+    metadata,
+    Column("id", WORD, nullable=False),
+    Column("tenant", WORD, nullable=False),
+    Column("made", BigInteger, nullable=False),
+    Column("remaining", BigInteger, nullable=False),
+    Column("document", Text, nullable=False),
+    PrimaryKeyConstraint("id", name="mm_credit_grant_pkey"),
+)
+Index("mm_credit_grant_tenant", credit_grant.c.tenant, credit_grant.c.made)
+
+discount = Table(
+    "mm_discount",
+    metadata,
+    Column("id", WORD, nullable=False),
+    Column("tenant", WORD, nullable=False),
+    Column("made", BigInteger, nullable=False),
+    Column("document", Text, nullable=False),
+    PrimaryKeyConstraint("id", name="mm_discount_pkey"),
+)
+Index("mm_discount_tenant", discount.c.tenant, discount.c.made)
+
+adjustment = Table(
+    "mm_adjustment",
+    metadata,
+    Column("id", WORD, nullable=False),
+    Column("tenant", WORD, nullable=False),
+    Column("made", BigInteger, nullable=False),
+    Column("invoice", WORD),
+    Column("document", Text, nullable=False),
+    PrimaryKeyConstraint("id", name="mm_adjustment_pkey"),
+)
+Index("mm_adjustment_tenant", adjustment.c.tenant, adjustment.c.made)
+
+number = Table(  # the last number of each series
+    "mm_number",
+    metadata,
+    Column("series", WORD, nullable=False),
+    Column("last", BigInteger, nullable=False),
+    PrimaryKeyConstraint("series", name="mm_number_pkey"),
+)

@@ -88,6 +88,12 @@ async def _locked(tx: Transaction, tenant_id: str) -> TenantRow | None:
     return _one(await _with_segments(tx, await tx.all(statement)))
 
 
+async def locked_all(tx: Transaction, ids: Sequence[str]) -> list[TenantRow]:
+    """The rows of those that have one, in order; nothing of theirs is folded until the transaction ends."""
+    statement = select(tenant).where(tenant.c.id.in_(ids)).order_by(tenant.c.id).with_for_update()
+    return await _with_segments(tx, await tx.all(statement))
+
+
 # -- changing ---------------------------------------------------------------------------------------------------------
 
 

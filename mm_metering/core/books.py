@@ -1,0 +1,398 @@
+"""What may become of a tenant's invoices: pure decisions over what the ledger has of it as of one instant.
+
+Each takes an ``Account`` and returns the ``Entries`` that must be written together with it, in one transaction.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from decimal import Decimal, localcontext
+from hashlib import sha256
+from typing import Final
+
+from mm_metering.core.cells import Cell
+from mm_metering.core.invoices import Adjustment, CreditGrant, CreditNote, Discount, Invoice, InvoiceLine, Tax
+from mm_metering.core.invoicing import draft, late_lines
+from mm_metering.core.lifecycles import INVOICE
+from mm_metering.core.money import EXACT, plain, round_minor
+from mm_metering.core.periods import days_of, later_period, micros, period_span
+from mm_metering.core.rating import Terms
+from mm_metering.core.tenancy import TenantRow
+from mm_metering.errors import InvalidInput, NotFound, PeriodNotOver, WrongState
+
+LATE_MONTHS: Final = 2
+"""How many finalized months before an invoice's own it looks into for late usage: more than LATE_DAYS."""
+LATE_DAYS: Final = 35
+"""Usage older than that is refused where its month is finalized."""
+TYPICAL_MONTHS: Final = 3
+"""How many earlier invoices tell what is usual for a tenant."""
+INVOICE_NUMBERS: Final = "invoice"
+NOTE_NUMBERS: Final = "credit_note"
+SERIES: Final = (INVOICE_NUMBERS, NOTE_NUMBERS)
+_BILLED: Final = frozenset({"finalized", "paid", "uncollectible"})
+_ZERO: Final = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """All that the ledger has of a tenant for the months in question, as of one instant.
+
+    ``levels_before`` has each level (meter, resource) at the start of a month, for months in which levels are billed.
+    ``notes`` and ``adjustments`` are those of these invoices, and adjustments that no invoice has yet. ``next_numbers``
+    by series.
+    """
+
+    tenant: TenantRow
+    cells: Sequence[Cell] = ()
+    levels_before: Mapping[date, Mapping[tuple[str, str], int]] = field(default_factory=dict)
+    invoices: Sequence[Invoice] = ()
+    grants: Sequence[CreditGrant] = ()
+    notes: Sequence[CreditNote] = ()
+    discounts: Sequence[Discount] = ()
+    adjustments: Sequence[Adjustment] = ()
+    next_numbers: Mapping[str, int] = field(default_factory=dict)
+
+    def newest(self, period: str) -> Invoice | None:
+        """The last issue of a month's invoice."""
+        theirs = [each for each in self.invoices if each.period == period]
+        return max(theirs, key=lambda each: each.issue, default=None)
+
+    @property
+    def pending(self) -> list[Adjustment]:
+        """The adjustments that no invoice has yet."""
+        return [each for each in self.adjustments if each.invoice is None]
+
+    def by_id(self, invoice_id: str) -> Invoice:
+        for each in self.invoices:
+            if each.id == invoice_id:
+                return each
+        raise NotFound(f"there is no invoice {invoice_id}")
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """What is written: each value in place of the one with its id. Numbers that were handed out move their series."""
+
+    invoices: tuple[Invoice, ...] = ()
+    grants: tuple[CreditGrant, ...] = ()
+    notes: tuple[CreditNote, ...] = ()
+    discounts: tuple[Discount, ...] = ()
+    adjustments: tuple[Adjustment, ...] = ()
+    numbered: tuple[str, ...] = ()
+    """The series of which a number was taken, once per number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How a house bills. ``grace``: how long late usage still joins its month. A draft whose total is more than
+    ``hold_factor`` times the mean of the tenant's last invoices, and ``hold_above`` at least, or that has more than
+    ``hold_lines`` lines, waits for a review."""
+
+    currency: str
+    grace: timedelta = timedelta(hours=24)
+    hold_factor: int = 20
+    hold_above: Decimal = Decimal(1000)
+    hold_lines: int = 1000
+
+
+# -- months ------------------------------------------------------------------------------------------------------------
+
+
+def months_of(period: str) -> tuple[str, ...]:
+    """The months whose invoices and usage decide about that of ``period``: the oldest first, itself last."""
+    return tuple(later_period(period, back) for back in range(-max(LATE_MONTHS, TYPICAL_MONTHS), 1))
+
+
+def first_day(period: str) -> date:
+    """The first day whose cells decide about that month's invoice."""
+    return days_of(later_period(period, -LATE_MONTHS))[0]
+
+
+def preview(
+    account: Account, terms: Terms, period: str, rules: Rules, *, taxes: Sequence[Tax] | None = None
+) -> Invoice:
+    """The month's draft as it stands. A month that was invoiced and voided is invoiced again, as its next issue."""
+    newest = account.newest(period)
+    return draft(
+        terms,
+        period,
+        account.cells,
+        currency=rules.currency,
+        late=_late(account, terms, period, rules.currency),
+        issue=1 if newest is None else newest.issue + (newest.status == "void"),
+        adjustments=account.pending,
+        discounts=account.discounts,
+        grants=account.grants,
+        taxes=taxes,
+    )
+
+
+def _late(account: Account, terms: Terms, period: str, currency: str) -> list[InvoiceLine]:
+    """Of each month that was invoiced, if no month between that one and this may still take it."""
+    lines: list[InvoiceLine] = []
+    for back in range(1, LATE_MONTHS + 1):
+        month = later_period(period, -back)
+        newest = account.newest(month)
+        if newest is None or newest.status not in _BILLED:
+            break
+        lines = [*_late_of(account, terms, newest, period, currency), *lines]
+    return lines
+
+
+def _late_of(account: Account, terms: Terms, invoice: Invoice, into: str, currency: str) -> list[InvoiceLine]:
+    later = [each for each in account.invoices if each.status in _BILLED and each.period > invoice.period]
+    billed = [line for line in invoice.lines if line.period is None]
+    billed += [line for each in later for line in each.lines if line.period == invoice.period]
+    return late_lines(terms, invoice.period, account.cells, billed, into=into, currency=currency)
+
+
+def is_billable(account: Account, terms: Terms, period: str) -> bool:
+    """Whether the tenant had signed up by the month's end, or used something in it."""
+    span = period_span(period, terms.zone)
+    first, last = days_of(period)
+    used = any(first <= cell.key.day <= last and cell.total.count for cell in account.cells)
+    return used or account.tenant.subscribed_us < micros(span.end)
+
+
+def close(
+    account: Account,
+    terms: Terms,
+    period: str,
+    rules: Rules,
+    *,
+    now: datetime,
+    taxes: Sequence[Tax] | None = None,
+) -> tuple[Invoice, Entries]:
+    """The month's invoice: a draft until the grace is over, then finalized, and from then on the same for ever.
+
+    PeriodNotOver before the month's end.
+    """
+    newest = account.newest(period)
+    if newest is not None and newest.status in _BILLED:
+        return newest, Entries()
+    end = period_span(period, terms.zone).end
+    if now < end:
+        raise PeriodNotOver(
+            f"{period} ends at {end:%Y-%m-%dT%H:%M:%SZ} for {account.tenant.id!r}; preview_invoice shows it until then"
+        )
+    found = preview(account, terms, period, rules, taxes=taxes)
+    found = found.model_copy(update={"usage_until": end, "stored_until": now})
+    if now < end + rules.grace:
+        return found, Entries(invoices=(found,))
+    reason = _suspicion(account, found, rules)
+    if reason:
+        found = found.model_copy(update={"held": reason})
+        return found, Entries(invoices=(found,))
+    return _finalized(account, found, now)
+
+
+def finalize(
+    account: Account,
+    terms: Terms,
+    invoice_id: str,
+    rules: Rules,
+    *,
+    now: datetime,
+    taxes: Sequence[Tax] | None = None,
+) -> tuple[Invoice, Entries]:
+    """By hand: without waiting for the grace, and whatever is suspicious about it. The draft is made anew first."""
+    stored = account.by_id(invoice_id)
+    INVOICE.after(stored.status, "finalize", name=invoice_id)
+    end = period_span(stored.period, terms.zone).end
+    if now < end:
+        raise PeriodNotOver(f"{stored.period} ends at {end:%Y-%m-%dT%H:%M:%SZ} for {account.tenant.id!r}")
+    found = preview(account, terms, stored.period, rules, taxes=taxes)
+    return _finalized(account, found.model_copy(update={"usage_until": end, "stored_until": now}), now)
+
+
+def _suspicion(account: Account, found: Invoice, rules: Rules) -> str | None:
+    """Why somebody should look at the draft first."""
+    if len(found.lines) > rules.hold_lines:
+        return f"it has {len(found.lines):,} lines, more than {rules.hold_lines:,}; finalize_invoice sends it on"
+    before = [each.total for each in account.invoices if each.status in _BILLED and each.period < found.period]
+    if not before or found.total <= rules.hold_above:
+        return None
+    with localcontext(EXACT):
+        usual = round_minor(sum(before, _ZERO) / len(before), found.currency)
+        if found.total <= rules.hold_factor * usual:
+            return None
+    return (
+        f"its total of {plain(found.total)} is more than {rules.hold_factor} times the usual {plain(usual)}; "
+        "finalize_invoice sends it on"
+    )
+
+
+def _finalized(account: Account, found: Invoice, now: datetime) -> tuple[Invoice, Entries]:
+    """With a number, and everything that it takes along."""
+    number = account.next_numbers[INVOICE_NUMBERS]
+    state = INVOICE.after(found.status, "finalize", name=found.id)
+    update = {"status": state, "number": f"INV-{number:06}", "finalized_at": now, "held": None}
+    invoice = found.model_copy(update=update)
+    taken = {use.grant: use.amount for use in invoice.credits}
+    grants = [
+        grant.model_copy(update={"remaining": _less(grant.remaining, taken[grant.id])})
+        for grant in account.grants
+        if grant.id in taken
+    ]
+    if invoice.carried_over:
+        grants.append(_credit_of(invoice.id, invoice, invoice.carried_over, f"carried over from {invoice.number}", now))
+    joined = tuple(each.model_copy(update={"invoice": invoice.id}) for each in account.pending)
+    entries = Entries(invoices=(invoice,), grants=tuple(grants), adjustments=joined, numbered=(INVOICE_NUMBERS,))
+    return invoice, entries
+
+
+# -- afterwards --------------------------------------------------------------------------------------------------------
+
+
+def void(account: Account, invoice_id: str, *, now: datetime) -> tuple[Invoice, Entries]:
+    """Takes an unpaid invoice back, with the credit that it took and the credit that it gave; its adjustments wait
+    again, and the month may be closed anew."""
+    stored = account.by_id(invoice_id)
+    state = INVOICE.after(stored.status, "void", name=invoice_id)
+    if stored.credited:
+        raise WrongState(
+            f"invoice {invoice_id} has credit notes of {plain(stored.credited)}; it stays", state=stored.status
+        )
+    grants = []
+    for grant in account.grants:
+        back = sum((use.amount for use in stored.credits if use.grant == grant.id), _ZERO)
+        if grant.source == stored.id:
+            if grant.remaining != grant.amount:
+                raise WrongState(
+                    f"invoice {invoice_id} carried {plain(grant.amount)} over, and later ones have taken of that; "
+                    "it stays",
+                    state=stored.status,
+                )
+            grants.append(grant.model_copy(update={"amount": _ZERO, "remaining": _ZERO}))
+        elif back:
+            grants.append(grant.model_copy(update={"remaining": _less(grant.remaining, -back)}))
+    invoice = stored.model_copy(update={"status": state, "settled_at": now})
+    freed = tuple(
+        each.model_copy(update={"invoice": None}) for each in account.adjustments if each.invoice == stored.id
+    )
+    return invoice, Entries(invoices=(invoice,), grants=tuple(grants), adjustments=freed)
+
+
+def settle(account: Account, invoice_id: str, event: str, *, now: datetime) -> tuple[Invoice, Entries]:
+    """ "pay" or "give up"."""
+    stored = account.by_id(invoice_id)
+    state = INVOICE.after(stored.status, event, name=invoice_id)
+    invoice = stored.model_copy(update={"status": state, "settled_at": now})
+    return invoice, Entries(invoices=(invoice,))
+
+
+def credit(
+    account: Account,
+    invoice_id: str,
+    *,
+    line_id: str | None,
+    quantity: int | None,
+    amount: Decimal | None,
+    reason: str,
+    now: datetime,
+) -> tuple[CreditNote, Entries]:
+    """Takes back an amount before tax, units of a line at its price, a whole line, or all that is left of the invoice;
+    its tax in proportion. All notes together never exceed what the invoice charged."""
+    stored = account.by_id(invoice_id)
+    before = [note for note in account.notes if note.invoice == invoice_id]
+    if stored.status not in ("finalized", "paid"):
+        raise WrongState(
+            f"invoice {invoice_id} is {stored.status}; only what was sent is credited", state=stored.status
+        )
+    line = _line(stored, line_id)
+    if quantity is not None and (line is None or amount is not None):
+        raise InvalidInput("quantity", "goes with line_id, and without amount")
+    left = _left(stored, line, before)
+    wanted = left if amount is None else amount
+    if quantity is not None and line is not None:
+        wanted = _price_of(line, quantity, stored.currency)
+    if not 0 < wanted <= left:
+        raise InvalidInput("amount", f"{plain(wanted)} is not above 0 and up to {plain(left)}, which is left to credit")
+    tax = _tax_share(stored, wanted, before)
+    with localcontext(EXACT):
+        total = min(wanted + tax, stored.total - stored.credited)
+    if total <= 0:
+        raise InvalidInput("amount", f"nothing is left of what {invoice_id} charged; credit paid the rest")
+    number, paid = account.next_numbers[NOTE_NUMBERS], stored.status == "paid"
+    note = CreditNote(
+        id=_id("cn", stored.id, number),
+        number=f"CN-{number:06}",
+        invoice=stored.id,
+        tenant=stored.tenant,
+        currency=stored.currency,
+        line=line_id,
+        quantity=quantity,
+        amount=wanted,
+        tax=tax,
+        total=total,
+        to_credit=total if paid else _ZERO,
+        reason=reason,
+        created_at=now,
+    )
+    invoice = stored.model_copy(update={"credited": _less(stored.credited, -total)})
+    grants = (_credit_of(note.id, stored, total, f"{note.number}: {reason}", now),) if paid else ()
+    return note, Entries(invoices=(invoice,), notes=(note,), grants=grants, numbered=(NOTE_NUMBERS,))
+
+
+def _line(invoice: Invoice, line_id: str | None) -> InvoiceLine | None:
+    if line_id is None:
+        return None
+    for line in invoice.lines:
+        if line.id == line_id:
+            return line
+    raise NotFound(f"invoice {invoice.id} has no line {line_id}")
+
+
+def _price_of(line: InvoiceLine, quantity: int, currency: str) -> Decimal:
+    if not 0 < quantity <= line.quantity:
+        raise InvalidInput("quantity", f"{quantity} is not from 1 to the line's {line.quantity}")
+    with localcontext(EXACT):
+        return line.amount if quantity == line.quantity else round_minor(line.unit_price * quantity, currency)
+
+
+def _left(invoice: Invoice, line: InvoiceLine | None, before: Sequence[CreditNote]) -> Decimal:
+    """How much before tax may still be credited, of the line or of the whole invoice."""
+    with localcontext(EXACT):
+        left = invoice.subtotal - sum((note.amount for note in before), _ZERO)
+        if line is not None:
+            of_line = line.amount - sum((note.amount for note in before if note.line == line.id), _ZERO)
+            left = min(left, of_line)
+    return left
+
+
+def _tax_share(invoice: Invoice, amount: Decimal, before: Sequence[CreditNote]) -> Decimal:
+    """The tax on that part; with the last part, all that is left of it."""
+    if not invoice.tax:
+        return invoice.tax
+    with localcontext(EXACT):
+        credited = sum((note.amount for note in before), _ZERO) + amount
+        so_far = round_minor(invoice.tax * credited / invoice.subtotal, invoice.currency)
+        return so_far - sum((note.tax for note in before), _ZERO)
+
+
+def _credit_of(source: str, invoice: Invoice, amount: Decimal, reason: str, now: datetime) -> CreditGrant:
+    return CreditGrant(
+        id=_id("cg", source),
+        tenant=invoice.tenant,
+        currency=invoice.currency,
+        kind="paid",
+        amount=amount,
+        remaining=amount,
+        priority=0,
+        applies_to="all",
+        granted_at=now,
+        reason=reason,
+        source=source,
+    )
+
+
+def _less(amount: Decimal, by: Decimal) -> Decimal:
+    with localcontext(EXACT):
+        return amount - by
+
+
+def _id(prefix: str, *parts: object) -> str:
+    return f"{prefix}_{sha256(json.dumps(parts).encode()).hexdigest()[:24]}"
