@@ -646,6 +646,12 @@ class Metering:
         await self.startup()
         return await self._invoices.get(invoice_id)
 
+    async def rerun_invoice(self, invoice_id: str) -> Invoice:
+        """A finalized invoice, made again from what it was made of. It equals ``get_invoice``: anything else means that
+        the stored one was changed, or that this release rates differently."""
+        await self.startup()
+        return await self._invoices.rerun(invoice_id)
+
     async def list_invoices(
         self,
         *,

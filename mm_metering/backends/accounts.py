@@ -40,6 +40,10 @@ class Accounts(Protocol):
 
     async def invoice(self, invoice_id: str) -> Invoice | None: ...
 
+    async def invoice_inputs(self, invoice_id: str) -> bytes | None:
+        """What the invoice was made of, as it was packed; None for a draft."""
+        ...
+
     async def invoice_of_line(self, line_id: str) -> Invoice | None: ...
 
     async def invoices(

@@ -26,6 +26,7 @@ class MemoryAccounts:
     def __init__(self) -> None:
         super().__init__()
         self._invoices: dict[str, Invoice] = {}
+        self._inputs: dict[str, bytes] = {}
         self._grants: dict[str, CreditGrant] = {}
         self._notes: dict[str, CreditNote] = {}
         self._discounts: dict[str, Discount] = {}
@@ -82,6 +83,7 @@ class MemoryAccounts:
 
     def _write(self, entries: Entries) -> None:
         self._invoices |= {each.id: each for each in entries.invoices}
+        self._inputs |= entries.inputs
         self._grants |= {each.id: each for each in entries.grants}
         self._notes |= {each.id: each for each in entries.notes}
         self._discounts |= {each.id: each for each in entries.discounts}
@@ -90,6 +92,10 @@ class MemoryAccounts:
     async def invoice(self, invoice_id: str) -> Invoice | None:
         with self._lock:
             return self._invoices.get(invoice_id)
+
+    async def invoice_inputs(self, invoice_id: str) -> bytes | None:
+        with self._lock:
+            return self._inputs.get(invoice_id)
 
     async def invoice_of_line(self, line_id: str) -> Invoice | None:
         with self._lock:

@@ -18,6 +18,7 @@ from mm_metering.core.catalogue import Plan
 from mm_metering.core.events import aware, whole_quantity
 from mm_metering.core.facts import Fact
 from mm_metering.core.identity import tenant_id
+from mm_metering.core.inputs import Inputs
 from mm_metering.core.invoices import (
     Adjustment,
     BilledFact,
@@ -36,7 +37,15 @@ from mm_metering.core.invoices import (
 from mm_metering.core.money import Amount, exact, minor_unit, non_negative, plain
 from mm_metering.core.periods import days_of, from_micros, local_day, micros, parse_period, period_span, zone
 from mm_metering.core.rating import Terms
-from mm_metering.errors import InvalidInput, InvalidMoney, NotFound, PeriodNotOver, StoreUnavailable, UnknownTenant
+from mm_metering.errors import (
+    InvalidInput,
+    InvalidMoney,
+    NotFound,
+    PeriodNotOver,
+    StoreUnavailable,
+    UnknownTenant,
+    WrongState,
+)
 from mm_metering.gate.plans import PlanBook
 
 T = TypeVar("T")
@@ -55,6 +64,11 @@ AT_ONCE: Final = 100
 PAGE: Final = 1000
 TRIES: Final = 5
 """How often a tenant's taxes are asked for again because its usage has changed meanwhile."""
+MADE: Final = (
+    *("id", "tenant", "period", "issue", "currency", "lines"),
+    *("subtotal", "tax", "credits_applied", "total", "carried_over", "credits"),
+)
+"""What of an invoice follows from its inputs."""
 MAX_REASON: Final = 500
 
 
@@ -95,7 +109,7 @@ class Invoices:
             return newest
         terms = Terms(account.tenant, plans)
         taxes = await self._taxes(account, terms, period)
-        return books.preview(account, terms, period, self._rules, taxes=taxes)
+        return books.inputs(account, terms, period, self._rules, taxes=taxes).draft(plans)
 
     async def close(self, period: str, tenant: str | None, progress: Progress) -> list[Invoice]:
         """Every tenant's invoice of the month, or one's: drafts until the grace is over, then finalized.
@@ -190,6 +204,15 @@ class Invoices:
         if found is None:
             raise NotFound(f"there is no invoice {invoice_id!r}; list_invoices shows those that were closed")
         return found
+
+    async def rerun(self, invoice_id: str) -> Invoice:
+        """Made anew from what it was made of: equal to the stored one but for what has happened to it since."""
+        stored = await self.get(invoice_id)
+        packed = await self._ledger.invoice_inputs(invoice_id)
+        if packed is None:
+            raise WrongState(f"invoice {invoice_id} is a draft: each close makes it anew", state=stored.status)
+        again = Inputs.unpack(packed).draft(await self._plans.all())
+        return stored.model_copy(update={name: getattr(again, name) for name in MADE})
 
     async def every(
         self, tenant: str | None, period: str | None, status: InvoiceStatus | None, limit: int
@@ -408,7 +431,7 @@ class Invoices:
     async def _taxes(self, account: Account, terms: Terms, period: str) -> Taxes:
         if self._tax is None:
             return None
-        return await self._asked(books.preview(account, terms, period, self._rules, taxes=()))
+        return await self._asked(books.inputs(account, terms, period, self._rules, taxes=()).draft(terms.plans))
 
     async def _asked(self, untaxed: Invoice) -> Sequence[Tax]:
         assert self._tax is not None
@@ -418,7 +441,8 @@ class Invoices:
     async def _taxed(self, tenant: str, period: str, plans: Plans) -> Taxed:
         """The taxes on the draft as it is now."""
         account = await self._account(tenant, period, plans)
-        untaxed = books.preview(account, Terms(account.tenant, plans), period, self._rules, taxes=())
+        terms = Terms(account.tenant, plans)
+        untaxed = books.inputs(account, terms, period, self._rules, taxes=()).draft(plans)
         return untaxed, await self._asked(untaxed)
 
     def _taxes_of(self, taxed: Mapping[str, Taxed], account: Account, terms: Terms, period: str) -> Taxes:
@@ -426,7 +450,7 @@ class Invoices:
         if self._tax is None:
             return None
         asked, taxes = taxed[account.tenant.id]
-        if books.preview(account, terms, period, self._rules, taxes=()) != asked:
+        if books.inputs(account, terms, period, self._rules, taxes=()).draft(terms.plans) != asked:
             raise _Moved
         return taxes
 

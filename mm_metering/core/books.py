@@ -14,8 +14,9 @@ from hashlib import sha256
 from typing import Final
 
 from mm_metering.core.cells import Cell
+from mm_metering.core.inputs import Inputs
 from mm_metering.core.invoices import Adjustment, CreditGrant, CreditNote, Discount, Invoice, InvoiceLine, Tax
-from mm_metering.core.invoicing import draft, late_lines
+from mm_metering.core.invoicing import late_lines
 from mm_metering.core.lifecycles import INVOICE
 from mm_metering.core.money import EXACT, plain, round_minor
 from mm_metering.core.periods import days_of, later_period, micros, period_span
@@ -83,6 +84,8 @@ class Entries:
     adjustments: tuple[Adjustment, ...] = ()
     numbered: tuple[str, ...] = ()
     """The series of which a number was taken, once per number."""
+    inputs: Mapping[str, bytes] = field(default_factory=dict)
+    """By invoice: its ``Inputs``, packed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,22 +114,22 @@ def first_day(period: str) -> date:
     return days_of(later_period(period, -LATE_MONTHS))[0]
 
 
-def preview(
-    account: Account, terms: Terms, period: str, rules: Rules, *, taxes: Sequence[Tax] | None = None
-) -> Invoice:
-    """The month's draft as it stands. A month that was invoiced and voided is invoiced again, as its next issue."""
-    newest = account.newest(period)
-    return draft(
-        terms,
-        period,
-        account.cells,
+def inputs(account: Account, terms: Terms, period: str, rules: Rules, *, taxes: Sequence[Tax] | None = None) -> Inputs:
+    """All that the month's invoice follows from. A month that was invoiced and voided is invoiced again, as its next
+    issue."""
+    newest, (first, last) = account.newest(period), days_of(period)
+    return Inputs(
+        tenant=account.tenant,
+        period=period,
         currency=rules.currency,
-        late=_late(account, terms, period, rules.currency),
         issue=1 if newest is None else newest.issue + (newest.status == "void"),
+        cells=[cell for cell in account.cells if first <= cell.key.day <= last and not cell.key.scope],
+        late=_late(account, terms, period, rules.currency),
         adjustments=account.pending,
         discounts=account.discounts,
-        grants=account.grants,
+        grants=[grant for grant in account.grants if grant.remaining],
         taxes=taxes,
+        levels_before=account.levels_before.get(first, {}),
     )
 
 
@@ -178,15 +181,15 @@ def close(
         raise PeriodNotOver(
             f"{period} ends at {end:%Y-%m-%dT%H:%M:%SZ} for {account.tenant.id!r}; preview_invoice shows it until then"
         )
-    found = preview(account, terms, period, rules, taxes=taxes)
-    found = found.model_copy(update={"usage_until": end, "stored_until": now})
+    basis = inputs(account, terms, period, rules, taxes=taxes)
+    found = basis.draft(terms.plans).model_copy(update={"usage_until": end, "stored_until": now})
     if now < end + rules.grace:
         return found, Entries(invoices=(found,))
     reason = _suspicion(account, found, rules)
     if reason:
         found = found.model_copy(update={"held": reason})
         return found, Entries(invoices=(found,))
-    return _finalized(account, found, now)
+    return _finalized(account, found, basis, now)
 
 
 def finalize(
@@ -204,8 +207,9 @@ def finalize(
     end = period_span(stored.period, terms.zone).end
     if now < end:
         raise PeriodNotOver(f"{stored.period} ends at {end:%Y-%m-%dT%H:%M:%SZ} for {account.tenant.id!r}")
-    found = preview(account, terms, stored.period, rules, taxes=taxes)
-    return _finalized(account, found.model_copy(update={"usage_until": end, "stored_until": now}), now)
+    basis = inputs(account, terms, stored.period, rules, taxes=taxes)
+    found = basis.draft(terms.plans).model_copy(update={"usage_until": end, "stored_until": now})
+    return _finalized(account, found, basis, now)
 
 
 def _suspicion(account: Account, found: Invoice, rules: Rules) -> str | None:
@@ -225,7 +229,7 @@ def _suspicion(account: Account, found: Invoice, rules: Rules) -> str | None:
     )
 
 
-def _finalized(account: Account, found: Invoice, now: datetime) -> tuple[Invoice, Entries]:
+def _finalized(account: Account, found: Invoice, basis: Inputs, now: datetime) -> tuple[Invoice, Entries]:
     """With a number, and everything that it takes along."""
     number = account.next_numbers[INVOICE_NUMBERS]
     state = INVOICE.after(found.status, "finalize", name=found.id)
@@ -240,8 +244,13 @@ def _finalized(account: Account, found: Invoice, now: datetime) -> tuple[Invoice
     if invoice.carried_over:
         grants.append(_credit_of(invoice.id, invoice, invoice.carried_over, f"carried over from {invoice.number}", now))
     joined = tuple(each.model_copy(update={"invoice": invoice.id}) for each in account.pending)
-    entries = Entries(invoices=(invoice,), grants=tuple(grants), adjustments=joined, numbered=(INVOICE_NUMBERS,))
-    return invoice, entries
+    return invoice, Entries(
+        invoices=(invoice,),
+        grants=tuple(grants),
+        adjustments=joined,
+        numbered=(INVOICE_NUMBERS,),
+        inputs={invoice.id: basis.pack()},
+    )
 
 
 # -- afterwards --------------------------------------------------------------------------------------------------------

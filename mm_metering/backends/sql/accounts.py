@@ -116,6 +116,11 @@ async def find(tx: Transaction, invoice_id: str) -> Invoice | None:
     return None if row is None else Invoice.model_validate_json(row.document)
 
 
+async def inputs(tx: Transaction, invoice_id: str) -> bytes | None:
+    row = await tx.first(select(invoice.c.inputs).where(invoice.c.id == invoice_id))
+    return None if row is None else row.inputs
+
+
 async def of_line(tx: Transaction, line_id: str) -> Invoice | None:
     row = await tx.first(select(invoice_line.c.invoice).where(invoice_line.c.id == line_id))
     return None if row is None else await find(tx, row.invoice)
@@ -163,7 +168,9 @@ async def book(tx: Transaction, ids: Sequence[str], wanted: Wanted, decide: Deci
 
 async def _write(tx: Transaction, decided: Sequence[Entries]) -> None:
     invoices = [each for entries in decided for each in entries.invoices]
+    made_of = {invoice_id: packed for entries in decided for invoice_id, packed in entries.inputs.items()}
     await _put(tx, invoice, [_invoice_row(each) for each in invoices])
+    await tx.run_each(_SET_INPUTS, [{"of_id": each, "packed": packed} for each, packed in made_of.items()])
     await tx.run_each(_FORGET_LINES, [{"of_invoice": each.id} for each in invoices])
     await tx.run_each(invoice_line.insert(), [row for each in invoices for row in _line_rows(each)])
     await _put(tx, credit_note, [_note_row(each) for entries in decided for each in entries.notes])
@@ -176,13 +183,16 @@ async def _write(tx: Transaction, decided: Sequence[Entries]) -> None:
             await _put_own(tx, adjustment, one, invoice=one.invoice)
 
 
+_SET_INPUTS: Final = update(invoice).where(invoice.c.id == bindparam("of_id")).values(inputs=bindparam("packed"))
 _FORGET_LINES: Final = delete(invoice_line).where(invoice_line.c.invoice == bindparam("of_invoice"))
 
 
 async def _put(tx: Transaction, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Each row in place of the one with its key."""
+    """Each row in place of the one with its key; columns that are not given stay."""
+    if not rows:
+        return
     statement = tx.insert(table)
-    others = [column.name for column in table.c if not column.primary_key]
+    others = [name for name in rows[0] if not table.c[name].primary_key]
     upsert = statement.on_conflict_do_update(
         index_elements=list(table.primary_key), set_={name: statement.excluded[name] for name in others}
     )

@@ -184,6 +184,9 @@ class SqlLedger:
     async def invoice(self, invoice_id: str) -> Invoice | None:
         return await self._store.read(lambda tx: accounts.find(tx, invoice_id))
 
+    async def invoice_inputs(self, invoice_id: str) -> bytes | None:
+        return await self._store.read(lambda tx: accounts.inputs(tx, invoice_id))
+
     async def invoice_of_line(self, line_id: str) -> Invoice | None:
         return await self._store.read(lambda tx: accounts.of_line(tx, line_id))
 

@@ -242,6 +242,7 @@ invoice = Table(
     Column("number", WORD),
     Column("total", BigInteger, nullable=False),
     Column("document", Text, nullable=False),
+    Column("inputs", LargeBinary),  # what it follows from; None for a draft
     PrimaryKeyConstraint("id", name="mm_invoice_pkey"),
 )
 Index("mm_invoice_period", invoice.c.period, invoice.c.tenant, invoice.c.issue, unique=True)

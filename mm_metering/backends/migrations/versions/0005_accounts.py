@@ -25,6 +25,7 @@ def upgrade() -> None:
         _word("number", nullable=True),
         _number("total"),
         _document(),
+        sa.Column("inputs", sa.LargeBinary),
         sa.PrimaryKeyConstraint("id", name="mm_invoice_pkey"),
     )
     op.create_index("mm_invoice_period", "mm_invoice", ["period", "tenant", "issue"], unique=True)
