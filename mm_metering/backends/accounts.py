@@ -16,8 +16,8 @@ Decide: TypeAlias = Callable[[Account], Entries]
 
 
 class Wanted(NamedTuple):
-    """What an account must hold: cells of the days from ``first`` to ``last``, both included; the invoices of
-    ``periods``; the levels at the start of each of ``level_days``."""
+    """What an account must hold: the cells of the catalogue's meters, without scopes, of the days from ``first`` to
+    ``last``, both included; the invoices of ``periods``; the levels at the start of each of ``level_days``."""
 
     periods: Sequence[str] = ()
     first: date = date.max

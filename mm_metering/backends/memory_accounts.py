@@ -66,7 +66,11 @@ class MemoryAccounts:
         ids = {None, *(each.id for each in invoices)}
         return Account(
             row,
-            cells=self._cells_of(tenant, wanted.first, wanted.last),
+            cells=[
+                cell
+                for cell in self._cells_of(tenant, wanted.first, wanted.last)
+                if not cell.key.scope and not cell.key.meter.startswith("*")
+            ],
             levels_before={day: self._levels_of(tenant, day) for day in wanted.level_days},
             invoices=sorted(invoices, key=lambda each: (each.period, each.issue)),
             grants=self._found(self._grants, tenant),

@@ -101,6 +101,11 @@ class Rules:
     hold_lines: int = 1000
 
 
+def is_billed(invoice: Invoice) -> bool:
+    """Whether it was sent and still stands."""
+    return invoice.status in _BILLED
+
+
 # -- months ------------------------------------------------------------------------------------------------------------
 
 
@@ -123,7 +128,7 @@ def inputs(account: Account, terms: Terms, period: str, rules: Rules, *, taxes: 
         period=period,
         currency=rules.currency,
         issue=1 if newest is None else newest.issue + (newest.status == "void"),
-        cells=[cell for cell in account.cells if first <= cell.key.day <= last and not cell.key.scope],
+        cells=[cell for cell in account.cells if first <= cell.key.day <= last],
         late=_late(account, terms, period, rules.currency),
         adjustments=account.pending,
         discounts=account.discounts,
@@ -139,14 +144,14 @@ def _late(account: Account, terms: Terms, period: str, currency: str) -> list[In
     for back in range(1, LATE_MONTHS + 1):
         month = later_period(period, -back)
         newest = account.newest(month)
-        if newest is None or newest.status not in _BILLED:
+        if newest is None or not is_billed(newest):
             break
         lines = [*_late_of(account, terms, newest, period, currency), *lines]
     return lines
 
 
 def _late_of(account: Account, terms: Terms, invoice: Invoice, into: str, currency: str) -> list[InvoiceLine]:
-    later = [each for each in account.invoices if each.status in _BILLED and each.period > invoice.period]
+    later = [each for each in account.invoices if is_billed(each) and each.period > invoice.period]
     billed = [line for line in invoice.lines if line.period is None]
     billed += [line for each in later for line in each.lines if line.period == invoice.period]
     return late_lines(terms, invoice.period, account.cells, billed, into=into, currency=currency)
@@ -174,7 +179,7 @@ def close(
     PeriodNotOver before the month's end.
     """
     newest = account.newest(period)
-    if newest is not None and newest.status in _BILLED:
+    if newest is not None and is_billed(newest):
         return newest, Entries()
     end = period_span(period, terms.zone).end
     if now < end:
@@ -216,7 +221,7 @@ def _suspicion(account: Account, found: Invoice, rules: Rules) -> str | None:
     """Why somebody should look at the draft first."""
     if len(found.lines) > rules.hold_lines:
         return f"it has {len(found.lines):,} lines, more than {rules.hold_lines:,}; finalize_invoice sends it on"
-    before = [each.total for each in account.invoices if each.status in _BILLED and each.period < found.period]
+    before = [each.total for each in account.invoices if is_billed(each) and each.period < found.period]
     if not before or found.total <= rules.hold_above:
         return None
     with localcontext(EXACT):

@@ -16,13 +16,14 @@ from pydantic_core import to_json
 from mm_metering import failpoints
 from mm_metering.backends.ledger import Claim, ClaimRequest, Ledger
 from mm_metering.clock import Clock
+from mm_metering.core.books import LATE_DAYS, is_billed
 from mm_metering.core.catalogue import Catalogue, Meter
 from mm_metering.core.cells import MAX_LEVEL
 from mm_metering.core.events import MAX_AHEAD_S, UsageEvent, aware, metadata_json, whole_quantity
 from mm_metering.core.facts import Count, Fact
 from mm_metering.core.identity import resource_name, tenant_id
 from mm_metering.core.money import to_nanos
-from mm_metering.core.periods import micros
+from mm_metering.core.periods import from_micros, local_day, micros, zone
 from mm_metering.errors import EventConflict, InvalidEvent
 from mm_metering.gate.gate import Gate
 from mm_metering.gate.windows import default_cost
@@ -66,6 +67,7 @@ class Recorder:
         """Records events in order. All are checked before any is recorded; conflicts are counted, not raised."""
         now_us = micros(self._clock.now())
         facts = [self._fact(event, now_us) for event in events]
+        await self._refuse_too_late([fact for _, fact in facts], now_us)
         claims = await self._claims([(event, fact) for event, fact in facts if event.id is not None])
         if claims:
             failpoints.reach("claim.after")
@@ -75,6 +77,20 @@ class Recorder:
             tally[claim.outcome] += 1
             await self._settle(fact._replace(occurred_us=claim.occurred_us), claim)
         return Tally(tally["new"], tally["known"], tally["conflict"])
+
+    async def _refuse_too_late(self, facts: Sequence[Fact], now_us: int) -> None:
+        """No invoice looks into a finalized month that long after it, so that such usage would be billed nowhere."""
+        oldest_us = now_us - LATE_DAYS * 86_400 * 1_000_000
+        for tenant, occurred_us in dict.fromkeys((f.tenant, f.occurred_us) for f in facts if f.occurred_us < oldest_us):
+            row = await self._ledger.tenant(tenant)
+            moment = from_micros(occurred_us)
+            period = f"{local_day(moment, zone(row.timezone if row else self._catalogue.timezone)):%Y-%m}"
+            if any(is_billed(each) for each in await self._ledger.invoices(tenant=tenant, period=period)):
+                raise InvalidEvent(
+                    "occurred_at",
+                    f"{moment:%Y-%m-%d} is more than {LATE_DAYS} days ago, and the invoice of {period} is final; "
+                    "record it for today, or bill it with adjust_invoice",
+                )
 
     async def _settle(self, fact: Fact, claim: Claim) -> None:
         match claim.outcome:

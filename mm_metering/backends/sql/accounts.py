@@ -35,6 +35,8 @@ V = TypeVar("V", bound=Value)
 
 BOOKING: Final = 0x6D6D_626F_6F6B_696E
 """The advisory lock's number: "mmbookin". Numbers have no gaps, so they are handed out one transaction at a time."""
+EVENT_METERS_END: Final = "+"
+"""The meters of event types begin with "*", and those of a catalogue, which come after them, with a letter."""
 _TENANT: Final[Columns] = {"tenant": Text()}
 _INVOICE: Final[Columns] = {"invoice": Text()}
 
@@ -79,7 +81,12 @@ async def _accounts(tx: Transaction, rows: Sequence[TenantRow], wanted: Wanted) 
 async def _cells(tx: Transaction, ids: Sequence[str], wanted: Wanted) -> dict[str, list[Cell]]:
     found: dict[str, list[Cell]] = defaultdict(list)
     if wanted.first <= wanted.last:
-        within = (usage_cell.c.day.between(wanted.first, wanted.last), cells.IS_SHOWN)
+        within = (
+            usage_cell.c.day.between(wanted.first, wanted.last),
+            usage_cell.c.scope == "",
+            usage_cell.c.meter > EVENT_METERS_END,
+            cells.IS_SHOWN,
+        )
         columns = (*CELL, usage_cell.c.revision, usage_cell.c.refused)
         for row in await tx.matching(columns, _TENANT, [(each,) for each in ids], where=within):
             found[row.tenant].append(stored_cell(row))
