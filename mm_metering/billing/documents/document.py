@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import localcontext
 from typing import Literal, TypeAlias
 from zoneinfo import ZoneInfo
 
@@ -12,6 +13,7 @@ from pydantic.dataclasses import dataclass as checked
 from mm_metering.billing.documents.reasons import Note, Reason, reason
 from mm_metering.billing.documents.texts import amount, clean, day, moment, price, quantity
 from mm_metering.core.invoices import CreditNote, Invoice, InvoiceLine, LineKind
+from mm_metering.core.money import EXACT, round_minor
 from mm_metering.core.periods import zone
 from mm_metering.errors import InvalidInput
 
@@ -34,7 +36,7 @@ _CLOSING: frozenset[LineKind] = frozenset({"tax", "credit", "carried_over"})
 
 @checked(frozen=True)
 class Party:
-    """Who sells or buys. ``address`` is a tuple of lines, ``tax_id`` what the law asks for, such as "VAT DE123456789"."""
+    """Who sells or buys. ``address`` is a tuple of lines, ``tax_id`` such as "VAT DE123456789"."""
 
     name: str
     address: tuple[str, ...] = ()
@@ -159,6 +161,10 @@ def _facts(invoice: Invoice, buyer: Party | None, tz: ZoneInfo) -> Iterator[Note
     if buyer:
         yield Note("Customer", clean(invoice.tenant))
     yield Note("Reference", clean(invoice.id))
+    if invoice.status == "finalized":
+        yield Note("Amount due", f"{amount(invoice.amount_due)} {clean(invoice.currency)}")
+    else:
+        yield Note("Total", f"{amount(invoice.total)} {clean(invoice.currency)}")
 
 
 def _remarks(invoice: Invoice, tz: ZoneInfo) -> Iterator[Note]:
@@ -198,10 +204,13 @@ def _sums(invoice: Invoice) -> Iterator[Sum]:
         if line.kind in _CLOSING:
             label = clean(line.description) or _KINDS[line.kind]
             yield Sum(_capital(label), amount(line.amount), 0, grants if place == last_credit else ())
+    if invoice.status == "draft":
+        yield Sum("Total", amount(invoice.total), 2)
+        return
     yield Sum("Total", amount(invoice.total), 1)
     if invoice.credited:
-        yield Sum("Credit notes", amount(-invoice.credited))
-    yield Sum("Amount due", amount(invoice.amount_due.quantize(invoice.total)), 2)
+        yield Sum("Credit notes", amount(invoice.credited.copy_negate()))
+    yield Sum("Amount due", amount(round_minor(invoice.amount_due, invoice.currency)), 2)
 
 
 def _of_credit_note(
@@ -236,6 +245,7 @@ def _note_facts(note: CreditNote, buyer: Party | None, invoice: Invoice | None, 
     if buyer:
         yield Note("Customer", clean(note.tenant))
     yield Note("Reference", clean(note.id))
+    yield Note("Total", f"{amount(note.total)} {clean(note.currency)}")
 
 
 def _note_row(note: CreditNote, invoice: Invoice | None) -> Row:
@@ -260,8 +270,10 @@ def _note_sums(note: CreditNote) -> Iterator[Sum]:
     yield Sum("Total credited", amount(note.total), 2)
     if note.to_credit:
         yield Sum("Of this, to your credit balance", amount(note.to_credit))
-    if note.total != note.to_credit:
-        yield Sum("Of this, off what is due", amount(note.total - note.to_credit))
+    with localcontext(EXACT):
+        off_due = note.total - note.to_credit
+    if off_due:
+        yield Sum("Of this, off what is due", amount(off_due))
 
 
 def _block(party: Party) -> Block:

@@ -30,7 +30,8 @@ COLUMNS = (
 )
 """The header row of ``csv``."""
 
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""The last four are the full-width forms of the first, which some locales take for them."""
 
 
 def csv(invoices: Iterable[Invoice]) -> str:

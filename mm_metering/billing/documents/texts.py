@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterator
 from datetime import datetime
 from decimal import Decimal, localcontext
 from zoneinfo import ZoneInfo
@@ -13,13 +14,23 @@ from mm_metering.core.periods import Span, day_span, local_day, month_span
 REPLACED = "\N{REPLACEMENT CHARACTER}"
 MAX_PLACES = 12
 """The decimal places that a document shows; the mean price of tiers may have any number."""
+MAX_MARKS = 8
 _BIDI_CONTROLS = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}
 
 
 def clean(text: str) -> str:
     """One line of text as it may be shown: white space becomes blanks, control characters, lone surrogates and what
-    would turn its neighbours' direction become U+FFFD. Right-to-left text itself stays."""
-    return "".join(_clean_char(char) for char in text).strip()
+    would turn its neighbours' direction become U+FFFD, and a letter keeps its first ``MAX_MARKS`` marks, which else
+    cover other lines. Right-to-left text itself stays."""
+    return "".join(map(_clean_char, _few_marks(text))).strip()
+
+
+def _few_marks(text: str) -> Iterator[str]:
+    run = 0
+    for char in text:
+        run = run + 1 if unicodedata.category(char) in {"Mn", "Me"} else 0
+        if run <= MAX_MARKS:
+            yield char
 
 
 def _clean_char(char: str) -> str:
