@@ -27,7 +27,7 @@ def pdf(
     """A tagged PDF, the same bytes for the same values and release of typst. MissingExtra without typst.
 
     Arguments are those of ``html``. Only the fonts within typst are used: Latin, Greek, Cyrillic, Hebrew and Arabic;
-    other scripts show as boxes. It computes, 0.05 s for a page and 1.5 s for 200 lines: give it to a thread in an
+    other scripts show as boxes. It computes, 0.05 s for a page and seconds for sixty: give it to a thread in an
     event loop.
     """
     try:
