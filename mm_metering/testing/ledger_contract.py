@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import pytest
 
+from mm_metering.backends.accounts import Wanted
 from mm_metering.backends.counters import START
 from mm_metering.backends.ledger import MAX_SNAPSHOTS, Acknowledged, ClaimRequest, Ledger, ShardRow, Snapshot
 from mm_metering.backends.memory_ledger import MemoryLedger
@@ -31,6 +32,7 @@ from mm_metering.core.facts import Count, Fact, encode, void
 from mm_metering.core.periods import micros
 from mm_metering.core.tenancy import NewTenant, TenantDefaults
 from mm_metering.errors import InvalidInput, UnknownTenant
+from mm_metering.testing.accounts_contract import AccountsContract
 from mm_metering.testing.work_contract import WorkContract
 
 NO_DEFAULT: Final = TenantDefaults(plan="", version=0, timezone="UTC")
@@ -152,7 +154,7 @@ def _moved(values: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:
     return {key: value for key, value in values.items() if value}
 
 
-class LedgerContract(WorkContract):
+class LedgerContract(WorkContract, AccountsContract):
     """Each test quotes one law."""
 
     # -- setup and shards ---------------------------------------------------------------------------------------------
@@ -687,6 +689,29 @@ class LedgerContract(WorkContract):
         assert await ledger.kept_us() < at("1970-01-01 00:00")
         await Books(ledger).fold(use("late", "2024-01-15 12:00", 7))
         assert await quantities(ledger, "api_calls") == {date(2024, 1, 15): 7}
+
+    async def test_an_account_holds_the_cells_of_meters_on_the_days_that_are_wanted(self, ledger: Ledger) -> None:
+        await open_tenants(ledger)
+        hold = ai_hold("h", "2024-01-15 12:00")
+        days = ("2023-12-31 23:59", "2024-01-01 00:00", "2024-01-31 23:59", "2024-02-01 00:00")
+        await Books(ledger).fold(*(use(day, day, 7) for day in days), hold, ai_close(hold))
+        await Books(ledger, shard=1).fold(level("s", "2024-01-05 12:00", 4), level("t", "2024-02-05 12:00", 9))
+        january = Wanted(
+            first=date(2024, 1, 1), last=date(2024, 1, 31), level_days=(date(2024, 1, 1), date(2024, 2, 1))
+        )
+        account = await ledger.account("acme", january)
+        assert account is not None
+        wanted = [
+            cell
+            for cell in await ledger.cells("acme", first=january.first, last=january.last)
+            if not cell.key.scope and not cell.key.meter.startswith("*")
+        ]
+        assert {cell.key.meter for cell in wanted} == {"api_calls", "ai_requests", "ai_cost", "users"}
+        assert sorted(account.cells) == sorted(wanted)
+        assert {day: _moved(values) for day, values in account.levels_before.items()} == {
+            date(2024, 1, 1): {},
+            date(2024, 2, 1): {("users", "seats"): 4},
+        }
 
     async def test_a_level_rests_on_all_of_its_facts(self, ledger: Ledger) -> None:
         books, days = Books(ledger), [date(2024, 1, 10), date(2024, 2, 10), date(2024, 3, 10)]
