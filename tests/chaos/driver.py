@@ -106,7 +106,7 @@ MANY_TIMES: Final = 40
 """Points that every process passes all the time: it is killed at one of the first times there."""
 FEW_TIMES: Final = 2
 OUTAGE_S: Final = 0.25
-OFTEN: Final = ("middleware", "lane", "drain")
+OFTEN: Final = ("middleware", "lane")
 PROVOKED: Final = {"certify": "loss", "journal": "outage", "replay": "outage", "shutdown": "end", "drain": "work"}
 """What a room's points are reached by; all others by the load alone."""
 REACH_S, REACH_EACH_S = 60.0, 40.0
