@@ -68,7 +68,7 @@ from mm_metering.middleware.tenants import Found, Resolver, found_id
 from mm_metering.proof import Proof, prove
 from mm_metering.worker import dead_letters
 from mm_metering.worker.drain import Drain
-from mm_metering.worker.jobs import Jobs
+from mm_metering.worker.jobs import Job, Jobs
 from mm_metering.worker.leases import Leases
 from mm_metering.worker.monitor import Monitor
 from mm_metering.worker.rebuild import Rebuilt, rebuild_all, rebuild_one
@@ -184,7 +184,8 @@ class Metering:
         )
         self._inline = worker == "inline" or (worker == "auto" and _is_embedded(counters))
         leases = Leases(self.ledger, worker=_new_id(), shards=self.counters.shards)
-        self._jobs = Jobs(self.ledger, upkeep(self.ledger), worker=leases.worker, now_us=micros_of(self.clock))
+        jobs = (*upkeep(self.ledger), Job("close-month", timedelta(days=1), self._close_last_month, catch_up=62))
+        self._jobs = Jobs(self.ledger, jobs, worker=leases.worker, now_us=micros_of(self.clock))
         self.reconciler = Reconciler(self.counters, self.ledger, self.gate, self._drain)
         reconciling = Reconciling(self._drain, self.reconciler)
         self._worker = Worker(self._drain, leases, self._jobs, reconciling, shards=self.counters.shards)
@@ -640,6 +641,10 @@ class Metering:
         """
         await (self.flush() if tenant is None else self._flush_of(tenant))
         return await self._invoices.close(period, tenant, progress)
+
+    async def _close_last_month(self, today: datetime, _fence: int) -> None:
+        await self._drain.fully()
+        await self._invoices.close_last_month(today)
 
     async def get_invoice(self, invoice_id: str) -> Invoice:
         """NotFound unless it was closed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
 from typing import Final, TypeAlias, TypeVar
@@ -35,7 +36,16 @@ from mm_metering.core.invoices import (
     Tax,
 )
 from mm_metering.core.money import Amount, exact, minor_unit, non_negative, plain
-from mm_metering.core.periods import days_of, from_micros, local_day, micros, parse_period, period_span, zone
+from mm_metering.core.periods import (
+    days_of,
+    from_micros,
+    later_period,
+    local_day,
+    micros,
+    parse_period,
+    period_span,
+    zone,
+)
 from mm_metering.core.rating import Terms
 from mm_metering.errors import (
     InvalidInput,
@@ -62,6 +72,7 @@ Taxed: TypeAlias = tuple[Invoice, Sequence[Tax]]
 AT_ONCE: Final = 100
 """Tenants that are closed in one transaction."""
 PAGE: Final = 1000
+ALL: Final = 2**62
 TRIES: Final = 5
 """How often a tenant's taxes are asked for again because its usage has changed meanwhile."""
 MADE: Final = (
@@ -111,18 +122,24 @@ class Invoices:
         taxes = await self._taxes(account, terms, period)
         return books.inputs(account, terms, period, self._rules, taxes=taxes).draft(plans)
 
-    async def close(self, period: str, tenant: str | None, progress: Progress) -> list[Invoice]:
+    async def close(
+        self, period: str, tenant: str | None, progress: Progress, *, by_itself: bool = False
+    ) -> list[Invoice]:
         """Every tenant's invoice of the month, or one's: drafts until the grace is over, then finalized.
 
         PeriodNotOver if that month is not over for the tenant, or for any of them. Where zones differ, those are left
-        out for whom it is not over yet: close the month again.
+        out for whom it is not over yet: close the month again. ``by_itself`` leaves those out that nothing says we
+        bill: they signed up before the month, used nothing in it, and have no invoice of the month before.
         """
         parse_period(period)
-        closed: list[Invoice] = []
+        closed: dict[str, Invoice] = {}
+        if tenant is None:
+            closed = {each.tenant: each for each in await self.every(None, period, None, ALL) if books.is_billed(each)}
         waiting: list[str] = []
         seen = 0
         async for names in self._pages(tenant):
-            closed += await self._close(period, names, waiting)
+            rest = [name for name in names if name not in closed]
+            closed |= await self._close(period, rest, waiting, by_itself=by_itself)
             seen += len(names)
             progress(seen)
         if waiting and not closed:
@@ -130,7 +147,12 @@ class Invoices:
             raise PeriodNotOver(
                 f"{period} ends at {end:%Y-%m-%dT%H:%M:%SZ} for {waiting[0]!r}; preview_invoice shows it until then"
             )
-        return closed
+        return [closed[name] for name in sorted(closed)]
+
+    async def close_last_month(self, today: datetime) -> None:
+        """What the worker does daily. Those for whom the month is not over yet come tomorrow."""
+        with suppress(PeriodNotOver):
+            await self.close(later_period(f"{today:%Y-%m}", -1), None, lambda _: None, by_itself=True)
 
     async def _pages(self, tenant: str | None) -> AsyncIterator[list[str]]:
         if tenant is not None:
@@ -144,7 +166,9 @@ class Invoices:
             after = rows[-1].id
             yield [row.id for row in rows]
 
-    async def _close(self, period: str, names: Sequence[str], waiting: list[str]) -> list[Invoice]:
+    async def _close(
+        self, period: str, names: Sequence[str], waiting: list[str], *, by_itself: bool
+    ) -> dict[str, Invoice]:
         now = self._clock.now()
         found: dict[str, Invoice] = {}
         early: set[str] = set()
@@ -154,14 +178,15 @@ class Invoices:
             if period_span(period, terms.zone).end > now:
                 early.add(name)
                 return Entries()
-            if not books.is_billable(account, terms, period):
+            if not books.is_billable(account, terms, period, by_itself=by_itself):
                 return Entries()
             found[name], entries = books.close(account, terms, period, self._rules, now=now, taxes=taxes)
             return entries
 
-        await self._book(names, period, decide)
+        if names:
+            await self._book(names, period, decide)
         waiting += sorted(early)
-        return [found[name] for name in sorted(found)]
+        return found
 
     async def finalize(self, invoice_id: str) -> Invoice:
         """By hand, also within the grace and where it waits for a review. WrongState unless it is a draft."""

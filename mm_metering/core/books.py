@@ -157,12 +157,15 @@ def _late_of(account: Account, terms: Terms, invoice: Invoice, into: str, curren
     return late_lines(terms, invoice.period, account.cells, billed, into=into, currency=currency)
 
 
-def is_billable(account: Account, terms: Terms, period: str) -> bool:
-    """Whether the tenant had signed up by the month's end, or used something in it."""
-    span = period_span(period, terms.zone)
-    first, last = days_of(period)
-    used = any(first <= cell.key.day <= last and cell.total.count for cell in account.cells)
-    return used or account.tenant.subscribed_us < micros(span.end)
+def is_billable(account: Account, terms: Terms, period: str, *, by_itself: bool = False) -> bool:
+    """Whether the tenant had signed up by the month's end, or used something in it. ``by_itself``: nobody has asked for
+    its invoice, so that something must say that we bill it: usage, a sign-up in the month, or the invoice before."""
+    span, (first, last) = period_span(period, terms.zone), days_of(period)
+    subscribed_us = account.tenant.subscribed_us
+    if any(first <= cell.key.day <= last and cell.total.count for cell in account.cells):
+        return True
+    is_known = subscribed_us >= micros(span.start) or account.newest(later_period(period, -1)) is not None
+    return subscribed_us < micros(span.end) and (is_known or not by_itself)
 
 
 def close(
