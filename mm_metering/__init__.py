@@ -6,9 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mm_metering.billing.documents import Party
     from mm_metering.clock import FrozenClock, SystemClock
     from mm_metering.core.decision import Decision
     from mm_metering.core.events import UsageEvent
+    from mm_metering.core.invoices import CreditNote, Invoice, InvoiceLine, Tax
     from mm_metering.decorators import MeteredSocket, message_quota, metered, quota
     from mm_metering.errors import (
         BudgetExceeded,
@@ -21,11 +23,13 @@ if TYPE_CHECKING:
         MeteringError,
         ModelNotAllowed,
         NotBound,
+        NotFound,
         PeriodNotOver,
         QuotaExceeded,
         Refused,
         StoreUnavailable,
         UnknownTenant,
+        WrongState,
     )
     from mm_metering.gate.context import current
     from mm_metering.metering import Metering
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "BudgetExceeded": "mm_metering.errors",
     "CatalogueError": "mm_metering.errors",
+    "CreditNote": "mm_metering.core.invoices",
     "Decision": "mm_metering.core.decision",
     "EXPOSED_HEADERS": "mm_metering.middleware.responses",
     "EventConflict": "mm_metering.errors",
@@ -45,19 +50,25 @@ _HOMES = {
     "InvalidEvent": "mm_metering.errors",
     "InvalidMoney": "mm_metering.errors",
     "InvalidTenant": "mm_metering.errors",
+    "Invoice": "mm_metering.core.invoices",
+    "InvoiceLine": "mm_metering.core.invoices",
     "MeteredSocket": "mm_metering.decorators",
     "Metering": "mm_metering.metering",
     "MeteringError": "mm_metering.errors",
     "MeteringMiddleware": "mm_metering.middleware.asgi",
     "ModelNotAllowed": "mm_metering.errors",
     "NotBound": "mm_metering.errors",
+    "NotFound": "mm_metering.errors",
+    "Party": "mm_metering.billing.documents",
     "PeriodNotOver": "mm_metering.errors",
     "QuotaExceeded": "mm_metering.errors",
     "Refused": "mm_metering.errors",
     "StoreUnavailable": "mm_metering.errors",
     "SystemClock": "mm_metering.clock",
+    "Tax": "mm_metering.core.invoices",
     "UnknownTenant": "mm_metering.errors",
     "UsageEvent": "mm_metering.core.events",
+    "WrongState": "mm_metering.errors",
     "anonymous": "mm_metering.middleware.tenants",
     "current": "mm_metering.gate.context",
     "first_of": "mm_metering.middleware.tenants",
@@ -74,6 +85,7 @@ __all__ = [
     "EXPOSED_HEADERS",
     "BudgetExceeded",
     "CatalogueError",
+    "CreditNote",
     "Decision",
     "EventConflict",
     "FeatureNotInPlan",
@@ -81,19 +93,25 @@ __all__ = [
     "InvalidEvent",
     "InvalidMoney",
     "InvalidTenant",
+    "Invoice",
+    "InvoiceLine",
     "MeteredSocket",
     "Metering",
     "MeteringError",
     "MeteringMiddleware",
     "ModelNotAllowed",
     "NotBound",
+    "NotFound",
+    "Party",
     "PeriodNotOver",
     "QuotaExceeded",
     "Refused",
     "StoreUnavailable",
     "SystemClock",
+    "Tax",
     "UnknownTenant",
     "UsageEvent",
+    "WrongState",
     "anonymous",
     "current",
     "first_of",

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coro
 from contextlib import AbstractContextManager
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, Unpack
 
 import uuid_utils
 
@@ -21,7 +21,7 @@ from mm_metering.backends.ledger import Ledger
 from mm_metering.backends.sql import open_ledger
 from mm_metering.backends.urls import open_counters
 from mm_metering.backends.work import DeadLetter
-from mm_metering.billing.invoices import Invoices, Progress, TaxService
+from mm_metering.billing.invoices import DocumentForm, Invoices, Progress, TaxService
 from mm_metering.billing.subscriptions import Subscriptions, Tenant
 from mm_metering.clock import Clock, SystemClock, micros_of
 from mm_metering.core.books import Rules
@@ -75,6 +75,9 @@ from mm_metering.worker.rebuild import Rebuilt, rebuild_all, rebuild_one
 from mm_metering.worker.reconcile import Reconciling
 from mm_metering.worker.runner import Worker
 from mm_metering.worker.upkeep import upkeep
+
+if TYPE_CHECKING:
+    from mm_metering.billing.documents import Party
 
 log = logging.getLogger("mm_metering")
 
@@ -699,6 +702,14 @@ class Metering:
         tax. What was paid becomes the tenant's credit, what was not is no longer due."""
         await self.startup()
         return await self._invoices.credit(invoice_id, line_id=line_id, quantity=quantity, amount=amount, reason=reason)
+
+    async def invoice_document(
+        self, invoice_id: str, form: DocumentForm = "html", *, seller: Party | None = None, buyer: Party | None = None
+    ) -> bytes:
+        """A closed invoice to be sent or shown: a self-contained page in UTF-8, a PDF (extra ``pdf``), rows, or JSON.
+        ``seller`` and ``buyer`` are who stands on it: ``Party(name, address, tax_id, email)``."""
+        await self.startup()
+        return await self._invoices.document(invoice_id, form, seller=seller, buyer=buyer)
 
     async def explain(self, line_id: str) -> Explanation:
         """Why a line of a closed invoice is what it is."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
-from typing import Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, get_args
 from zoneinfo import ZoneInfo
 
 from mm_metering.backends.accounts import Wanted
@@ -58,7 +59,11 @@ from mm_metering.errors import (
 )
 from mm_metering.gate.plans import PlanBook
 
+if TYPE_CHECKING:
+    from mm_metering.billing.documents import Party
+
 T = TypeVar("T")
+DocumentForm: TypeAlias = Literal["html", "pdf", "csv", "json"]
 TaxService: TypeAlias = Callable[[Invoice], Sequence[Tax] | Awaitable[Sequence[Tax]]]
 """Given a draft without tax: the taxes on it."""
 Progress: TypeAlias = Callable[[int], None]
@@ -255,6 +260,25 @@ class Invoices:
                 break
             after = (page[-1].period, page[-1].tenant, page[-1].issue)
         return found
+
+    async def document(
+        self, invoice_id: str, form: DocumentForm, *, seller: Party | None, buyer: Party | None
+    ) -> bytes:
+        from mm_metering.billing import documents
+
+        _one_of(form, get_args(DocumentForm), "form")
+        invoice = await self.get(invoice_id)
+        parties: dict[str, Any] = {"seller": seller, "buyer": buyer}
+        timezone = (await self._zone_of(invoice.tenant)).key
+        match form:
+            case "html":
+                return documents.html(invoice, timezone=timezone, **parties).encode()
+            case "pdf":
+                return await asyncio.to_thread(documents.pdf, invoice, timezone=timezone, **parties)
+            case "csv":
+                return documents.csv([invoice]).encode()
+            case "json":
+                return invoice.model_dump_json(indent=2).encode()
 
     async def explain(self, line_id: str) -> Explanation:
         _, line = await self._line(line_id)
