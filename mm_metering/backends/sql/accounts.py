@@ -38,6 +38,7 @@ BOOKING: Final = 0x6D6D_626F_6F6B_696E
 EVENT_METERS_END: Final = "+"
 """The meters of event types begin with "*", and those of a catalogue, which come after them, with a letter."""
 _TENANT: Final[Columns] = {"tenant": Text()}
+_MONTH: Final[Columns] = {"tenant": Text(), "period": Text()}
 _INVOICE: Final[Columns] = {"invoice": Text()}
 
 
@@ -56,7 +57,7 @@ def _numbered(account: Account, numbers: Counter[str]) -> Account:
 async def _accounts(tx: Transaction, rows: Sequence[TenantRow], wanted: Wanted) -> list[Account]:
     ids = [row.id for row in rows]
     own_cells = await _cells(tx, ids, wanted)
-    invoices = await _of_tenants(tx, invoice, ids, Invoice, (invoice.c.period.in_(wanted.periods),))
+    invoices = await _invoices(tx, ids, wanted.periods)
     numbered = [each.id for theirs in invoices.values() for each in theirs]
     notes = await _notes(tx, numbered)
     grants = await _of_tenants(tx, credit_grant, ids, CreditGrant)
@@ -68,7 +69,7 @@ async def _accounts(tx: Transaction, rows: Sequence[TenantRow], wanted: Wanted) 
             row,
             cells=own_cells[row.id],
             levels_before={day: await levels.values(tx, row.id, day) for day in wanted.level_days},
-            invoices=sorted(invoices[row.id], key=lambda each: (each.period, each.issue)),
+            invoices=invoices[row.id],
             grants=grants[row.id],
             notes=[note for each in invoices[row.id] for note in notes[each.id]],
             discounts=discounts[row.id],
@@ -93,12 +94,22 @@ async def _cells(tx: Transaction, ids: Sequence[str], wanted: Wanted) -> dict[st
     return found
 
 
+async def _invoices(tx: Transaction, ids: Sequence[str], periods: Sequence[str]) -> dict[str, list[Invoice]]:
+    """In order of period and issue."""
+    columns = (invoice.c.tenant, invoice.c.period, invoice.c.issue, invoice.c.document)
+    rows = await tx.matching(columns, _MONTH, [(each, period) for each in ids for period in periods])
+    found: dict[str, list[Invoice]] = defaultdict(list)
+    for owner, _, _, document in sorted(rows, key=lambda row: (row[1], row[2])):
+        found[owner].append(Invoice.model_validate_json(document))
+    return found
+
+
 async def _of_tenants(
     tx: Transaction, table: Table, ids: Sequence[str], kind: type[V], where: Sequence[Any] = ()
 ) -> dict[str, list[V]]:
     """In order of creation."""
-    order = table.c.made if "made" in table.c else table.c.issue
-    rows = await tx.matching((table.c.tenant, order, table.c.document), _TENANT, [(each,) for each in ids], where=where)
+    columns = (table.c.tenant, table.c.made, table.c.document)
+    rows = await tx.matching(columns, _TENANT, [(each,) for each in ids], where=where)
     found: dict[str, list[V]] = defaultdict(list)
     for owner, _, document in sorted(rows, key=lambda row: row[1]):
         found[owner].append(kind.model_validate_json(document))
