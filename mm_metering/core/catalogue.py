@@ -17,14 +17,13 @@ from typing import Any, Literal, TypeAlias, cast
 
 from mm_metering.core.money import from_nanos
 from mm_metering.core.periods import Window
+from mm_metering.core.pricing import Price, Scheme, UnitPrice, price_form
 from mm_metering.core.schema import money_text, unknown
 from mm_metering.errors import CatalogueError, InvalidEvent
 
 Aggregation: TypeAlias = Literal["sum", "level"]
 Unit: TypeAlias = Literal["count", "money"]
 Outage: TypeAlias = Literal["allow", "deny"]
-Price: TypeAlias = Decimal | Mapping[str, Decimal]
-"""One price per unit, or a price per resource (per model)."""
 
 AI_COST_METER = "ai_cost"
 """The money meter that AI budgets limit."""
@@ -76,15 +75,20 @@ class ChargeUpTo:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """At most ``maximum`` in each ``window``, and what happens past it. None is unlimited; money is in nano-units."""
+    """At most ``maximum`` in each ``window``, and what happens past it. None is unlimited; money is in nano-units.
+
+    What charges has either a ``unit_price`` or another ``price``: tiers, packages or a flat amount. These count the
+    month's units past the limit.
+    """
 
     meter: str
     window: Window
     maximum: int | None
     then: Literal["block", "charge"] = "block"
     cap: Decimal | None = None
-    unit_price: Price | None = None
+    unit_price: UnitPrice | None = None
     unit: Unit = "count"
+    price: Scheme | None = None
 
     @property
     def blocks(self) -> bool:
@@ -100,8 +104,19 @@ class Limit:
         """A burst rate: it refuses, but leaves no fact and is never billed."""
         return self.window.seconds > 0
 
-    def price_for(self, resource: str | None) -> Decimal | None:
-        """What one unit of overage costs the tenant; None where nothing is billed."""
+    @property
+    def is_level(self) -> bool:
+        """A standing amount: what charges past it bills the mean over the month, not what was counted in windows."""
+        return self.window is Window.NONE
+
+    @property
+    def by_resource(self) -> bool:
+        return isinstance(self.unit_price, Mapping)
+
+    def price_for(self, resource: str | None) -> Price | None:
+        """What overage costs the tenant; None where nothing is billed."""
+        if self.price is not None:
+            return self.price
         price = self.unit_price
         if price is None or isinstance(price, Decimal):
             return price
@@ -229,6 +244,7 @@ def _limit_form(limit: Limit) -> dict[str, Any]:
     form: dict[str, Any] = {
         "limit": UNLIMITED if limit.maximum is None else limit.maximum,
         "per": None if limit.window is Window.NONE else limit.window.value,
+        "price": None if limit.price is None else price_form(limit.price),
         "then": limit.then if limit.cap is None else {"charge_up_to": money_text(limit.cap)},
         "unit_price": _plain(limit.unit_price),
     }

@@ -1,19 +1,21 @@
 """The layout of the plans file: which keys there are, and the rules between them, as tables.
 
-``read_catalogue`` and ``read_stored_plan`` turn plain data into checked values or raise CatalogueError with the place;
-``json_schema`` draws the same tables for editors.
+``read_catalogue``, ``read_stored_plan`` and ``overridden`` turn plain data into checked values or raise CatalogueError
+with the place; ``json_schema`` draws the same tables for editors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 from mm_metering.core.catalogue import AI_COST_METER, UNLIMITED, AiPolicy, Catalogue, ChargeUpTo, Limit, Meter, Plan
 from mm_metering.core.money import to_nanos
 from mm_metering.core.periods import Window, zone
+from mm_metering.core.price_layout import PRICE
 from mm_metering.core.schema import (
     NANO_PLACES,
     ROOT,
@@ -24,6 +26,7 @@ from mm_metering.core.schema import (
     Shape,
     choice,
     either,
+    in_words,
     listing,
     money,
     places_of,
@@ -35,6 +38,9 @@ from mm_metering.core.schema import (
     whole,
 )
 from mm_metering.errors import InvalidInput
+
+Limits: TypeAlias = list[tuple[Place, Given]]
+Find: TypeAlias = Callable[[str, Given, Place], Meter]
 
 _WINDOWS = tuple(Window)
 
@@ -74,21 +80,17 @@ def _read_zone(value: object, at: Place) -> str:
     return name
 
 
-def _read_limits(limit: Shape[Given]) -> Callable[[object, Place], list[tuple[Place, Given]]]:
+def _read_limits(limit: Shape[Given]) -> Callable[[object, Place], Limits]:
     """A quota is one limit or a list of them; each comes with its place, for the rules that need its meter."""
 
-    def read(value: object, at: Place) -> list[tuple[Place, Given]]:
+    def read(value: object, at: Place) -> Limits:
         if isinstance(value, Mapping):
             return [(at, limit.read(value, at))]
         if not isinstance(value, list | tuple) or not value:
-            raise at.wrong(f'expected a limit such as {{ limit = 100, per = "day" }} or a list, got {_or_empty(value)}')
+            raise at.wrong(f'expected a limit such as {{ limit = 100, per = "day" }} or a list, got {in_words(value)}')
         return [(at / index, limit.read(each, at / index)) for index, each in enumerate(value)]
 
     return read
-
-
-def _or_empty(value: object) -> str:
-    return "an empty list" if value in ([], ()) else shown(value)
 
 
 _WORDS = choice("block", "charge")
@@ -102,6 +104,7 @@ _LIMIT_FIELDS = {
     "per": Field(choice("second", "minute", "day", "month"), "The window; levels have none."),
     "then": Field(_THEN, 'Past the limit: "block" (default), "charge", or { charge_up_to = "20.00" }.'),
     "unit_price": Field(_UNIT_PRICE, "What a unit past the limit costs the tenant, or a table resource -> price."),
+    "price": Field(PRICE, "Instead of unit_price: tiers, packages or a flat price for the month's units past it."),
 }
 _STORED_LIMIT_FIELDS = _LIMIT_FIELDS | {"unit": Field(choice("count", "money"), "The meter's unit.")}
 _METER_FIELDS = {
@@ -127,10 +130,14 @@ _AI_FIELDS = {
 }
 
 
-def _plan_fields(limit_fields: Mapping[str, Field]) -> dict[str, Field]:
+def _quota(limit_fields: Mapping[str, Field]) -> Shape[Limits]:
     limit = table(limit_fields)
     several = {"type": "array", "items": limit.schema, "minItems": 1}
-    quota = Shape(_read_limits(limit), {"anyOf": [limit.schema, several]})
+    return Shape(_read_limits(limit), {"anyOf": [limit.schema, several]})
+
+
+def _plan_fields(limit_fields: Mapping[str, Field]) -> dict[str, Field]:
+    quota = _quota(limit_fields)
     return {
         "price": Field(money(), "Base price of a month.", 'write price = "0.00" for a plan that is free'),
         "support": Field(_TEXT, "The kind of support, in a word."),
@@ -198,6 +205,60 @@ def read_stored_plan(name: str, definition: object) -> Plan:
     return _plan(name, _STORED_PLAN.read(definition, at), at, _stored_meter)
 
 
+def overridden(plan: Plan, changes: object, *, meters: Mapping[str, Meter] | None = None) -> Plan:
+    """The plan as one tenant has it: with another ``price``, other ``quotas`` by meter, other ``ai`` settings.
+
+    ``changes`` has these keys in the Python form of a plan. A meter's limits are replaced together, and so is each AI
+    setting; None takes them away, and what is not named stays. The result keeps every rule of a plan, or CatalogueError
+    says which not. ``meters`` are the catalogue's: with them no unknown meter passes. Without them, for changes that
+    were checked before, a meter that the plan does not limit is what its new limits make of it (unit = "money").
+    """
+    at = Place(("overrides",))
+    given = (_STORED_OVERRIDES if meters is None else _OVERRIDES).read(changes, at)
+    entries = given.get("quotas", {})
+    find = _stored_meter_of(plan) if meters is None else _finder(meters)
+    quotas = {name: limits for name, limits in plan.quotas.items() if name not in entries}
+    quotas |= _quotas({name: limits for name, limits in entries.items() if limits is not None}, at, find)
+    found = replace(
+        plan,
+        price=given.get("price", plan.price),
+        quotas=MappingProxyType(quotas),
+        ai=_overridden_ai(plan.ai, given["ai"]) if given.get("ai") else plan.ai,
+    )
+    _check_fallback(found.ai, at / "ai")
+    _check_budgets(found, meters, at / "ai")
+    return found
+
+
+def _overridden_ai(ai: AiPolicy | None, changes: Given) -> AiPolicy:
+    usual = AiPolicy()
+    return replace(ai or usual, **{key: getattr(usual, key) if new is None else new for key, new in changes.items()})
+
+
+def _or_nothing(shape: Shape[Any]) -> Shape[Any]:
+    """None stays None: it takes away what the plan says."""
+    return Shape(lambda value, at: None if value is None else shape.read(value, at), shape.schema)
+
+
+def _read_ai_changes(value: object, at: Place) -> Given:
+    given = table(_AI_FIELDS).read(value, at)
+    return dict.fromkeys(value) | given if isinstance(value, Mapping) else given
+
+
+def _overrides(limit_fields: Mapping[str, Field]) -> Shape[Given]:
+    quotas = table({}, keys=_METERS, rest=_or_nothing(_quota(limit_fields)))
+    return table(
+        {
+            "price": Field(money(), "Another base price of a month."),
+            "quotas": Field(quotas, "Other limits by meter."),
+            "ai": Field(Shape(_read_ai_changes, table(_AI_FIELDS).schema), "Other budgets and models of AI calls."),
+        }
+    )
+
+
+_OVERRIDES, _STORED_OVERRIDES = _overrides(_LIMIT_FIELDS), _overrides(_STORED_LIMIT_FIELDS)
+
+
 def json_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of the plans file; the rules between keys are checked only when it is read."""
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "mm_metering plans file"}
@@ -241,8 +302,13 @@ _LIMIT_RULES: tuple[tuple[str, Callable[[Meter, Given], bool], str], ...] = (
     ),
     (
         "then",
-        lambda meter, given: meter.aggregation == "level" and given["charges"],
-        "{meter} is a level, and levels always block; leave then and unit_price out",
+        lambda meter, given: meter.aggregation == "level" and given["cap"] is not None,
+        '{meter} is a level, billed by its mean over the month, and has no cap; write then = "charge" or "block"',
+    ),
+    (
+        "unit_price",
+        lambda meter, given: meter.aggregation == "level" and isinstance(given.get("unit_price"), dict),
+        "{meter} is a level, billed by the sum of its resources; write one price instead of a table of prices",
     ),
     (
         "",
@@ -271,13 +337,28 @@ _LIMIT_RULES: tuple[tuple[str, Callable[[Meter, Given], bool], str], ...] = (
     ),
     (
         "then",
-        lambda meter, given: given["charges"] and "unit_price" not in given,
+        lambda meter, given: given["charges"] and not ("unit_price" in given or "price" in given),
         'charging needs a price; add unit_price = "0.01", or write then = "block"',
     ),
     (
         "unit_price",
         lambda meter, given: "unit_price" in given and not given["charges"],
         'a limit that blocks has no price; add then = "charge", or leave unit_price out',
+    ),
+    (
+        "price",
+        lambda meter, given: "price" in given and not given["charges"],
+        'a limit that blocks has no price; add then = "charge", or leave price out',
+    ),
+    (
+        "price",
+        lambda meter, given: "price" in given and "unit_price" in given,
+        "unit_price and price are two prices for the same units; keep one",
+    ),
+    (
+        "price",
+        lambda meter, given: given["cap"] is not None and "price" in given,
+        "charge_up_to needs one price for every unit; write unit_price instead of price",
     ),
     (
         "unit_price",
@@ -316,6 +397,7 @@ def _limit(meter: Meter, given: Given, at: Place) -> Limit:
         cap=cap,
         unit_price=MappingProxyType(price) if isinstance(price, dict) else price,
         unit=meter.unit,
+        price=given.get("price"),
     )
 
 
@@ -325,14 +407,19 @@ def _maximum(meter: Meter, value: object, at: Place) -> int | None:
     return to_nanos(_NANO_MONEY.read(value, at)) if meter.unit == "money" else _COUNT.read(value, at)
 
 
-def _plan(name: str, given: Given, at: Place, find: Callable[[str, Given, Place], Meter]) -> Plan:
-    quotas: dict[str, tuple[Limit, ...]] = {}
-    for meter, entries in given.get("quotas", {}).items():
-        limits = [(place, _limit(find(meter, entry, at / "quotas"), entry, place)) for place, entry in entries]
-        quotas[meter] = _one_of_each(limits)
+def _plan(name: str, given: Given, at: Place, find: Find) -> Plan:
+    quotas = _quotas(given.get("quotas", {}), at, find)
     ai = AiPolicy(**given["ai"]) if "ai" in given else None
     _check_fallback(ai, at / "ai")
     return Plan(name, given["price"], given.get("support"), MappingProxyType(quotas), ai)
+
+
+def _quotas(given: Mapping[str, Limits], at: Place, find: Find) -> dict[str, tuple[Limit, ...]]:
+    quotas: dict[str, tuple[Limit, ...]] = {}
+    for meter, entries in given.items():
+        limits = [(place, _limit(find(meter, entry, at / "quotas"), entry, place)) for place, entry in entries]
+        quotas[meter] = _one_of_each(limits)
+    return quotas
 
 
 def _one_of_each(limits: list[tuple[Place, Limit]]) -> tuple[Limit, ...]:
@@ -342,10 +429,10 @@ def _one_of_each(limits: list[tuple[Place, Limit]]) -> tuple[Limit, ...]:
     for at, limit in limits:
         if limit.window in windows:
             raise at.wrong(f"{limit.meter} has another limit {_per(limit.window)}; keep one")
-        if priced and limit.unit_price is not None:
+        if priced and not limit.blocks:
             raise at.wrong(f"{limit.meter} has another limit with a price; one use is billed once, keep one price")
         windows.add(limit.window)
-        priced = priced or limit.unit_price is not None
+        priced = priced or not limit.blocks
     return tuple(sorted((limit for _, limit in limits), key=lambda limit: _WINDOWS.index(limit.window)))
 
 
@@ -353,7 +440,7 @@ def _per(window: Window) -> str:
     return "as a level" if window is Window.NONE else f"per {window}"
 
 
-def _finder(meters: Mapping[str, Meter]) -> Callable[[str, Given, Place], Meter]:
+def _finder(meters: Mapping[str, Meter]) -> Find:
     def find(name: str, given: Given, at: Place) -> Meter:
         if name not in meters:
             raise at.wrong(unknown("meter", name, meters), key=name)
@@ -365,6 +452,19 @@ def _finder(meters: Mapping[str, Meter]) -> Callable[[str, Given, Place], Meter]
 def _stored_meter(name: str, given: Given, at: Place) -> Meter:
     """As much of the meter as its stored limit tells: a level has no window, and the unit is written down."""
     return Meter(name, aggregation="sum" if "per" in given else "level", unit=given.pop("unit", "count"))
+
+
+def _stored_meter_of(plan: Plan) -> Find:
+    """As much of a meter as the plan's own limit tells, or else the new one."""
+
+    def find(name: str, given: Given, at: Place) -> Meter:
+        known = plan.quotas.get(name)
+        if not known:
+            return _stored_meter(name, given, at)
+        unit = given.pop("unit", known[0].unit)
+        return Meter(name, aggregation="level" if known[0].is_level else "sum", unit=unit)
+
+    return find
 
 
 def _check_fallback(ai: AiPolicy | None, at: Place) -> None:
@@ -388,14 +488,15 @@ def _check_routes(routes: Mapping[str, Mapping[str, int]], meters: Mapping[str, 
                 raise (at / route / name).wrong(f"{name} is money and has no cost in units; leave it out")
 
 
-def _check_budgets(plan: Plan, meters: Mapping[str, Meter], at: Place) -> None:
-    """A budget is a limit of the money meter ai_cost: that must exist, and have no other limit in the same window."""
+def _check_budgets(plan: Plan, meters: Mapping[str, Meter] | None, at: Place) -> None:
+    """A budget is a limit of the money meter ai_cost: that must exist, and have no other limit in the same window.
+    Without ``meters``, that it exists was checked before."""
     budgets = {"daily_budget": Window.DAY, "monthly_budget": Window.MONTH}
     limited = {limit.window for limit in plan.quotas.get(AI_COST_METER, ())}
     for key, window in budgets.items():
         if plan.ai is None or getattr(plan.ai, key) is None:
             continue
-        if AI_COST_METER not in meters or meters[AI_COST_METER].unit != "money":
+        if meters is not None and (AI_COST_METER not in meters or meters[AI_COST_METER].unit != "money"):
             raise (at / key).wrong(
                 f"a budget limits the meter {AI_COST_METER}; add to [meters]: "
                 f'{AI_COST_METER} = {{ event = "ai_call", unit = "money" }}'

@@ -12,7 +12,8 @@ from typing import Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict
 
 from mm_metering.core.money import Money
-from mm_metering.core.rating import TierUse, WindowUse
+from mm_metering.core.pricing import TierUse
+from mm_metering.core.rating import WindowUse
 
 LineKind: TypeAlias = Literal[
     "base", "proration", "overage", "late_usage", "adjustment", "discount", "tax", "credit", "carried_over"

@@ -35,6 +35,7 @@ from mm_metering.core.invoices import (
 )
 from mm_metering.core.money import EXACT, exact, minor_unit, plain, round_minor, split
 from mm_metering.core.periods import from_micros, micros, parse_period, period_span
+from mm_metering.core.pricing import price_text, price_words, quantity_text
 from mm_metering.core.rating import Overage, Terms, plan_label, rate
 
 _SECOND_US = 1_000_000
@@ -261,14 +262,15 @@ class _Bill(NamedTuple):
 
     def overage(self, over: Overage) -> InvoiceLine:
         what = f"{over.meter} ({over.resource})" if over.resource else over.meter
+        how = price_words(over.price, over.quantity)
         plans = ", ".join(dict.fromkeys(window.plan for window in over.windows))
         amount, rounding = self._rounded(over.amount)
         return InvoiceLine(
-            id=self._id("line", "overage", over.meter, over.resource, _canonical(over.unit_price)),
+            id=self._id("line", "overage", over.meter, over.resource, price_text(over.price)),
             kind="overage",
             meter=over.meter,
             resource=over.resource,
-            description=f"{over.quantity:,} {what} past the allowance, {plain(over.unit_price)} each",
+            description=f"{quantity_text(over.quantity)} {what} past the allowance, {how}",
             quantity=over.quantity,
             unit_price=over.unit_price,
             amount=amount,
@@ -278,6 +280,7 @@ class _Bill(NamedTuple):
                 plan_version=plans,
                 rounding=rounding,
                 events=sum(window.events for window in over.windows),
+                tiers=over.tiers,
             ),
         )
 

@@ -5,6 +5,9 @@ day by local day and plan segment by plan segment, and counts them in their wind
 allowance of the plan in force are billed at its price, so that in one window a segment bills
 max(0, C_i - max(L_i, C_i-1)), where C is what was counted by its end and L its allowance.
 
+The units that a price bills in the month make one line, whatever the days and plans they come from: tiers, packages and
+flat prices count them together. ``cells`` are therefore of one month where a plan has such prices.
+
 Past a quota of the same plan that blocks, and past its cap, units count but are not billed (a recorded fact is never
 refused). A cap is spent in whole units: what is billed is the most that fits under it. It counts the money past the
 allowance, billed or not, of the month's segments that have a cap, exactly as the counters do (``core.limits``).
@@ -12,15 +15,21 @@ allowance, billed or not, of the month's segments that have a cap, exactly as th
 Where prices differ by resource, the allowance of a day and segment goes to the dearest resource first, and of equal
 ones to the first by name: the bill is the lowest that the order of days allows. A resource without a price uses the
 allowance last, and is not billed.
+
+A level that charges bills its time-weighted mean over the month (``standing``). Each plan segment has its share of it:
+the level times the seconds that it stood there, and the allowance times the segment's seconds, both by the month's
+seconds; what is past the allowance is rounded half up to a millionth. A month in which the tenant signs up begins for
+this with the local day of the sign-up.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from decimal import Decimal, localcontext
+from decimal import ROUND_HALF_UP, Decimal, localcontext
+from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 from zoneinfo import ZoneInfo
 
@@ -28,9 +37,15 @@ from pydantic import BaseModel, ConfigDict
 
 from mm_metering.core.catalogue import Limit, Plan
 from mm_metering.core.cells import Cell, Segment
-from mm_metering.core.money import EXACT, Money, to_nanos
-from mm_metering.core.periods import Span, Window, day_span, month_span, zone
+from mm_metering.core.money import EXACT, to_nanos
+from mm_metering.core.periods import Span, Window, day_span, month_span, parse_period, zone
+from mm_metering.core.pricing import Price, TierUse, cost, price_text, tier_uses
+from mm_metering.core.standing import Part, parts
 from mm_metering.core.tenancy import TenantRow
+
+_MILLIONTH = Decimal("0.000001")
+_MEAN_PLACES = Decimal("1e-12")
+_NO_LEVELS: Mapping[tuple[str, str], int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,34 +88,21 @@ class WindowUse(BaseModel):
 
     ``before`` was counted in the same window under earlier plans, and ``used`` includes it. ``unbilled`` lies past a
     blocking quota or a cap. Where prices differ by resource, all numbers are this resource's, with its share of the
-    allowance.
+    allowance. Of a level, the window is the time under one plan, and its numbers are that time's share of the month:
+    ``used`` is the mean over the month of what stood there.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     start: datetime
     end: datetime
-    used: int
-    allowance: int
-    overage: int
+    used: int | Decimal
+    allowance: int | Decimal
+    overage: int | Decimal
     plan: str
     before: int = 0
     unbilled: int = 0
     events: int = 0
-
-
-class TierUse(BaseModel):
-    """The units of a line that one tier bills: those past ``after`` and up to ``up_to`` (None: all further ones), at
-    ``unit_price`` each plus ``flat`` once. ``amount`` is exact."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    after: int
-    up_to: int | None
-    quantity: int | Decimal
-    unit_price: Money
-    flat: Money
-    amount: Money
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,27 +111,54 @@ class Overage:
 
     meter: str
     resource: str
-    unit_price: Decimal
+    price: Price
     windows: tuple[WindowUse, ...]
 
     @property
-    def quantity(self) -> int:
-        return sum(window.overage for window in self.windows)
+    def quantity(self) -> int | Decimal:
+        with localcontext(EXACT):
+            return sum(window.overage for window in self.windows)
 
     @property
     def amount(self) -> Decimal:
-        """The exact product, not rounded."""
+        """The exact cost, not rounded."""
+        return cost(self.price, self.quantity)
+
+    @property
+    def tiers(self) -> tuple[TierUse, ...]:
+        """Through which tiers the units are billed; none at one price per unit."""
+        return tier_uses(self.price, self.quantity)
+
+    @property
+    def unit_price(self) -> Decimal:
+        """The price of each unit; for other prices what a unit costs in the mean, half up to 12 places. The amount does
+        not come from it."""
+        if isinstance(self.price, Decimal):
+            return self.price
         with localcontext(EXACT):
-            return self.quantity * self.unit_price
+            return (self.amount / self.quantity).quantize(_MEAN_PLACES, ROUND_HALF_UP)
 
 
-def rate(cells: Iterable[Cell], terms: Terms) -> list[Overage]:
-    """What lies past the allowances, by meter, resource and unit price. Only windows that bill something are listed.
+def rate(
+    cells: Iterable[Cell],
+    terms: Terms,
+    *,
+    period: str | None = None,
+    levels_before: Mapping[tuple[str, str], int] = _NO_LEVELS,
+) -> list[Overage]:
+    """What lies past the allowances, by meter, resource and price. Only windows that bill something are listed.
 
-    ``cells`` must be whole windows: all of a month's cells where a plan has monthly limits.
+    ``cells`` must be whole windows: all of a month's cells where a plan has monthly limits. Levels are billed with a
+    ``period``, "2024-01", the month that all cells are of: ``levels_before`` is each (meter, resource)'s value as it
+    begins (``Ledger.level_values``), and a level that only stands there is billed too.
     """
-    by_meter = _by_meter(cells)
-    return [line for meter in sorted(by_meter) for line in _lines(meter, by_meter[meter], terms)]
+    of_month = list(cells)
+    by_meter = _by_meter(of_month)
+    lines = [line for meter, uses in by_meter.items() for line in _lines(meter, uses, terms)]
+    if period is not None:
+        month = month_span(*parse_period(period), terms.zone)
+        lines += _level_lines(of_month, terms, month, levels_before)
+    return sorted(lines, key=lambda line: line.meter)
 
 
 def cap_used(meter: str, uses: Iterable[Use], terms: Terms, *, month: date) -> int:
@@ -174,7 +203,7 @@ class _Step(NamedTuple):
 
     use: Use
     limit: Limit
-    price: Decimal | None
+    price: Price | None
     before: int
     past: int
     billed: int
@@ -194,14 +223,14 @@ class _Walk:
         for use in sorted(uses, key=self._order):
             limits = self.terms.limits(self.meter, use.since_us)
             for limit in limits:
-                if limit.unit_price is not None:
+                if not limit.blocks and not limit.is_level:
                     yield self._step(use, limit, limits)
             for window in (Window.DAY, Window.MONTH):
                 self.counted[window, _first_day(window, use.day)] += use.quantity
 
     def _order(self, use: Use) -> tuple[date, int, Decimal, str]:
-        limits = self.terms.limits(self.meter, use.since_us)
-        dearest = max((limit.price_for(use.resource) or Decimal(0) for limit in limits), default=Decimal(0))
+        prices = [limit.price_for(use.resource) for limit in self.terms.limits(self.meter, use.since_us)]
+        dearest = max((price for price in prices if isinstance(price, Decimal)), default=Decimal(0))
         return (use.day, use.since_us, dearest.copy_negate(), use.resource)
 
     def _step(self, use: Use, limit: Limit, limits: tuple[Limit, ...]) -> _Step:
@@ -210,7 +239,7 @@ class _Walk:
         past = use.quantity - free
         blocked_from = min((self._room(block, use) for block in limits if _is_block(block)), default=use.quantity)
         billed = max(0, min(use.quantity, blocked_from) - free)
-        if limit.cap is not None and price is not None:
+        if limit.cap is not None and isinstance(price, Decimal):
             billed = min(billed, self._spend(limit.cap, price, past, use.day))
         before = self.counted[limit.window, _first_day(limit.window, use.day)]
         return _Step(use, limit, price, before, past, billed if price is not None else 0)
@@ -252,7 +281,7 @@ class _Row:
         self.events += step.use.events
 
 
-_LineKey: TypeAlias = tuple[str, Decimal]
+_LineKey: TypeAlias = tuple[str, Price]
 _RowKey: TypeAlias = tuple[date, int]
 
 
@@ -260,28 +289,83 @@ def _lines(meter: str, uses: Iterable[Use], terms: Terms) -> Iterator[Overage]:
     lines: dict[_LineKey, dict[_RowKey, _Row]] = defaultdict(dict)
     for step in _Walk(meter, terms).steps(uses):
         if step.price is not None:
-            by_resource = not isinstance(step.limit.unit_price, Decimal)
+            by_resource = step.limit.by_resource
             rows = lines[step.use.resource if by_resource else "", step.price]
             key = (_first_day(step.limit.window, step.use.day), step.use.since_us)
             rows.setdefault(key, _Row(step.limit, 0 if by_resource else step.before)).add(step)
-    for (resource, price), rows in sorted(lines.items()):
+    for (resource, price), rows in sorted(lines.items(), key=_order_of_lines):
         windows = tuple(_window_use(key, row, terms) for key, row in sorted(rows.items()) if row.billed)
         if windows:
             yield Overage(meter, resource, price, windows)
 
 
+def _order_of_lines(line: tuple[_LineKey, object]) -> tuple[str, bool, Decimal, str]:
+    """By resource; prices per unit come first, the least before the others."""
+    (resource, price), _ = line
+    if isinstance(price, Decimal):
+        return resource, False, price, ""
+    return resource, True, Decimal(0), price_text(price)
+
+
 def _window_use(key: _RowKey, row: _Row, terms: Terms) -> WindowUse:
     first, since_us = key
     span = _span(row.limit.window, first, terms.zone)
-    shared = not isinstance(row.limit.unit_price, Decimal)
     return WindowUse(
         start=span.start,
         end=span.end,
         used=row.before + row.units,
-        allowance=row.units - row.past if shared else row.limit.maximum or 0,
+        allowance=row.units - row.past if row.limit.by_resource else row.limit.maximum or 0,
         overage=row.billed,
         plan=plan_label(terms.tenant.segment_at(since_us)),
         before=row.before,
         unbilled=row.past - row.billed,
         events=row.events,
     )
+
+
+# -- levels -------------------------------------------------------------------------------------------------------
+
+
+def _level_lines(
+    cells: Sequence[Cell], terms: Terms, month: Span, before: Mapping[tuple[str, str], int]
+) -> Iterator[Overage]:
+    stood: Counter[str] = Counter()
+    for (meter, _), value in before.items():
+        stood[meter] += value
+    for meter in sorted(_charged_levels(terms)):
+        own = [cell for cell in cells if cell.key.meter == meter and not cell.key.scope]
+        lines: dict[Price, list[WindowUse]] = defaultdict(list)
+        for part in parts(own, terms.tenant, month, stood[meter]):
+            for limit in terms.limits(meter, part.since_us):
+                price, window = limit.price_for(""), _level_use(part, limit, month, terms)
+                if limit.is_level and price is not None and window.overage:
+                    lines[price].append(window)
+        for (_, price), windows in sorted(((("", price), each) for price, each in lines.items()), key=_order_of_lines):
+            yield Overage(meter, "", price, tuple(windows))
+
+
+def _charged_levels(terms: Terms) -> set[str]:
+    limits = (limit for plan in terms.plans.values() for each in plan.quotas.values() for limit in each)
+    return {limit.meter for limit in limits if limit.is_level and not limit.blocks}
+
+
+def _level_use(part: Part, limit: Limit, month: Span, terms: Terms) -> WindowUse:
+    """The allowance shown makes up for what rounding the other two moves: at most a millionth."""
+    allowed = (limit.maximum or 0) * part.seconds
+    used, overage = _share(part.weighted, month), _share(max(0, part.weighted - allowed), month)
+    with localcontext(EXACT):
+        return WindowUse(
+            start=part.span.start,
+            end=part.span.end,
+            used=used,
+            allowance=used - overage if overage else _share(allowed, month),
+            overage=overage,
+            plan=plan_label(terms.tenant.segment_at(part.since_us)),
+            events=part.events,
+        )
+
+
+def _share(unit_seconds: int, month: Span) -> Decimal:
+    """Unit-seconds as units that stand for the whole month, rounded half up to a millionth."""
+    with localcontext(EXACT):
+        return (Decimal(unit_seconds) / month.seconds).quantize(_MILLIONTH, ROUND_HALF_UP)

@@ -97,6 +97,13 @@ def shown(value: object) -> str:
     return next((words for kind, words in _IN_WORDS if isinstance(value, kind)), f"a {type(value).__name__}")
 
 
+def in_words(value: object) -> str:
+    """As ``shown``, but an empty list or table is said to be empty."""
+    if isinstance(value, Mapping | list | tuple) and not value:
+        return "an empty table" if isinstance(value, Mapping) else "an empty list"
+    return shown(value)
+
+
 def suggestion(name: object, known: Iterable[str]) -> str:
     """'; did you mean "api_calls"?' if a known name is close, else an empty text."""
     from difflib import get_close_matches
@@ -134,15 +141,15 @@ def choice(*words: str) -> Shape[str]:
     return Shape(read, {"enum": list(words)})
 
 
-def whole(otherwise: str = "") -> Shape[int]:
-    """An int from 0 to 2**53 - 1; ``otherwise`` ends the message with what else may stand here."""
+def whole(otherwise: str = "", *, least: int = 0) -> Shape[int]:
+    """An int from ``least`` to 2**53 - 1; ``otherwise`` ends the message with what else may stand here."""
 
     def read(value: object, at: Place) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_COUNT:
-            raise at.wrong(f"{shown(value)} is not a whole number from 0 to {MAX_COUNT}{otherwise}")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_COUNT:
+            raise at.wrong(f"{shown(value)} is not a whole number from {least} to {MAX_COUNT}{otherwise}")
         return value
 
-    return Shape(read, {"type": "integer", "minimum": 0, "maximum": MAX_COUNT})
+    return Shape(read, {"type": "integer", "minimum": least, "maximum": MAX_COUNT})
 
 
 def money(places: int = 24) -> Shape[Decimal]:

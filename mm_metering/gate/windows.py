@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -113,8 +114,8 @@ class PlanWindows:
 
     @staticmethod
     def _cap(limit: Limit, month: Span) -> tuple[str, int, int]:
-        price = limit.price_for(None)
-        if limit.cap is None or price is None:  # the catalogue refuses a cap without one price
+        price = limit.unit_price
+        if limit.cap is None or not isinstance(price, Decimal):  # the catalogue refuses a cap without one price
             return "", 0, 0
         return field(f"{limit.meter}$", Window.MONTH, month), to_nanos(limit.cap), to_nanos(price)
 

@@ -49,6 +49,124 @@ class Case(NamedTuple):
     message: str
 
 
+AT_PRICE = "plans.toml:9: plans.pro.quotas.api_calls.price"
+WRONG_PRICES = [
+    (
+        "a price in words for a price as a table",
+        '"0.01"',
+        (
+            f'{AT_PRICE}: expected a table such as {{ package = 1_000, unit_price = "5.00" }}, got "0.01"; '
+            "for one price per unit write unit_price"
+        ),
+    ),
+    (
+        "an empty price",
+        "{}",
+        (
+            f'{AT_PRICE}: expected a table such as {{ package = 1_000, unit_price = "5.00" }}, got an empty table; '
+            "for one price per unit write unit_price"
+        ),
+    ),
+    (
+        "a misspelled kind of price",
+        "{ gradated = [] }",
+        f'{AT_PRICE}: unknown price "gradated"; did you mean "graduated"?',
+    ),
+    (
+        "two kinds of price",
+        '{ flat = "10.00", package = 5, unit_price = "1" }',
+        f"{AT_PRICE}: package and flat are 2 prices; keep one",
+    ),
+    (
+        "an unknown key of a price",
+        '{ flat = "10.00", unit_price = "1" }',
+        f'{AT_PRICE}: unknown key "unit_price"; choose from: flat',
+    ),
+    (
+        "no tiers",
+        "{ graduated = [] }",
+        (
+            f"{AT_PRICE}.graduated: expected a list of tiers such as "
+            '[{ up_to = 1_000, unit_price = "0.01" }, { unit_price = "0.008" }], got an empty list'
+        ),
+    ),
+    (
+        "one tier instead of a list",
+        '{ volume = { unit_price = "0.01" } }',
+        (
+            f"{AT_PRICE}.volume: expected a list of tiers such as "
+            '[{ up_to = 1_000, unit_price = "0.01" }, { unit_price = "0.008" }], got a table'
+        ),
+    ),
+    (
+        "tiers without an open end",
+        '{ volume = [{ up_to = 5, unit_price = "1" }, { up_to = 9, unit_price = "1" }] }',
+        f"{AT_PRICE}.volume[1]: units past 9 have no price; leave up_to out of the last tier, or add one without it",
+    ),
+    (
+        "an open end in the middle",
+        '{ graduated = [{ unit_price = "1" }, { up_to = 9, unit_price = "1" }] }',
+        f"{AT_PRICE}.graduated[0]: up_to is missing; only the last tier goes without, and bills all further units",
+    ),
+    (
+        "tiers that overlap",
+        '{ graduated = [{ up_to = 9, unit_price = "1" }, { up_to = 5, unit_price = "1" }, { unit_price = "1" }] }',
+        (
+            f"{AT_PRICE}.graduated[1].up_to: 5 is not past 9, where the tier before ends and this one begins; "
+            "write rising numbers"
+        ),
+    ),
+    (
+        "tiers that do not rise",
+        '{ volume = [{ up_to = 9, unit_price = "1" }, { up_to = 9, unit_price = "1" }, { unit_price = "1" }] }',
+        (
+            f"{AT_PRICE}.volume[1].up_to: 9 is not past 9, where the tier before ends and this one begins; "
+            "write rising numbers"
+        ),
+    ),
+    (
+        "tiers with a gap",
+        '{ graduated = [{ up_to = 9, unit_price = "1" }, { from = 11, unit_price = "1" }] }',
+        f'{AT_PRICE}.graduated[1]: unknown key "from"; choose from: up_to, unit_price, flat',
+    ),
+    (
+        "a tier up to nothing",
+        '{ graduated = [{ up_to = 0, unit_price = "1" }, { unit_price = "1" }] }',
+        f"{AT_PRICE}.graduated[0].up_to: 0 is not a whole number from 1 to 9007199254740991",
+    ),
+    (
+        "a tier up to a fraction",
+        '{ graduated = [{ up_to = 1000.5, unit_price = "1" }, { unit_price = "1" }] }',
+        f"{AT_PRICE}.graduated[0].up_to: 1000.5 is not a whole number from 1 to 9007199254740991",
+    ),
+    (
+        "a tier without a price",
+        '{ graduated = [{ flat = "1" }] }',
+        f'{AT_PRICE}.graduated[0]: unit_price is missing; write unit_price = "0.01", or "0.00"',
+    ),
+    (
+        "a tier's price as a float",
+        "{ volume = [{ unit_price = 0.01 }] }",
+        f'{AT_PRICE}.volume[0].unit_price: 0.01 is a float and not exact; write it as a string, "0.01"',
+    ),
+    (
+        "a package of nothing",
+        '{ package = 0, unit_price = "1" }',
+        f"{AT_PRICE}.package: 0 is not a whole number from 1 to 9007199254740991",
+    ),
+    (
+        "a package without a price",
+        "{ package = 10 }",
+        f'{AT_PRICE}: unit_price is missing; write {{ package = 1_000, unit_price = "5.00" }}',
+    ),
+    (
+        "a flat price as a float",
+        "{ flat = 9.99 }",
+        f'{AT_PRICE}.flat: 9.99 is a float and not exact; write it as a string, "9.99"',
+    ),
+]
+
+
 WRONG = [
     Case(
         "unknown meter",
@@ -73,7 +191,8 @@ WRONG = [
     Case(
         "unknown key of a limit",
         QUOTAS + 'api_calls = [\n  { limit = 1, per = "day" },\n  { limit = 9, window = "month" },\n]',
-        'plans.toml:11: plans.pro.quotas.api_calls[1]: unknown key "window"; choose from: limit, per, then, unit_price',
+        'plans.toml:11: plans.pro.quotas.api_calls[1]: unknown key "window"; choose from: limit, per, then, '
+        "unit_price, price",
     ),
     Case(
         "unknown window",
@@ -93,10 +212,27 @@ WRONG = [
         "plans.toml:9: plans.pro.quotas.users: users is a level and has no window; leave per out",
     ),
     Case(
-        "a level that charges",
-        QUOTAS + 'users = { limit = 1, then = "charge", unit_price = "9.00" }',
-        "plans.toml:9: plans.pro.quotas.users: users is a level, and levels always block; "
-        "leave then and unit_price out",
+        "a level with a cap",
+        QUOTAS + 'users = { limit = 1, then = { charge_up_to = "20" }, unit_price = "9.00" }',
+        "plans.toml:9: plans.pro.quotas.users: users is a level, billed by its mean over the month, and has no cap; "
+        'write then = "charge" or "block"',
+    ),
+    Case(
+        "a level with a table of prices",
+        QUOTAS + 'users = { limit = 1, then = "charge", unit_price = { admin = "9.00" } }',
+        "plans.toml:9: plans.pro.quotas.users: users is a level, billed by the sum of its resources; "
+        "write one price instead of a table of prices",
+    ),
+    Case(
+        "a level that charges in a window",
+        QUOTAS + 'users = { limit = 1, per = "month", then = "charge", unit_price = "9.00" }',
+        "plans.toml:9: plans.pro.quotas.users: users is a level and has no window; leave per out",
+    ),
+    Case(
+        "a level that charges nothing",
+        QUOTAS + 'users = { limit = 1, then = "charge" }',
+        'plans.toml:9: plans.pro.quotas.users: charging needs a price; add unit_price = "0.01", '
+        'or write then = "block"',
     ),
     Case(
         "no limit",
@@ -173,6 +309,36 @@ WRONG = [
         QUOTAS
         + 'ai_tokens = { limit = 1, per = "day", then = { charge_up_to = "20" }, unit_price = { "gpt-4" = "1" } }',
         "plans.toml:9: plans.pro.quotas.ai_tokens: charge_up_to needs one price for every unit, not a table of prices",
+    ),
+    *(
+        Case(name, QUOTAS + f"api_calls = {{ limit = 1, per = 'day', then = 'charge', price = {price} }}", message)
+        for name, price, message in WRONG_PRICES
+    ),
+    Case(
+        "two prices for the same units",
+        QUOTAS
+        + 'api_calls = { limit = 1, per = "day", then = "charge", unit_price = "1", price = { flat = "10.00" } }',
+        "plans.toml:9: plans.pro.quotas.api_calls: unit_price and price are two prices for the same units; keep one",
+    ),
+    Case(
+        "another price without charge",
+        QUOTAS + 'api_calls = { limit = 1, per = "day", price = { flat = "10.00" } }',
+        'plans.toml:9: plans.pro.quotas.api_calls: a limit that blocks has no price; add then = "charge", '
+        "or leave price out",
+    ),
+    Case(
+        "a cap over another price",
+        QUOTAS + 'api_calls = { limit = 1, per = "day", then = { charge_up_to = "20" }, price = { flat = "10.00" } }',
+        "plans.toml:9: plans.pro.quotas.api_calls: charge_up_to needs one price for every unit; "
+        "write unit_price instead of price",
+    ),
+    Case(
+        "two limits with prices of two kinds",
+        QUOTAS
+        + 'api_calls = [{ limit = 1, per = "day", then = "charge", unit_price = "1" },\n'
+        + '{ limit = 2, per = "month", then = "charge", price = { flat = "10.00" } }]',
+        "plans.toml:10: plans.pro.quotas.api_calls[1]: api_calls has another limit with a price; "
+        "one use is billed once, keep one price",
     ),
     Case(
         "a misspelled cap",
@@ -414,6 +580,14 @@ RIGHT = (
 api_calls = [{ limit = 2, per = "second" }, { limit = 9, per = "day", then = { charge_up_to = "20" }, unit_price = 1 }]
 ai_tokens = { limit = 0, per = "month", then = "charge", unit_price = { "gpt-4" = "0.00003" } }
 ai_cost = { limit = "5.50", per = "day" }
+users = { limit = 5, then = "charge", price = { package = 5, unit_price = "9.00" } }
+[plans.max]
+price = 199
+[plans.max.quotas]
+api_calls = { limit = 9, per = "day", then = "charge", price = { graduated = [
+  { up_to = 1_000, unit_price = "0.01" }, { unit_price = 0, flat = "5.00" } ] } }
+ai_tokens = { limit = 0, per = "month", then = "charge", price = { volume = [{ unit_price = "0.000000000001" }] } }
+users = { limit = 5, then = "charge", price = { flat = "9.00" } }
 [plans.pro.ai]
 monthly_budget = 7
 model_allowlist = ["gpt-4"]
@@ -477,6 +651,19 @@ def test_the_json_schema_accepts_right_files(text: str) -> None:
         "a bare number for a quota",
         "an empty list of limits",
         "an empty table of prices",
+        "a price in words for a price as a table",
+        "an empty price",
+        "a misspelled kind of price",
+        "two kinds of price",
+        "an unknown key of a price",
+        "no tiers",
+        "tiers with a gap",
+        "a tier up to nothing",
+        "a tier up to a fraction",
+        "a tier without a price",
+        "a tier's price as a float",
+        "a package of nothing",
+        "a package without a price",
         "no price of a plan",
         "a price in words",
         "a plan with a bad name",
