@@ -9,6 +9,7 @@
     usage     2024-01-15  ai_tokens(gpt-4)  1  x 1,000           as 1,000 events
     period    2024-01                             the month of the first usage or change of plan, if absent
     invoice   250 api_calls x 0.01 = 2.50 USD     all overage lines, in order
+    invoice   1,500 api_calls = 14.00 USD         overage through tiers, packages or at a flat price
     invoice   proration = -51.10 USD              all lines of that kind, if one is listed
     total     101.50 USD
 
@@ -17,6 +18,7 @@ The facts are shuffled, split into cells in random batches, and rated; several t
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -29,9 +31,10 @@ from mm_metering.core import cells as folding
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.cells import Calendar, Cell, CellKey, CellSum, Segment
 from mm_metering.core.facts import Count, Fact
-from mm_metering.core.invoices import Invoice
+from mm_metering.core.invoices import Invoice, InvoiceLine
 from mm_metering.core.invoicing import draft
 from mm_metering.core.periods import day_start, days_between, micros, period_span, zone
+from mm_metering.core.pricing import TierUse
 from mm_metering.core.rating import Terms
 from mm_metering.core.tenancy import TenantRow
 
@@ -39,7 +42,7 @@ RESOURCES = {"api_call": "/v1/x", "ai_call": "gpt-4", "ai_token": "gpt-4", "expo
 SHUFFLES = 4
 
 _USAGE = re.compile(r"(\S+)\s+(\w+)(?:\((.+)\))?\s+([\d,]+)(?:\s+x\s+([\d,]+))?")
-_OVERAGE = re.compile(r"([\d,]+) (\w+(?:\(.+\))?) x ([\d.]+) = ([\d.]+) [A-Z]{3}")
+_OVERAGE = re.compile(r"([\d,]+) (\w+(?:\(.+\))?)(?: x ([\d.]+))? = ([\d.]+) [A-Z]{3}")
 _OTHER = re.compile(r"(\w+) = (-?[\d.]+) [A-Z]{3}")
 
 
@@ -51,7 +54,7 @@ class Statement:
     plans: list[tuple[str, str]] = field(default_factory=list)
     usage: list[tuple[str, str, str, int, int]] = field(default_factory=list)
     period: str = ""
-    overage: list[tuple[int, str, Decimal, Decimal]] = field(default_factory=list)
+    overage: list[tuple[int, str, Decimal | None, Decimal]] = field(default_factory=list)
     other: list[tuple[str, Decimal]] = field(default_factory=list)
     total: Decimal | None = None
 
@@ -79,7 +82,8 @@ def _read(found: Statement, word: str, rest: str) -> None:
         when, meter, resource, quantity, events = _matched(_USAGE, rest)
         found.usage.append((when, meter, resource or "", _int(quantity), _int(events or "1")))
     elif word == "invoice" and (match := _OVERAGE.fullmatch(rest)):
-        found.overage.append((_int(match[1]), match[2], Decimal(match[3]), Decimal(match[4])))
+        price = Decimal(match[3]) if match[3] else None
+        found.overage.append((_int(match[1]), match[2], price, Decimal(match[4])))
     elif word == "invoice":
         kind, amount = _matched(_OTHER, rest)
         found.other.append((kind, Decimal(amount)))
@@ -191,9 +195,7 @@ def invoice_of(statement: Statement, catalogue: Catalogue, rng: random.Random) -
 def check(statement: Statement, invoice: Invoice) -> None:
     """The invoice says what the statement says, and each line follows from its explanation."""
     lines = [line for line in invoice.lines if line.kind == "overage"]
-    resources = {line.id: re.search(r"\(.+\)", line.description) for line in lines}
-    described = [f"{line.meter}{found[0] if (found := resources[line.id]) else ''}" for line in lines]
-    shown = [(line.quantity, name, line.unit_price, line.amount) for line, name in zip(lines, described, strict=True)]
+    shown = [(line.quantity, _described(line), _unit_price(line), line.amount) for line in lines]
     if statement.overage or not statement.other:
         assert shown == statement.overage, shown
     for kind in {kind for kind, _ in statement.other}:
@@ -203,6 +205,14 @@ def check(statement: Statement, invoice: Invoice) -> None:
     if statement.total is not None:
         assert invoice.total == statement.total, invoice.total
     check_explained(invoice)
+
+
+def _described(line: InvoiceLine) -> str:
+    return f"{line.meter}({line.resource})" if line.resource else str(line.meter)
+
+
+def _unit_price(line: InvoiceLine) -> Decimal | None:
+    return None if line.explanation and line.explanation.tiers else line.unit_price
 
 
 def check_explained(invoice: Invoice) -> None:
@@ -218,12 +228,23 @@ def check_explained(invoice: Invoice) -> None:
                 assert window.overage == past - window.unbilled > 0
             units = sum(window.overage for window in why.windows)
             assert (line.quantity, line.unit_price) == (units, why.unit_price)
-            exact = units * why.unit_price
+            exact = explained_by_tiers(why.tiers, line) if why.tiers else units * why.unit_price
         else:
             assert why.share is not None
             exact = why.unit_price * why.share.seconds / why.share.of_seconds
         assert line.amount == exact.quantize(cent, "ROUND_HALF_UP")
-        assert line.amount == (line.quantity * line.unit_price).quantize(cent, "ROUND_HALF_UP")
+        if not why.tiers:
+            assert line.amount == (line.quantity * line.unit_price).quantize(cent, "ROUND_HALF_UP")
+
+
+def explained_by_tiers(tiers: Sequence[TierUse], line: InvoiceLine) -> Decimal:
+    """The exact amount of a line, from what each tier says of itself."""
+    assert sum(tier.quantity for tier in tiers) == line.quantity
+    amounts = [math.ceil(tier.quantity / tier.package) * tier.unit_price for tier in tiers if tier.package]
+    amounts += [tier.quantity * tier.unit_price + tier.flat for tier in tiers if not tier.package]
+    assert amounts == [tier.amount for tier in tiers]
+    assert line.unit_price == (sum(amounts, Decimal(0)) / line.quantity).quantize(Decimal("1e-12"), "ROUND_HALF_UP")
+    return sum(amounts, Decimal(0))
 
 
 Case = Callable[[Invoice], None]

@@ -18,6 +18,7 @@ from mm_metering import catalogues
 from mm_metering.core.catalogue import AiPolicy, Catalogue, ChargeUpTo, Limit, Meter, Plan
 from mm_metering.core.catalogue_file import parse
 from mm_metering.core.periods import Window
+from mm_metering.core.pricing import Flat, Graduated, Package, Tier, Volume
 from mm_metering.errors import CatalogueError, InvalidEvent
 
 SEED_FILE = Path(catalogues.__file__).with_name("seed.toml")
@@ -358,7 +359,7 @@ def test_any_other_source_is_a_catalogue_error(source: Any) -> None:
 
 
 def test_a_plan_comes_back_from_its_definition() -> None:
-    for plan in [*catalogues.seed.plans.values(), every_kind_of_limit()]:
+    for plan in [*catalogues.seed.plans.values(), every_kind_of_limit(), every_kind_of_price()]:
         stored = json.loads(json.dumps(plan.definition()))
         assert Plan.from_definition(plan.name, stored) == plan
         assert Plan.from_definition(plan.name, stored).digest() == plan.digest()
@@ -380,6 +381,57 @@ on_unpriced = "allow"
 """,
         "plans.toml",
     ).plan("pro")
+
+
+EVERY_PRICE = """
+api_calls = { limit = 9, per = "day", then = "charge", price = { graduated = [
+  { flat = 0, unit_price = "0.010", up_to = 1_000 }, { unit_price = "0.008", flat = 5 }] } }
+ai_tokens = { limit = 0, per = "month", then = "charge", price = { volume = [
+  { up_to = 5, unit_price = 1 }, { unit_price = "0.000000000001" }] } }
+exports = { limit = 2, per = "day", then = "charge", price = { flat = "10" } }
+users = { limit = 5, then = "charge", price = { package = 5, unit_price = "9" } }
+"""
+PRICES = QUOTAS.replace("[meters]", '[meters]\nexports = { event = "export" }') + EVERY_PRICE
+
+
+def every_kind_of_price() -> Plan:
+    return parse(PRICES, "plans.toml").plan("pro")
+
+
+def test_a_price_is_read_as_a_value() -> None:
+    limits = {meter: limit for meter, (limit,) in every_kind_of_price().quotas.items()}
+    assert {meter: (limit.unit_price, limit.price) for meter, limit in limits.items()} == {
+        "api_calls": (
+            None,
+            Graduated((Tier(1_000, Decimal("0.01")), Tier(None, Decimal("0.008"), Decimal(5)))),
+        ),
+        "ai_tokens": (None, Volume((Tier(5, Decimal(1)), Tier(None, Decimal("0.000000000001"))))),
+        "exports": (None, Flat(Decimal(10))),
+        "users": (None, Package(5, Decimal(9))),
+    }
+    assert all(limit.price_for(resource) == limit.price for limit in limits.values() for resource in (None, "x"))
+    assert [limit.blocks for limit in limits.values()] == [False] * 4
+
+
+def test_a_definition_says_each_price_in_one_way() -> None:
+    quotas = every_kind_of_price().definition()["quotas"]
+    assert {meter: limit["price"] for meter, (limit,) in quotas.items()} == {
+        "api_calls": {
+            "graduated": [{"unit_price": "0.01", "up_to": 1_000}, {"flat": "5.00", "unit_price": "0.008"}],
+        },
+        "ai_tokens": {"volume": [{"unit_price": "1.00", "up_to": 5}, {"unit_price": "0.000000000001"}]},
+        "exports": {"flat": "10.00"},
+        "users": {"package": 5, "unit_price": "9.00"},
+    }
+    assert list(quotas["api_calls"][0]) == ["limit", "per", "price", "then"]
+
+
+def test_plans_without_the_newer_prices_keep_the_digest_that_ledgers_hold() -> None:
+    assert {name: plan.digest()[:16] for name, plan in catalogues.seed.plans.items()} == {
+        "free": "93454d357f33e0a8",
+        "pro": "8312b0545d8a3ea4",
+        "enterprise": "4d18c9f6529e0776",
+    }
 
 
 def test_a_definition_is_canonical_json() -> None:
@@ -449,7 +501,7 @@ exempt = ["/healthz"]
 )
 
 
-@pytest.mark.parametrize("text", [SEED_TEXT, RICH], ids=["seed", "rich"])
+@pytest.mark.parametrize("text", [SEED_TEXT, RICH, PRICES], ids=["seed", "rich", "prices"])
 def test_a_catalogue_comes_back_from_its_dict(text: str) -> None:
     catalogue = parse(text, "plans.toml")
     tree = json.loads(json.dumps(catalogue.to_dict()))
@@ -473,6 +525,7 @@ KEYS = st.one_of(
         ["plans", "meters", "quotas", "limit", "per", "then", "unit_price", "ai", "routes", "event", "price"]
     ),
     st.sampled_from(["api_calls", "charge_up_to", "exempt", "prices", "count_on", "GET /x"]),
+    st.sampled_from(["graduated", "volume", "package", "flat", "up_to"]),
     st.text(max_size=4),
     st.integers(),
     st.none(),
@@ -493,7 +546,7 @@ def test_any_tree_is_a_catalogue_or_a_catalogue_error(tree: object) -> None:
 @settings(deadline=None, max_examples=100)
 @given(st.data())
 def test_a_damaged_tree_is_a_catalogue_or_a_catalogue_error(data: st.DataObject) -> None:
-    tree = copy.deepcopy(data.draw(st.sampled_from([tomllib.loads(SEED_TEXT), tomllib.loads(RICH)])))
+    tree = copy.deepcopy(data.draw(st.sampled_from([tomllib.loads(text) for text in (SEED_TEXT, RICH, PRICES)])))
     for _ in range(data.draw(st.integers(1, 3))):
         table: Any = tree
         path = data.draw(st.sampled_from(list(paths_of(tree)) or [("plans",)]))
