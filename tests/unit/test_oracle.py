@@ -1,0 +1,180 @@
+"""The engine against a brute-force oracle: any month, any plans, in forty zones. ``MM_ORACLE_MONTHS`` is how many."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mm_metering.backends.memory_ledger import MemoryLedger
+from mm_metering.core.cells import Calendar, Cell, CellKey, CellSum, fold_level
+from mm_metering.core.facts import Count, Fact
+from mm_metering.core.invoices import Invoice
+from mm_metering.core.invoicing import draft
+from mm_metering.core.money import round_minor
+from mm_metering.core.periods import micros
+from mm_metering.core.rating import Overage, Terms, rate
+from mm_metering.core.tenancy import NewTenant, TenantDefaults
+from tests.unit import oracle
+from tests.unit.billing_case import check_explained, folded
+from tests.unit.months import METERS, NEVER_LESS, ZONES, Case, cases
+
+MONTHS: Final = int(os.environ.get("MM_ORACLE_MONTHS", "300"))
+FEW: Final = max(40, MONTHS // 10)
+
+# -- the engine ---------------------------------------------------------------------------------------------------
+
+
+def facts_of(case: Case) -> list[Fact]:
+    """The events in order of time: ids that sort as they do."""
+    return [
+        Fact(
+            f"{number:03}",
+            micros(event.at),
+            ("set" if event.sets else "add") if event.meter == "disk" else "use",
+            "t",
+            str(METERS[event.meter].get("event", "")),
+            event.resource,
+            event.units,
+            None,
+            (Count(event.meter, "", event.units),),
+        )
+        for number, event in enumerate([*case.events, *case.levels])
+    ]
+
+
+def cells_of(case: Case, terms: Terms) -> list[Cell]:
+    """Sums in any order and batches; levels, which are ordered by time, each of its own."""
+    facts = facts_of(case)
+    levels, found = dict[CellKey, CellSum](), folded(facts[: len(case.events)], terms.tenant, case.rng)
+    for resource in {event.resource for event in case.levels}:
+        own = [fact for fact in facts[len(case.events) :] if fact.resource == resource]
+        case.rng.shuffle(own)
+        fold_level(levels, "disk", own, Calendar(terms.tenant.timezone, terms.tenant.segments))
+    return [*found, *(Cell(key, total, 1) for key, total in levels.items())]
+
+
+def before(cells: Sequence[Cell], first: date) -> dict[tuple[str, str], int]:
+    values = Counter[tuple[str, str]]()
+    for key, total, *_ in cells:
+        if key.day < first and key.meter == "disk":
+            values[key.meter, key.resource] += total.quantity
+    return dict(values)
+
+
+def bill(case: Case, terms: Terms, cells: Sequence[Cell], standing: Mapping[tuple[str, str], int]) -> Bill:
+    invoice = draft(terms, case.period, cells, currency="USD")
+    inside = [cell for cell in cells if f"{cell.key.day:%Y-%m}" == case.period]
+    lines = rate(inside, terms, period=case.period, levels_before=standing)
+    return Bill(invoice, [line for line in lines if line.meter == "disk"])
+
+
+def billed(case: Case) -> Bill:
+    terms = case.terms
+    cells = cells_of(case, terms)
+    return bill(case, terms, cells, before(cells, case.first_day))
+
+
+class Bill(NamedTuple):
+    """The draft, and what levels come to."""
+
+    invoice: Invoice
+    levels: list[Overage]
+
+    def lines(self) -> list[oracle.Line]:
+        fixed: list[oracle.Line] = [
+            (line.kind, line.meter, line.resource, Fraction(line.quantity), Fraction(line.amount))
+            for line in self.invoice.lines
+            if line.kind != "carried_over"
+        ]
+        return fixed + [
+            ("overage", line.meter, line.resource, Fraction(line.quantity), Fraction(round_minor(line.amount, "USD")))
+            for line in self.levels
+        ]
+
+
+def in_order(lines: Sequence[oracle.Line]) -> list[tuple[str, ...]]:
+    return sorted(tuple(map(str, line)) for line in lines)
+
+
+# -- what holds ---------------------------------------------------------------------------------------------------
+
+many = settings(max_examples=MONTHS, deadline=None, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=FEW, deadline=None, suppress_health_check=list(HealthCheck))
+long = pytest.mark.timeout(60 + MONTHS // 5)
+
+
+@long
+@many
+@given(cases())
+def test_a_month_is_billed_as_by_hand(case: Case) -> None:
+    found = billed(case)
+    assert in_order(found.lines()) == in_order(oracle.invoice(case.month, case.events, case.levels))
+    check_explained(found.invoice)
+    assert found.invoice.subtotal == sum(line.amount for line in found.invoice.lines if line.kind != "carried_over")
+    for line in found.levels:
+        assert line.quantity == sum(window.overage for window in line.windows)
+        assert all(window.overage == window.used - window.allowance > 0 for window in line.windows)
+
+
+@long
+@few
+@given(cases())
+def test_neither_order_nor_batches_nor_repeats_change_a_bill(case: Case) -> None:
+    """Through a ledger, which drops what it has, and folds anew where a plan changes below the facts."""
+    assert in_order(asyncio.run(through_a_ledger(case)).lines()) == in_order(billed(case).lines())
+
+
+async def through_a_ledger(case: Case) -> Bill:
+    ledger, rng, defaults, terms = MemoryLedger(), case.rng, TenantDefaults("", 0, "UTC"), case.terms
+    facts = facts_of(case)
+    came = [*facts, *rng.choices(facts, k=5)] if facts else []
+    rng.shuffle(came)
+    half = rng.randint(0, len(came))
+    batches = [came[:half], *([fact] for fact in came[half:])]
+    (since_us, plan, version), *later = terms.tenant.segments
+    sign_up = NewTenant("t", plan=plan, version=version, timezone=case.month.zone, subscribed_us=since_us)
+    for number, batch in enumerate(batches):
+        position = "0-0" if number == 0 else f"{number}-0"
+        after = f"{number + 1}-0"
+        assert await ledger.fold(0, generation=1, before=position, after=after, facts=batch, defaults=defaults)
+        if number == 0:
+            await ledger.put_tenant(sign_up, defaults=defaults, now_us=since_us)
+            for change in later:
+                await ledger.change_plan("t", plan=change.plan, version=change.version, at_us=change.starts_us)
+    cells = await ledger.cells("t", first=date(2009, 1, 1), last=date(2025, 12, 31))
+    return bill(case, terms, cells, await ledger.level_values("t", before=case.first_day))
+
+
+@long
+@few
+@given(cases(kinds=NEVER_LESS), st.data())
+def test_more_usage_never_costs_less_but_by_volume(case: Case, data: st.DataObject) -> None:
+    if case.events:
+        more = case._replace(events=[*case.events, data.draw(st.sampled_from(case.events))])
+        assert overage(more) >= overage(case)
+
+
+def overage(case: Case) -> Decimal:
+    return sum((line.amount for line in billed(case).invoice.lines if line.kind == "overage"), Decimal(0))
+
+
+def test_the_zones_are_forty_and_among_them_the_odd_ones() -> None:
+    assert len(set(ZONES)) == len(ZONES) == 40
+    assert lengths("America/St_Johns", 2010, 11)[5:8] == [timedelta(hours=24), timedelta(hours=25), timedelta(hours=24)]
+    assert lengths("Pacific/Apia", 2011, 12)[28:31] == [timedelta(hours=24), timedelta(0), timedelta(hours=24)]
+    assert lengths("Australia/Lord_Howe", 2024, 4)[6] == timedelta(hours=24, minutes=30)
+
+
+def lengths(zone: str, year: int, month: int) -> list[timedelta]:
+    return [end - start for (start, _), (end, _) in pairwise(oracle.days(zone, year, month))]
