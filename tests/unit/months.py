@@ -63,7 +63,7 @@ class Case(NamedTuple):
 # -- plans --------------------------------------------------------------------------------------------------------
 
 MONEY: Final = st.sampled_from(PRICES)
-ENDS: Final = st.sets(st.integers(1, 25), max_size=3).map(sorted)
+ENDS: Final = st.sets(st.one_of(st.integers(1, 6), st.integers(1, 30)), min_size=1, max_size=3).map(sorted)
 TIERS: Final = st.lists(
     st.fixed_dictionaries({"unit_price": MONEY, "flat": st.sampled_from(("0.00", "0.00", "0.50", "12.34"))}),
     min_size=4,
@@ -90,12 +90,12 @@ ALL: Final = tuple(COUNTED)
 NEVER_LESS: Final = ("unit", "resource", "graduated", "package", "flat")
 """With these more units never cost less. At a volume price they may, and so they may under caps and second quotas,
 which cheap units use up."""
-LIMIT: Final = {"limit": st.integers(0, 14), "per": st.sampled_from(("day", "month"))}
+LIMIT: Final = {"limit": st.integers(0, 6), "per": st.sampled_from(("day", "month"))}
 BLOCKS: Final = st.fixed_dictionaries(LIMIT | {"limit": st.one_of(LIMIT["limit"], st.just("unlimited"))})
 LEVEL_CHARGES: Final = st.builds(
-    lambda limit, how: [{"limit": limit, "then": "charge"} | how], st.integers(0, 9), st.one_of([*SCHEMES.values()])
+    lambda limit, how: [{"limit": limit, "then": "charge"} | how], st.integers(0, 6), st.one_of([*SCHEMES.values()])
 )
-LEVEL_QUOTAS: Final = st.one_of(st.just([]), st.just([{"limit": 5}]), LEVEL_CHARGES, LEVEL_CHARGES)
+LEVEL_QUOTAS: Final = st.one_of(LEVEL_CHARGES, LEVEL_CHARGES, LEVEL_CHARGES, st.just([]), st.just([{"limit": 5}]))
 
 
 def rising(ends: Sequence[int], found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -111,7 +111,7 @@ def quotas(kinds: tuple[str, ...]) -> st.SearchStrategy[list[dict[str, Any]]]:
         st.fixed_dictionaries(LIMIT),
         st.one_of([COUNTED[kind] for kind in kinds]),
     )
-    sizes = (0, 1, 2, 3) if "capped" in kinds else (0, 1, 2)
+    sizes = (1, 1, 1, 0, 2, 3) if "capped" in kinds else (1, 1, 0, 2)
     return st.builds(several, st.one_of(charges, charges, charges, BLOCKS), st.integers(0, 30), st.sampled_from(sizes))
 
 
@@ -151,7 +151,7 @@ class Mark(NamedTuple):
 
 MARKS: Final = st.builds(
     Mark,
-    st.integers(0, 31),
+    st.one_of(st.integers(0, 31), st.integers(4, 7)),
     st.one_of(st.sampled_from(NEAR_S), st.integers(-86_400, 86_400)),
     st.sampled_from((0, 0, 0, 1, 999_999)),
     change=st.none(),
@@ -161,10 +161,14 @@ LONG_BEFORE: Final = Mark(0, -70 * 86_400, 0)
 LAST_MONTH: Final = Mark(0, -9 * 86_400, 0)
 RESOURCES: Final = st.sampled_from("abcd")
 UNITS: Final = st.one_of(st.integers(1, 20), st.integers(1, 3))
-USES: Final = st.lists(st.tuples(WHEN, st.sampled_from(("calls", "tokens")), RESOURCES, UNITS), max_size=9)
+USES: Final = st.lists(
+    st.tuples(WHEN, st.sampled_from(("calls", "calls", "tokens")), RESOURCES, UNITS), min_size=4, max_size=14
+)
 SETS: Final = st.tuples(st.integers(0, 20), st.just("set"))
 ADDS: Final = st.tuples(st.integers(-9, 9), st.just("add"))
-LEVELS: Final = st.lists(st.tuples(st.one_of(WHEN, st.just(LAST_MONTH)), RESOURCES, st.one_of(SETS, ADDS)), max_size=6)
+LEVELS: Final = st.lists(
+    st.tuples(st.one_of(WHEN, st.just(LAST_MONTH)), RESOURCES, st.one_of(SETS, ADDS)), min_size=1, max_size=6
+)
 
 
 def cases(kinds: tuple[str, ...] = ALL) -> st.SearchStrategy[Case]:
