@@ -52,6 +52,8 @@ CAPPED = {
 }
 
 
+LEVELS = {"default_plan": "pro", "meters": {"users": {"aggregation": "level"}}}
+
 # -- the seed's snippets ---------------------------------------------------------------------------------------------
 
 
@@ -110,6 +112,20 @@ async def test_levels_go_up_and_down_and_are_stated(metering: Metering, clock: F
     clock.advance(timedelta(seconds=1))
     await metering.release("acme", "users", 99)
     assert (await metering.check_limit("acme", "users")).used == 0
+
+
+async def test_a_level_that_charges_is_never_refused(stores: dict[str, str], make: Make) -> None:
+    users = {"limit": 10, "then": "charge", "price": {"package": 5, "unit_price": "9.00"}}
+    metering = await make(
+        catalogue={**LEVELS, "plans": {"pro": {"price": "99.00", "quotas": {"users": users}}}}, **stores
+    )
+    for used, overage in ((8, 0), (16, 6)):
+        decision = await metering.enforce_quota("acme", "users", 8)
+        assert (decision.allowed, decision.used, decision.limit) == (True, used, 10)
+        assert (decision.remaining, decision.overage, decision.resets_at) == (max(0, 10 - used), overage, None)
+    assert await metering.check_limit("acme", "users", 1_000)
+    await metering.release("acme", "users", 7)
+    assert (await metering.check_limit("acme", "users")).used == 9
 
 
 async def test_storage_events_state_a_level(metering: Metering, clock: FrozenClock) -> None:

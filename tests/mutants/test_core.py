@@ -13,10 +13,13 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 
+RATING: Final = ("tests/unit/test_rating.py", "tests/unit/test_rating_prices.py", "tests/unit/test_rating_levels.py")
 TESTS: Final = {
     "limits": ("tests/unit/test_limits.py", "tests/contract/test_counters.py::TestMemory"),
-    "rating": ("tests/unit/test_rating.py",),
-    "invoicing": ("tests/unit/test_rating.py",),
+    "rating": (*RATING, "tests/unit/test_oracle.py"),
+    "pricing": ("tests/unit/test_pricing.py", "tests/unit/test_oracle.py"),
+    "standing": ("tests/unit/test_rating_levels.py", "tests/unit/test_oracle.py"),
+    "invoicing": RATING,
     "money": ("tests/unit/test_money.py",),
     "periods": ("tests/unit/test_periods.py",),
     "cells": ("tests/unit/test_cells.py", "tests/unit/test_usage.py"),
@@ -26,6 +29,8 @@ TESTS: Final = {
     "tenancy": ("tests/contract/test_ledger.py::TestMemory",),
     "usage": ("tests/unit/test_usage.py",),
     "catalogue": ("tests/unit/test_catalogue.py",),
+    "catalogue_layout": ("tests/unit/test_catalogue_file.py", "tests/unit/test_overrides.py"),
+    "price_layout": ("tests/unit/test_catalogue_file.py",),
 }
 """By ``core``'s module, those that must notice a bug in it."""
 SURVIVED, CAUGHT = 0, 1
@@ -73,6 +78,41 @@ MUTANTS: Final = {
     "the cheapest resource is free first": Mutant("rating", "dearest.copy_negate()", "dearest"),
     "scoped cells count again": Mutant("rating", "if not key.scope:", "if True:"),
     "a window says nothing of earlier plans": Mutant("rating", "0 if by_resource else step.before", "0"),
+    "levels are billed by what changed them": Mutant(
+        "rating", "if not limit.blocks and not limit.is_level:", "if not limit.blocks:"
+    ),
+    "a level has the whole month's allowance under each plan": Mutant(
+        "rating", "(limit.maximum or 0) * part.seconds", "(limit.maximum or 0) * month.seconds"
+    ),
+    "a mean is cut off": Mutant("rating", "quantize(_MILLIONTH, ROUND_HALF_UP)", 'quantize(_MILLIONTH, "ROUND_DOWN")'),
+    "another level's value is billed": Mutant("rating", "stood[meter] += value", 'stood["storage_mb"] += value'),
+    # -- prices and levels
+    "a tier is reached by the unit before it": Mutant("pricing", "if after < quantity)", "if after <= quantity)"),
+    "a volume ends one unit early": Mutant(
+        "pricing", "quantity <= (each[1].up_to or quantity)", "quantity < (each[1].up_to or quantity + 1)"
+    ),
+    "only whole packages are billed": Mutant(
+        "pricing", "to_integral_value(ROUND_CEILING)", 'to_integral_value("ROUND_FLOOR")'
+    ),
+    "a flat part is forgotten": Mutant(
+        "pricing", "quantity * tier.unit_price + tier.flat", "quantity * tier.unit_price"
+    ),
+    "no units cost a flat price": Mutant("pricing", "or quantity <= 0:", "or quantity < 0:"),
+    "two prices are one": Mutant("pricing", "return json.dumps(price_form(price))", 'return "other"'),
+    "a change counts past its plan": Mutant("standing", "(left(day) - end)", "left(day)"),
+    "what stood before a change of plan is forgotten": Mutant(
+        "standing", "level += sum(total.quantity for _, total in inside)", "pass"
+    ),
+    "a level of before the sign-up is billed": Mutant("standing", "if sign_up_us > micros(start):", "if 0:"),
+    "tiers may end where they began": Mutant(
+        "price_layout", "following.up_to <= tier.up_to", "following.up_to < tier.up_to"
+    ),
+    "tiers may have no end": Mutant("price_layout", "if tiers[-1].up_to is not None:", "if 0:"),
+    "an override leaves the plan's own limits in force": Mutant(
+        "catalogue_layout",
+        "in plan.quotas.items() if name not in entries}",
+        "in plan.quotas.items() if name not in ()}",
+    ),
     "what is not billed is not told": Mutant("rating", "unbilled=row.past - row.billed", "unbilled=0"),
     # -- invoices
     "a neighbouring month is billed": Mutant(

@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
@@ -119,7 +119,7 @@ def instants(text: str, timezone: str) -> list[datetime]:
     return [instant(day.isoformat(), timezone) for day in days]
 
 
-def terms_of(statement: Statement, catalogue: Catalogue) -> Terms:
+def statement_terms(statement: Statement, catalogue: Catalogue) -> Terms:
     """The tenant, with a segment per plan line, and version 1 of each plan."""
     segments = [Segment(micros(_start(when, statement)), name, 1) for name, when in statement.plans]
     plans = {(name, 1): plan for name, plan in catalogue.plans.items()}
@@ -187,7 +187,7 @@ def _merge(total: dict[CellKey, CellSum], batch: Iterable[Fact], calendar: Calen
 
 
 def invoice_of(statement: Statement, catalogue: Catalogue, rng: random.Random) -> Invoice:
-    terms = terms_of(statement, catalogue)
+    terms = statement_terms(statement, catalogue)
     cells = folded(facts_of(statement, catalogue), terms.tenant, rng)
     return draft(terms, statement.period, cells, currency=catalogue.currency)
 
@@ -267,3 +267,48 @@ def billing_case(test: Case | None = None, *, catalogue: Catalogue | None = None
         return run
 
     return decorate if test is None else decorate(test)
+
+
+# -- catalogues, terms and facts of tests without a statement ---------------------------------------------------
+
+JANUARY = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+def charge(limit: int, per: str, price: object, *, cap: str | None = None) -> dict[str, object]:
+    return {"limit": limit, "per": per, "then": {"charge_up_to": cap} if cap else "charge", "unit_price": price}
+
+
+def block(limit: int | str, per: str) -> dict[str, object]:
+    return {"limit": limit, "per": per}
+
+
+def catalogue_of(**plans: Mapping[str, object]) -> Catalogue:
+    """The seed's meters and zone, with other plans: each a table of quotas, at no base price."""
+    tree = {"currency": "USD", "meters": catalogues.seed.to_dict()["meters"]}
+    prices = {name: {"price": "0.00", "quotas": quotas} for name, quotas in plans.items()}
+    return Catalogue.from_dict(tree | {"plans": prices})
+
+
+def seed_with(plan: str, **quotas: object) -> Catalogue:
+    """The seed's catalogue with other quotas in one plan."""
+    tree = catalogues.seed.to_dict()
+    tree["plans"][plan]["quotas"] |= quotas
+    return Catalogue.from_dict(tree)
+
+
+def api_fact(number: int, moment: datetime, quantity: int) -> Fact:
+    counts = (Count("api_calls", "", quantity),)
+    return Fact(f"f{number}", micros(moment), "use", "t", "api_call", f"/v{number % 2}", quantity, 0, counts)
+
+
+def terms_of(
+    catalogue: Catalogue,
+    plan: str,
+    *,
+    start: datetime = JANUARY,
+    then: Sequence[tuple[int, str]] = (),
+    timezone: str = "UTC",
+) -> Terms:
+    segments = (Segment(micros(start), plan, 1), *(Segment(at, name, 1) for at, name in then))
+    row = TenantRow("t", timezone, micros(start), "active", 1, None, segments)
+    return Terms(row, {(name, 1): plan for name, plan in catalogue.plans.items()})

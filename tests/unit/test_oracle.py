@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from mm_metering.backends.memory_ledger import MemoryLedger
 from mm_metering.core.cells import Calendar, Cell, CellKey, CellSum, fold_level
 from mm_metering.core.facts import Count, Fact
-from mm_metering.core.invoices import Invoice
+from mm_metering.core.invoices import Invoice, InvoiceLine
 from mm_metering.core.invoicing import draft
 from mm_metering.core.money import round_minor
 from mm_metering.core.periods import micros
@@ -27,10 +27,10 @@ from mm_metering.core.rating import Overage, Terms, rate
 from mm_metering.core.tenancy import NewTenant, TenantDefaults
 from tests.unit import oracle
 from tests.unit.billing_case import check_explained, folded
-from tests.unit.months import METERS, NEVER_LESS, ZONES, Case, cases
+from tests.unit.months import MARKS, METERS, NEVER_LESS, ZONES, Case, Mark, cases
 
 MONTHS: Final = int(os.environ.get("MM_ORACLE_MONTHS", "300"))
-FEW: Final = max(40, MONTHS // 10)
+FEW: Final = MONTHS // 3
 
 # -- the engine ---------------------------------------------------------------------------------------------------
 
@@ -159,14 +159,33 @@ async def through_a_ledger(case: Case) -> Bill:
 @long
 @few
 @given(cases(kinds=NEVER_LESS), st.data())
-def test_more_usage_never_costs_less_but_by_volume(case: Case, data: st.DataObject) -> None:
+def test_more_usage_never_costs_less(case: Case, data: st.DataObject) -> None:
     if case.events:
         more = case._replace(events=[*case.events, data.draw(st.sampled_from(case.events))])
         assert overage(more) >= overage(case)
 
 
 def overage(case: Case) -> Decimal:
-    return sum((line.amount for line in billed(case).invoice.lines if line.kind == "overage"), Decimal(0))
+    return sum((line.amount for line in accrued(case)), Decimal(0))
+
+
+@long
+@few
+@given(cases(), MARKS, st.sampled_from(("p0", "p1", "p2")))
+def test_a_later_change_of_plan_does_not_touch_what_has_accrued(case: Case, mark: Mark, plan: str) -> None:
+    at = mark.moment([start for start, _ in oracle.days(*case.month[:3])], [])
+    timeline = [change for change in case.month.timeline if change[0] < at]
+    if not timeline or plan not in case.month.plans:
+        return
+    until = case._replace(events=[event for event in case.events if event.at < at], levels=[])
+    stays, changes = (
+        until._replace(month=case.month._replace(timeline=changed)) for changed in (timeline, [*timeline, (at, plan)])
+    )
+    assert accrued(stays) == accrued(changes)
+
+
+def accrued(case: Case) -> list[InvoiceLine]:
+    return [line for line in billed(case).invoice.lines if line.kind == "overage"]
 
 
 def test_the_zones_are_forty_and_among_them_the_odd_ones() -> None:

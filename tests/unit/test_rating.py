@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, localcontext
@@ -15,39 +15,24 @@ from pydantic import ValidationError
 
 from mm_metering import catalogues
 from mm_metering.core.catalogue import Catalogue
-from mm_metering.core.cells import Calendar, Cell, CellKey, CellSum, LevelEnd, Segment, fold_level
+from mm_metering.core.cells import Segment
 from mm_metering.core.facts import Count, Fact
 from mm_metering.core.invoices import Explanation, Invoice, InvoiceLine
 from mm_metering.core.invoicing import draft
 from mm_metering.core.periods import Window, micros, month_span, zone
 from mm_metering.core.rating import Overage, Terms, Use, cap_used, rate, used_by_window
 from mm_metering.core.tenancy import TenantRow
-from tests.unit.billing_case import billing_case, folded
-
-JANUARY = datetime(2024, 1, 1, tzinfo=UTC)
-
-
-def charge(limit: int, per: str, price: object, *, cap: str | None = None) -> dict[str, object]:
-    return {"limit": limit, "per": per, "then": {"charge_up_to": cap} if cap else "charge", "unit_price": price}
-
-
-def block(limit: int | str, per: str) -> dict[str, object]:
-    return {"limit": limit, "per": per}
-
-
-def catalogue_of(**plans: Mapping[str, object]) -> Catalogue:
-    """The seed's meters and zone, with other plans: each a table of quotas, at no base price."""
-    tree = {"currency": "USD", "meters": catalogues.seed.to_dict()["meters"]}
-    prices = {name: {"price": "0.00", "quotas": quotas} for name, quotas in plans.items()}
-    return Catalogue.from_dict(tree | {"plans": prices})
-
-
-def seed_with(plan: str, **quotas: object) -> Catalogue:
-    """The seed's catalogue with other quotas in one plan."""
-    tree = catalogues.seed.to_dict()
-    tree["plans"][plan]["quotas"] |= quotas
-    return Catalogue.from_dict(tree)
-
+from tests.unit.billing_case import (
+    JANUARY,
+    api_fact,
+    billing_case,
+    block,
+    catalogue_of,
+    charge,
+    folded,
+    seed_with,
+    terms_of,
+)
 
 # -- the scenarios ------------------------------------------------------------------------------------------------
 
@@ -672,310 +657,6 @@ def rated_bill() -> Invoice:
     return draft(terms, "2024-01", cells, currency="USD")
 
 
-# -- other prices than one per unit -------------------------------------------------------------------------------
-
-TIERS = [{"up_to": 1_000, "unit_price": "0.01"}, {"unit_price": "0.008", "flat": "5.00"}]
-GRADUATED = {"graduated": TIERS}
-
-
-def priced(price: object, limit: int = 1_000, per: str = "day") -> dict[str, object]:
-    return {"limit": limit, "per": per, "then": "charge", "price": price}
-
-
-def pro_with(price: object, limit: int = 1_000, per: str = "day") -> Catalogue:
-    return catalogue_of(pro={"api_calls": priced(price, limit, per)})
-
-
-@billing_case(catalogue=pro_with(GRADUATED))
-def test_graduated_tiers_count_the_months_units_past_the_allowances(invoice: Invoice) -> None:
-    """
-    plan      pro
-    usage     2024-01-10..2024-01-12  api_calls  1,600
-    usage     2024-01-13              api_calls    900
-    invoice   1,800 api_calls = 21.40 USD
-    total     21.40 USD
-    """
-    (_, line) = invoice.lines
-    assert line.description == "1,800 api_calls past the allowance, 1,000 at 0.01, then 800 at 0.008 + 5.00"
-    assert line.unit_price == Decimal("0.011888888889")  # the mean
-    why = explained(invoice, "api_calls")
-    assert [window.overage for window in why.windows] == [600, 600, 600]
-    assert [tier.model_dump() for tier in why.tiers] == [
-        {
-            "after": 0,
-            "up_to": 1_000,
-            "quantity": 1_000,
-            "unit_price": Decimal("0.01"),
-            "flat": Decimal(0),
-            "amount": Decimal("10.00"),
-            "package": None,
-        },
-        {
-            "after": 1_000,
-            "up_to": None,
-            "quantity": 800,
-            "unit_price": Decimal("0.008"),
-            "flat": Decimal("5.00"),
-            "amount": Decimal("11.40"),
-            "package": None,
-        },
-    ]
-
-
-@billing_case(catalogue=pro_with(GRADUATED))
-def test_exactly_a_tier_does_not_reach_the_next(invoice: Invoice) -> None:
-    """
-    plan      pro
-    usage     2024-01-10..2024-01-11  api_calls  1,500
-    invoice   1,000 api_calls = 10.00 USD
-    """
-
-
-@billing_case(catalogue=pro_with(GRADUATED))
-def test_the_next_unit_reaches_the_next_tier_with_its_flat_part(invoice: Invoice) -> None:
-    """
-    plan      pro
-    usage     2024-01-10..2024-01-11  api_calls  1,500
-    usage     2024-01-12              api_calls  1,001
-    invoice   1,001 api_calls = 15.01 USD
-    """
-
-
-@billing_case(catalogue=pro_with(GRADUATED))
-def test_tiers_begin_anew_with_the_month(invoice: Invoice) -> None:
-    """
-    plan      pro
-    usage     2024-01-31  api_calls  9,000
-    usage     2024-02-01  api_calls  1,100
-    period    2024-02
-    invoice   100 api_calls = 1.00 USD
-    """
-
-
-@billing_case(catalogue=pro_with({"volume": TIERS}))
-def test_a_volume_price_is_that_of_the_last_tier_reached(invoice: Invoice) -> None:
-    """
-    plan      pro
-    usage     2024-01-10..2024-01-12  api_calls  1,600
-    invoice   1,800 api_calls = 19.40 USD
-    """
-    assert invoice.lines[1].description == "1,800 api_calls past the allowance, all at 0.008 + 5.00"
-
-
-@billing_case(catalogue=pro_with({"package": 1_000, "unit_price": "5.00"}))
-def test_each_begun_package_is_billed(invoice: Invoice) -> None:
-    """
-    plan      pro
-    usage     2024-01-10..2024-01-11  api_calls  1,500
-    usage     2024-01-12              api_calls  1,001
-    invoice   1,001 api_calls = 10.00 USD
-    """
-    assert invoice.lines[1].description == "1,001 api_calls past the allowance, 2 packages of 1,000 at 5.00"
-
-
-@billing_case(catalogue=pro_with({"flat": "10.00"}))
-def test_a_flat_price_is_billed_once(invoice: Invoice) -> None:
-    """
-    plan      pro
-    usage     2024-01-10..2024-01-20  api_calls  1,001
-    invoice   11 api_calls = 10.00 USD
-    """
-    assert invoice.lines[1].description == "11 api_calls past the allowance, 10.00 flat"
-
-
-@billing_case(catalogue=pro_with({"flat": "10.00"}))
-def test_within_the_allowance_a_flat_price_is_not_billed(invoice: Invoice) -> None:
-    """
-    plan      pro
-    usage     2024-01-10..2024-01-20  api_calls  1,000
-    total     0.00 USD
-    """
-
-
-@billing_case(catalogue=pro_with({"graduated": [{"unit_price": "0.000000000001234567"}]}, limit=0, per="month"))
-def test_prices_of_more_than_twelve_decimals_count(invoice: Invoice) -> None:
-    """
-    plan      pro
-    usage     2024-01-10..2024-01-12  api_calls  9,000,000,000
-    invoice   27,000,000,000 api_calls = 0.03 USD
-    """
-    assert explained(invoice, "api_calls").tiers[0].amount == Decimal("0.033333309000")
-
-
-@billing_case(
-    catalogue=catalogue_of(
-        small={"api_calls": priced(GRADUATED)},
-        large={"api_calls": priced(GRADUATED, limit=2_000)},
-        unit={"api_calls": charge(3_000, "day", "0.01")},
-    )
-)
-def test_one_price_of_two_plans_is_one_line_and_another_price_its_own(invoice: Invoice) -> None:
-    """
-    plan      small from 2024-01-01
-    plan      large from 2024-01-11
-    plan      unit from 2024-01-21
-    usage     2024-01-10  api_calls  1,700
-    usage     2024-01-20  api_calls  2,700
-    usage     2024-01-30  api_calls  3,100
-    invoice   100 api_calls x 0.01 = 1.00 USD
-    invoice   1,400 api_calls = 18.20 USD
-    """
-    assert len({line.id for line in invoice.lines}) == len(invoice.lines)
-
-
-@billing_case(
-    catalogue=catalogue_of(pro={"api_calls": [priced(GRADUATED, limit=100), {"limit": 1_300, "per": "month"}]})
-)
-def test_past_a_quota_that_blocks_units_reach_no_tier(invoice: Invoice) -> None:
-    """
-    plan      pro
-    usage     2024-01-10  api_calls  900
-    usage     2024-01-11  api_calls  900
-    invoice   1,100 api_calls = 15.80 USD
-    """
-
-
-def test_a_line_through_tiers_survives_json() -> None:
-    catalogue = pro_with(GRADUATED)
-    terms = terms_of(catalogue, "pro")
-    invoice = draft(
-        terms, "2024-01", folded([api_fact(0, JANUARY, 2_345)], terms.tenant, random.Random(1)), currency="USD"
-    )
-    assert Invoice.model_validate_json(invoice.model_dump_json()) == invoice
-
-
-# -- levels that charge -------------------------------------------------------------------------------------------
-
-APRIL = datetime(2024, 4, 1, tzinfo=UTC)
-GIGABYTES = {"limit": 1_000, "then": "charge", "unit_price": "0.02"}
-
-
-def disk(quota: object, **others: object) -> Catalogue:
-    return catalogue_of(pro={"storage_mb": quota}, **{name: {"storage_mb": each} for name, each in others.items()})
-
-
-def level_lines(
-    terms: Terms, *sets: tuple[datetime, str, int], stood: int = 0, period: str = "2024-04"
-) -> list[Overage]:
-    """What is billed for a level that ``stood`` at the month's start and was set then."""
-    cells: dict[CellKey, CellSum] = {}
-    calendar = Calendar(terms.tenant.timezone, terms.tenant.segments)
-    for resource in {"a", *(name for _, name, _ in sets)}:
-        facts = [
-            Fact(f"{n}", micros(at), "set", "t", "", name, value, None, (Count("storage_mb", "", value),))
-            for n, (at, name, value) in enumerate(sets)
-            if name == resource
-        ]
-        fold_level(cells, "storage_mb", facts, calendar, LevelEnd(stood if resource == "a" else 0, -1))
-    found = [Cell(key, total, 1) for key, total in cells.items()]
-    before = {("storage_mb", "a"): stood, ("users", "a"): 5_000, ("*storage", "a"): stood}
-    return rate(found, terms, period=period, levels_before=before)
-
-
-def lines_of(lines: Sequence[Overage]) -> list[tuple[str, Decimal]]:
-    return [(str(line.quantity), line.amount) for line in lines]
-
-
-def test_a_level_that_stands_all_month_bills_what_is_past_the_limit() -> None:
-    terms = terms_of(disk(GIGABYTES), "pro")
-    (line,) = level_lines(terms, stood=1_500)
-    assert (line.meter, line.resource, line.quantity, line.amount) == ("storage_mb", "", 500, Decimal("10.00"))
-    (window,) = line.windows
-    assert (window.start, window.end) == (APRIL, datetime(2024, 5, 1, tzinfo=UTC))
-    assert (window.used, window.allowance, window.overage, window.plan) == (1_500, 1_000, 500, "pro@1")
-    assert (window.before, window.unbilled, window.events) == (0, 0, 0)
-
-
-def test_a_level_up_to_the_limit_bills_nothing() -> None:
-    assert level_lines(terms_of(disk(GIGABYTES), "pro"), stood=1_000) == []
-
-
-def test_a_level_bills_its_mean_over_the_month() -> None:
-    terms = terms_of(disk(GIGABYTES), "pro")
-    halfway = (APRIL + timedelta(days=15), "a", 2_000)
-    assert lines_of(level_lines(terms, halfway, stood=1_000)) == [("500.000000", Decimal("10.00000000"))]
-    assert lines_of(level_lines(terms, halfway, stood=400)) == [("200.000000", Decimal("4.00000000"))]  # 1,200 - 1,000
-    assert level_lines(terms, halfway) == []  # a mean of 1,000
-    (line,) = level_lines(terms, halfway, (APRIL + timedelta(days=20), "a", 5_000), stood=1_000)
-    assert line.windows[0].events == 2
-
-
-def test_a_mean_is_rounded_half_up_to_a_millionth_and_then_priced_exactly() -> None:
-    terms = terms_of(disk(GIGABYTES | {"limit": 0}), "pro")
-    second = APRIL + timedelta(days=30) - timedelta(seconds=1)
-    assert lines_of(level_lines(terms, (second, "a", 1))) == []  # 0.000000386
-    assert lines_of(level_lines(terms, (second, "a", 2))) == [("0.000001", Decimal("0.00000002"))]
-    assert lines_of(level_lines(terms, (APRIL + timedelta(days=20), "a", 1_000))) == [
-        ("333.333333", Decimal("6.66666666"))
-    ]
-
-
-def test_all_resources_of_a_level_share_the_limit() -> None:
-    terms = terms_of(disk(GIGABYTES), "pro")
-    (line,) = level_lines(terms, (APRIL, "b", 400), (APRIL + timedelta(days=15), "c", 200), stood=900)
-    assert (line.quantity, line.resource) == (400, "")
-
-
-def test_each_plan_bills_its_share_of_the_month() -> None:
-    catalogue = disk(GIGABYTES, max=GIGABYTES | {"limit": 2_000, "unit_price": "0.01"})
-    terms = terms_of(catalogue, "pro", then=[(micros(APRIL + timedelta(days=10, hours=12)), "max")])
-    cheap, dear = level_lines(terms, stood=3_000)
-    assert lines_of([cheap, dear]) == [("650.000000", Decimal("6.50000000")), ("700.000000", Decimal("14.00000000"))]
-    (window,) = dear.windows
-    assert (window.used, window.allowance) == (1_050, 350)  # 3,000 and 1,000 for 10.5 of 30 days
-    assert window.end == cheap.windows[0].start == APRIL + timedelta(days=10, hours=12)
-
-
-def test_one_plan_again_is_the_same_line_and_room_left_under_one_is_none_under_the_next() -> None:
-    catalogue = disk(GIGABYTES, none={"limit": "unlimited"})
-    third, two_thirds = APRIL + timedelta(days=10), APRIL + timedelta(days=20)
-    terms = terms_of(catalogue, "pro", then=[(micros(third), "none"), (micros(two_thirds), "pro")])
-    (line,) = level_lines(terms, (third, "a", 1_600), stood=100)
-    assert [(window.start, window.overage) for window in line.windows] == [(two_thirds, 200)]
-    (line,) = level_lines(terms, (third, "a", 1_600), stood=1_900)
-    assert [(window.start, window.overage) for window in line.windows] == [(APRIL, 300), (two_thirds, 200)]
-    assert line.amount == 10
-
-
-def test_a_change_at_a_plans_instant_is_the_new_plans() -> None:
-    catalogue = disk(GIGABYTES, max=GIGABYTES | {"limit": 2_000})
-    noon = APRIL + timedelta(days=15, hours=12)
-    terms = terms_of(catalogue, "pro", then=[(micros(noon), "max")])
-    assert level_lines(terms, (noon, "a", 2_000), stood=1_000) == []
-
-
-def test_a_level_counts_from_the_local_day_of_the_sign_up() -> None:
-    sign_up = APRIL + timedelta(days=20, hours=9)
-    terms = terms_of(disk(GIGABYTES), "pro", start=sign_up)
-    (line,) = level_lines(terms, (APRIL + timedelta(days=3), "a", 9_000), (APRIL + timedelta(days=20), "a", 1_600))
-    assert (line.quantity, line.windows[0].start) == (200, APRIL + timedelta(days=20))
-    assert level_lines(terms, stood=9_000, period="2024-03") == []
-
-
-def test_a_month_with_a_clock_change_is_weighed_by_its_seconds() -> None:
-    terms = terms_of(disk(GIGABYTES | {"limit": 0}), "pro", timezone="America/New_York")
-    after = datetime(2024, 3, 11, 4, tzinfo=UTC)  # the day after the one of 23 hours
-    (line,) = level_lines(terms, (after, "a", 743), period="2024-03")
-    assert line.quantity == 21 * 24
-
-
-def test_a_fraction_of_a_level_falls_into_no_gap_between_tiers() -> None:
-    terms = terms_of(disk({"limit": 0, "then": "charge", "price": GRADUATED}), "pro")
-    (line,) = level_lines(terms, (APRIL + timedelta(days=15), "a", 1_001), stood=1_000)
-    assert (line.quantity, line.amount) == (Decimal("1000.5"), Decimal("15.004"))
-    assert [tier.quantity for tier in line.tiers] == [1_000, Decimal("0.5")]
-
-
-@pytest.mark.parametrize("quota", [{"limit": 1_000}, {"limit": "unlimited"}])
-def test_a_level_that_does_not_charge_is_not_billed(quota: object) -> None:
-    assert level_lines(terms_of(disk(quota), "pro"), (APRIL, "b", 5_000), stood=9_000) == []
-
-
-def test_without_a_period_levels_are_not_billed() -> None:
-    terms = terms_of(disk(GIGABYTES), "pro")
-    assert rate([], terms, levels_before={("storage_mb", "a"): 9_000}) == []
-
-
 # -- what the counters' loader asks -------------------------------------------------------------------------------
 
 
@@ -1084,28 +765,7 @@ def test_a_yen_invoice_has_no_minor_digits() -> None:
     assert invoice.model_dump(mode="json")["total"] == "38"
 
 
-# -- values for the rules -----------------------------------------------------------------------------------------
-
-
 Events = Sequence[tuple[datetime, int]]
-
-
-def api_fact(number: int, moment: datetime, quantity: int) -> Fact:
-    counts = (Count("api_calls", "", quantity),)
-    return Fact(f"f{number}", micros(moment), "use", "t", "api_call", f"/v{number % 2}", quantity, 0, counts)
-
-
-def terms_of(
-    catalogue: Catalogue,
-    plan: str,
-    *,
-    start: datetime = JANUARY,
-    then: Sequence[tuple[int, str]] = (),
-    timezone: str = "UTC",
-) -> Terms:
-    segments = (Segment(micros(start), plan, 1), *(Segment(at, name, 1) for at, name in then))
-    row = TenantRow("t", timezone, micros(start), "active", 1, None, segments)
-    return Terms(row, {(name, 1): plan for name, plan in catalogue.plans.items()})
 
 
 def rate_simple(catalogue: Catalogue, events: Events) -> list[Overage]:
