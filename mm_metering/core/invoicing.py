@@ -263,6 +263,7 @@ class _Bill(NamedTuple):
     def overage(self, over: Overage) -> InvoiceLine:
         what = f"{over.meter} ({over.resource})" if over.resource else over.meter
         how = price_words(over.price, over.quantity)
+        mean = " in the month's mean" if isinstance(over.quantity, Decimal) else ""
         plans = ", ".join(dict.fromkeys(window.plan for window in over.windows))
         amount, rounding = self._rounded(over.amount)
         return InvoiceLine(
@@ -270,7 +271,7 @@ class _Bill(NamedTuple):
             kind="overage",
             meter=over.meter,
             resource=over.resource,
-            description=f"{quantity_text(over.quantity)} {what} past the allowance, {how}",
+            description=f"{quantity_text(over.quantity)} {what} past the allowance{mean}, {how}",
             quantity=over.quantity,
             unit_price=over.unit_price,
             amount=amount,

@@ -5,8 +5,8 @@ day by local day and plan segment by plan segment, and counts them in their wind
 allowance of the plan in force are billed at its price, so that in one window a segment bills
 max(0, C_i - max(L_i, C_i-1)), where C is what was counted by its end and L its allowance.
 
-The units that a price bills in the month make one line, whatever the days and plans they come from: tiers, packages and
-flat prices count them together. ``cells`` are therefore of one month where a plan has such prices.
+The units that one price bills in the month make one line, whatever the days and plans they come from: tiers, packages
+and flat prices count them together. ``cells`` are therefore of one month where a plan has such prices.
 
 Past a quota of the same plan that blocks, and past its cap, units count but are not billed (a recorded fact is never
 refused). A cap is spent in whole units: what is billed is the most that fits under it. It counts the money past the
@@ -334,14 +334,14 @@ def _level_lines(
         stood[meter] += value
     for meter in sorted(_charged_levels(terms)):
         own = [cell for cell in cells if cell.key.meter == meter and not cell.key.scope]
-        lines: dict[Price, list[WindowUse]] = defaultdict(list)
+        lines: dict[_LineKey, list[WindowUse]] = defaultdict(list)
         for part in parts(own, terms.tenant, month, stood[meter]):
             for limit in terms.limits(meter, part.since_us):
-                price, window = limit.price_for(""), _level_use(part, limit, month, terms)
-                if limit.is_level and price is not None and window.overage:
-                    lines[price].append(window)
-        for (_, price), windows in sorted(((("", price), each) for price, each in lines.items()), key=_order_of_lines):
-            yield Overage(meter, "", price, tuple(windows))
+                price = limit.price_for("") if limit.is_level else None
+                if price is not None and (window := _level_use(part, limit, month, terms)).overage:
+                    lines["", price].append(window)
+        for (resource, price), windows in sorted(lines.items(), key=_order_of_lines):
+            yield Overage(meter, resource, price, tuple(windows))
 
 
 def _charged_levels(terms: Terms) -> set[str]:

@@ -86,6 +86,7 @@ MUTANTS: Final = {
     ),
     "a mean is cut off": Mutant("rating", "quantize(_MILLIONTH, ROUND_HALF_UP)", 'quantize(_MILLIONTH, "ROUND_DOWN")'),
     "another level's value is billed": Mutant("rating", "stood[meter] += value", 'stood["storage_mb"] += value'),
+    "what is not billed is not told": Mutant("rating", "unbilled=row.past - row.billed", "unbilled=0"),
     # -- prices and levels
     "a tier is reached by the unit before it": Mutant("pricing", "if after < quantity)", "if after <= quantity)"),
     "a volume ends one unit early": Mutant(
@@ -108,12 +109,9 @@ MUTANTS: Final = {
         "price_layout", "following.up_to <= tier.up_to", "following.up_to < tier.up_to"
     ),
     "tiers may have no end": Mutant("price_layout", "if tiers[-1].up_to is not None:", "if 0:"),
-    "an override leaves the plan's own limits in force": Mutant(
-        "catalogue_layout",
-        "in plan.quotas.items() if name not in entries}",
-        "in plan.quotas.items() if name not in ()}",
+    "an override takes no limits away": Mutant(
+        "catalogue_layout", "plan.quotas.items() if name not in entries}", "plan.quotas.items()}"
     ),
-    "what is not billed is not told": Mutant("rating", "unbilled=row.past - row.billed", "unbilled=0"),
     # -- invoices
     "a neighbouring month is billed": Mutant(
         "invoicing", "(cell[0].day.year, cell[0].day.month) == (year, month)", "cell[0].day.year == year"

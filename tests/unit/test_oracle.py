@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Final, NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from mm_metering.backends.memory_ledger import MemoryLedger
@@ -30,7 +30,7 @@ from tests.unit.billing_case import check_explained, folded
 from tests.unit.months import MARKS, METERS, NEVER_LESS, ZONES, Case, Mark, cases
 
 MONTHS: Final = int(os.environ.get("MM_ORACLE_MONTHS", "300"))
-FEW: Final = MONTHS // 3
+BATCH: Final = 1_000
 
 # -- the engine ---------------------------------------------------------------------------------------------------
 
@@ -109,15 +109,19 @@ def in_order(lines: Sequence[oracle.Line]) -> list[tuple[str, ...]]:
 
 # -- what holds ---------------------------------------------------------------------------------------------------
 
-many = settings(max_examples=MONTHS, deadline=None, suppress_health_check=list(HealthCheck))
-few = settings(max_examples=FEW, deadline=None, suppress_health_check=list(HealthCheck))
-long = pytest.mark.timeout(60 + MONTHS // 5)
+many = settings(max_examples=min(MONTHS, BATCH), deadline=None, suppress_health_check=list(HealthCheck))
+few = settings(many, max_examples=min(MONTHS // 3, BATCH))
+long = pytest.mark.timeout(140)
 
 
 @long
-@many
-@given(cases())
-def test_a_month_is_billed_as_by_hand(case: Case) -> None:
+@pytest.mark.parametrize("batch", range(-(-MONTHS // BATCH)))
+def test_months_are_billed_as_by_hand(batch: int) -> None:
+    check = many(given(cases())(is_billed_as_by_hand))
+    (seed(batch)(check) if batch else check)()
+
+
+def is_billed_as_by_hand(case: Case) -> None:
     found = billed(case)
     assert in_order(found.lines()) == in_order(oracle.invoice(case.month, case.events, case.levels))
     check_explained(found.invoice)

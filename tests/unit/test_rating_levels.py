@@ -11,6 +11,8 @@ import pytest
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.cells import Calendar, Cell, CellKey, CellSum, LevelEnd, fold_level
 from mm_metering.core.facts import Count, Fact
+from mm_metering.core.invoices import InvoiceLine
+from mm_metering.core.invoicing import _Bill
 from mm_metering.core.periods import micros
 from mm_metering.core.rating import Overage, Terms, rate
 from tests.unit.billing_case import catalogue_of, terms_of
@@ -139,6 +141,21 @@ def test_a_fraction_of_a_level_falls_into_no_gap_between_tiers() -> None:
 @pytest.mark.parametrize("quota", [{"limit": 1_000}, {"limit": "unlimited"}])
 def test_a_level_that_does_not_charge_is_not_billed(quota: object) -> None:
     assert level_lines(terms_of(disk(quota), "pro"), (APRIL, "b", 5_000), stood=9_000) == []
+
+
+def test_a_level_is_a_line_like_any_other() -> None:
+    terms = terms_of(disk({"limit": 0, "then": "charge", "price": {"graduated": TIERS}}), "pro")
+    (over,) = level_lines(terms, (APRIL + timedelta(days=15), "a", 1_001), stood=1_000)
+    line = _Bill(terms, "2024-04", "USD", 1).overage(over)
+    assert line.description == (
+        "1,000.5 storage_mb past the allowance in the month's mean, 1,000 at 0.01, then 0.5 at 0.008 + 5.00"
+    )
+    assert (line.quantity, line.amount, line.unit_price) == (
+        Decimal("1000.5"),
+        Decimal("15.00"),
+        Decimal("0.014996501749"),
+    )
+    assert InvoiceLine.model_validate_json(line.model_dump_json()) == line
 
 
 def test_without_a_period_levels_are_not_billed() -> None:
