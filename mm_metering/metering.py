@@ -634,16 +634,22 @@ class Metering:
         return await self._invoices.preview(tenant, period)
 
     async def close_period(
-        self, period: str, *, tenant: str | None = None, progress: Progress = lambda _: None
+        self,
+        period: str,
+        *,
+        tenant: str | None = None,
+        progress: Progress = lambda _: None,
+        not_over: Callable[[str], None] = lambda _: None,
     ) -> list[Invoice]:
         """Each tenant's invoice of a calendar month, or one's, in order of their ids: drafts until the month's end and
         ``grace`` are over, then finalized with a number; from then on the same at every call.
 
         A draft that looks wrong (far above the usual total, too many lines) is not finalized: its ``held`` says why.
-        PeriodNotOver before the month's end in the tenant's zone. ``progress`` is told how many tenants are done.
+        PeriodNotOver before the month's end in the tenant's zone; where it is over for some, the others are left out
+        and told to ``not_over``. ``progress`` is told how many tenants are done.
         """
         await (self.flush() if tenant is None else self._flush_of(tenant))
-        return await self._invoices.close(period, tenant, progress)
+        return await self._invoices.close(period, tenant, progress, not_over=not_over)
 
     async def _close_last_month(self, today: datetime, _fence: int) -> None:
         await self._drain.fully()
@@ -687,7 +693,7 @@ class Metering:
     async def mark_invoice(self, invoice_id: str, status: Literal["paid", "uncollectible"]) -> Invoice:
         """Says that a finalized invoice was paid, or never will be. WrongState unless it may become that."""
         await self.startup()
-        return await self._invoices.settle(invoice_id, "pay" if status == "paid" else "give up")
+        return await self._invoices.settle(invoice_id, status)
 
     async def credit_invoice(
         self,

@@ -36,6 +36,7 @@ from mm_metering.core.invoices import (
     InvoiceStatus,
     Tax,
 )
+from mm_metering.core.lifecycles import INVOICE
 from mm_metering.core.money import Amount, exact, minor_unit, non_negative, plain
 from mm_metering.core.periods import (
     days_of,
@@ -86,6 +87,8 @@ MADE: Final = (
 )
 """What of an invoice follows from its inputs."""
 MAX_REASON: Final = 500
+SETTLING: Final[Mapping[str, str]] = {"paid": "pay", "uncollectible": "give up"}
+"""What happens to an invoice that is said to be that now."""
 
 
 class Invoices:
@@ -128,13 +131,20 @@ class Invoices:
         return books.inputs(account, terms, period, self._rules, taxes=taxes).draft(plans)
 
     async def close(
-        self, period: str, tenant: str | None, progress: Progress, *, by_itself: bool = False
+        self,
+        period: str,
+        tenant: str | None,
+        progress: Progress,
+        *,
+        not_over: Callable[[str], None] = lambda _: None,
+        by_itself: bool = False,
     ) -> list[Invoice]:
         """Every tenant's invoice of the month, or one's: drafts until the grace is over, then finalized.
 
         PeriodNotOver if that month is not over for the tenant, or for any of them. Where zones differ, those are left
-        out for whom it is not over yet: close the month again. ``by_itself`` leaves those out that nothing says we
-        bill: they signed up before the month, used nothing in it, and have no invoice of the month before.
+        out for whom it is not over yet, and told to ``not_over``: close the month again. ``by_itself`` leaves those out
+        that nothing says we bill: they signed up before the month, used nothing in it, and have no invoice of the month
+        before.
         """
         parse_period(period)
         closed: dict[str, Invoice] = {}
@@ -152,6 +162,8 @@ class Invoices:
             raise PeriodNotOver(
                 f"{period} ends at {end:%Y-%m-%dT%H:%M:%SZ} for {waiting[0]!r}; preview_invoice shows it until then"
             )
+        for name in waiting:
+            not_over(name)
         return [closed[name] for name in sorted(closed)]
 
     async def close_last_month(self, today: datetime) -> None:
@@ -250,6 +262,8 @@ class Invoices:
         name = None if tenant is None else tenant_id(tenant)
         if period is not None:
             parse_period(period)
+        if status is not None:
+            _one_of(status, [*INVOICE.moves], "status")
         found: list[Invoice] = []
         after = ("", "", 0)
         while len(found) < limit:
@@ -293,12 +307,11 @@ class Invoices:
         if line.explanation is None or line.meter is None:
             return []
         found: list[BilledFact] = []
-        for window in sorted(line.explanation.windows, key=lambda window: window.start):
-            start = (micros(window.start), "")
-            cursor = start if after is None else max(start, (micros(after[0]), after[1]))
+        for start, end in sorted({(micros(each.start), micros(each.end)) for each in line.explanation.windows}):
+            cursor = (start, "") if after is None else max((start, ""), (micros(after[0]), after[1]))
             while len(found) < limit:
                 page = await self._ledger.facts(invoice.tenant, after=cursor, limit=PAGE)
-                inside = [fact for fact in page if fact.occurred_us < micros(window.end)]
+                inside = [fact for fact in page if fact.occurred_us < end]
                 found += _billed(inside, line)
                 if len(inside) < PAGE:
                     break
@@ -317,8 +330,9 @@ class Invoices:
         """Takes an unpaid invoice back; the month may be closed anew, under a new number. WrongState otherwise."""
         return await self._changed(invoice_id, lambda account, now: books.void(account, invoice_id, now=now))
 
-    async def settle(self, invoice_id: str, event: str) -> Invoice:
-        """ "pay" or "give up"."""
+    async def settle(self, invoice_id: str, status: Literal["paid", "uncollectible"]) -> Invoice:
+        _one_of(status, [*SETTLING], "status")
+        event = SETTLING[status]
         return await self._changed(invoice_id, lambda account, now: books.settle(account, invoice_id, event, now=now))
 
     async def credit(

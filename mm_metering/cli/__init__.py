@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import logging
 import os
 import signal
@@ -17,11 +16,11 @@ import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
+from mm_metering.cli import invoices
+from mm_metering.cli.host import PROGRAM, load, refuse_memory
 from mm_metering.core.periods import from_micros
-from mm_metering.core.schema import suggestion
 from mm_metering.errors import CatalogueError, InvalidInput, MeteringError, MissingExtra, StoreUnavailable
 from mm_metering.metering import Metering
 from mm_metering.worker.dead_letters import tenant_of
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     import typer
 
 T = TypeVar("T")
-PROGRAM: Final = "mm-metering"
 USAGE, UNREACHABLE, INTERRUPTED = 2, 3, 130
 FOLD_S: Final = 2.5
 """How long a worker that was told to stop may still fold."""
@@ -171,6 +169,7 @@ def commands() -> typer.Typer:
         that do not open. Exit code 1 if anything is wrong."""
         run_doctor(load(app))
 
+    program.add_typer(invoices.commands(), name="invoice")
     return program
 
 
@@ -187,8 +186,8 @@ def _version() -> str:
 def run_worker(metering: Metering, *, once: bool, health: str = "") -> None:
     """Drains until SIGTERM or SIGINT, or once what is there."""
     counters, ledger = metering.places
-    _refuse_memory(counters, "counters")
-    _refuse_memory(ledger, "ledger")
+    refuse_memory(counters, "counters")
+    refuse_memory(ledger, "ledger")
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     greeting = f"{PROGRAM} worker: {counters} into {ledger}"
     asyncio.run(_until_stopped(metering, greeting, once=once, health=health))
@@ -198,14 +197,14 @@ def run_worker(metering: Metering, *, once: bool, health: str = "") -> None:
 def run_migrate(metering: Metering) -> None:
     """Applies the schema's missing migrations."""
     _, ledger = metering.places
-    _refuse_memory(ledger, "ledger")
+    refuse_memory(ledger, "ledger")
     asyncio.run(metering.migrate())
     print(f"{PROGRAM} migrate: {ledger} is ready", flush=True)  # noqa: T201
 
 
 def run_prove(metering: Metering, *, tenants: bool) -> None:
     """Prints a line per shard, and one for each tenant that differs."""
-    _refuse_memory(metering.places[1], "ledger")
+    refuse_memory(metering.places[1], "ledger")
     proof = asyncio.run(_closing(metering, metering.prove(tenants=tenants, progress=_progress("tenants"))))
     print(f"{'shard':>5}  {'acknowledged':>30}  {'ledger':>30}  {'cells':>30}")  # noqa: T201
     for each in proof.shards:
@@ -224,7 +223,7 @@ def run_prove(metering: Metering, *, tenants: bool) -> None:
 
 def run_rebuild(metering: Metering, tenant: str | None) -> None:
     """Prints how much was wrong."""
-    _refuse_memory(metering.places[1], "ledger")
+    refuse_memory(metering.places[1], "ledger")
     done = asyncio.run(_closing(metering, metering.rebuild(tenant, progress=_progress("tenants"))))
     print(f"{PROGRAM} rebuild: tenants: {done.tenants:,}, cells that were wrong: {done.cells:,}")  # noqa: T201
 
@@ -253,15 +252,6 @@ def run_doctor(metering: Metering) -> None:
         print(f"{level:5} {' '.join(text.split())}")  # noqa: T201
     if any(each.level == "FAIL" for each in findings):
         sys.exit(1)
-
-
-def _refuse_memory(place: str, store: str) -> None:
-    if place.startswith("memory:"):
-        raise InvalidInput(
-            store,
-            f"{place} lives inside one process, and this command is another; name the app's {store} in "
-            f"MM_METERING_{store.upper()}, or the app's Metering with --app module:name",
-        )
 
 
 async def _until_stopped(metering: Metering, greeting: str, *, once: bool, health: str) -> None:
@@ -316,54 +306,16 @@ def list_dead_letters(metering: Metering) -> None:
             when = from_micros(letter.stored_us).isoformat(timespec="seconds")
             print(f"{place}  {when}  {tenant_of(letter)!r}  {letter.reason}")  # noqa: T201
 
-    _refuse_memory(metering.places[1], "ledger")
+    refuse_memory(metering.places[1], "ledger")
     asyncio.run(show())
 
 
 def retry_dead_letters(metering: Metering) -> None:
     """Posts what can be folded now."""
     for place, store in zip(metering.places, ("counters", "ledger"), strict=True):
-        _refuse_memory(place, store)
+        refuse_memory(place, store)
     tried, left = asyncio.run(metering.retry_dead_letters())
     print(f"{PROGRAM} dead-letters: {tried:,} posted again, {left:,} left", flush=True)  # noqa: T201
 
 
 LETTER_COMMANDS: Final = {"list": list_dead_letters, "retry": retry_dead_letters}
-
-
-# -- the app's own Metering ------------------------------------------------------------------------------------------
-
-
-def load(target: str) -> Metering:
-    """The Metering that ``module:name`` names; modules are looked for in the current directory first."""
-    module_name, _, path = target.partition(":")
-    if not module_name or not path:
-        raise InvalidInput("app", f"{target!r} is not of the form module:name, such as main:metering")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
-    found = _import(module_name)
-    for name in path.split("."):
-        if not hasattr(found, name):
-            hint = suggestion(name, [each for each in dir(found) if not each.startswith("_")])
-            raise InvalidInput("app", f"{module_name} has no {name!r}{hint}")
-        found = getattr(found, name)
-    if not isinstance(found, Metering):
-        raise InvalidInput("app", f"{target} is of {type(found)}; name the Metering itself, such as main:metering")
-    return found
-
-
-def _import(name: str) -> object:
-    try:
-        return importlib.import_module(name)
-    except MeteringError:
-        raise
-    except ModuleNotFoundError as error:
-        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
-            raise InvalidInput("app", f"no module {error.name!r} in {Path.cwd()} or among the packages") from None
-        raise InvalidInput("app", f"{name} needs a module that is not installed: {error.name}") from error
-    except Exception as error:
-        raise InvalidInput("app", f"{name} cannot be imported: {type(error).__name__}: {error}") from error
-
-
-if __name__ == "__main__":
-    main()
