@@ -201,7 +201,7 @@ class Invoices:
             return entries
 
         if names:
-            await self._book(names, period, decide)
+            await self._book(names, period, decide, now)
         waiting += sorted(early)
         return found
 
@@ -215,22 +215,22 @@ class Invoices:
             found.append(invoice)
             return entries
 
-        await self._book([stored.tenant], stored.period, decide)
+        await self._book([stored.tenant], stored.period, decide, now)
         return found[-1]
 
     async def _book(
-        self, names: Sequence[str], period: str, decide: Callable[[Account, Terms, Taxes], Entries]
+        self, names: Sequence[str], period: str, decide: Callable[[Account, Terms, Taxes], Entries], now: datetime
     ) -> None:
         """Books what is decided about the month, with the taxes on what the draft is then."""
         for _ in range(TRIES):
             plans = await self._plans.all()
-            taxed = {name: await self._taxed(name, period, plans) for name in names} if self._tax else {}
+            taxed = {name: await self._taxed(name, period, plans, now) for name in names} if self._tax else {}
 
-            def decided(account: Account, plans: Plans = plans, taxed: Mapping[str, Taxed] = taxed) -> Entries:
+            def decided(account: Account, plans: Plans = plans, taxed: Mapping[str, Taxed | None] = taxed) -> Entries:
                 terms = Terms(account.tenant, plans)
                 if any((each.plan, each.version) not in plans for each in account.tenant.segments if each.plan):
                     raise _Moved
-                return decide(account, terms, self._taxes_of(taxed, account, terms, period))
+                return decide(account, terms, self._taxes_of(taxed, account, terms, period, now))
 
             try:
                 await self._ledger.book(names, _wanted(period, plans), decided)
@@ -501,21 +501,26 @@ class Invoices:
         answer = self._tax(untaxed)
         return await answer if inspect.isawaitable(answer) else answer
 
-    async def _taxed(self, tenant: str, period: str, plans: Plans) -> Taxed:
-        """The taxes on the draft as it is now."""
+    async def _taxed(self, tenant: str, period: str, plans: Plans, now: datetime) -> Taxed | None:
+        """The taxes on the draft as it is now; None where there is none to be made."""
         account = await self._account(tenant, period, plans)
         terms = Terms(account.tenant, plans)
+        if not books.is_due(account, terms, period, now):
+            return None
         untaxed = books.inputs(account, terms, period, self._rules, taxes=()).draft(plans)
         return untaxed, await self._asked(untaxed)
 
-    def _taxes_of(self, taxed: Mapping[str, Taxed], account: Account, terms: Terms, period: str) -> Taxes:
+    def _taxes_of(
+        self, taxed: Mapping[str, Taxed | None], account: Account, terms: Terms, period: str, now: datetime
+    ) -> Taxes:
         """What was asked for, if the draft is still what it was asked for."""
-        if self._tax is None:
+        if self._tax is None or not books.is_due(account, terms, period, now):
             return None
-        asked, taxes = taxed[account.tenant.id]
-        if books.inputs(account, terms, period, self._rules, taxes=()).draft(terms.plans) != asked:
+        answer = taxed[account.tenant.id]
+        untaxed = books.inputs(account, terms, period, self._rules, taxes=()).draft(terms.plans)
+        if answer is None or untaxed != answer[0]:
             raise _Moved
-        return taxes
+        return answer[1]
 
     # -- reading ------------------------------------------------------------------------------------------------------
 

@@ -16,10 +16,10 @@ from typing import Final
 from mm_metering.core.cells import Cell
 from mm_metering.core.inputs import Inputs
 from mm_metering.core.invoices import Adjustment, CreditGrant, CreditNote, Discount, Invoice, InvoiceLine, Tax
-from mm_metering.core.invoicing import late_lines
+from mm_metering.core.invoicing import billed_already, late_lines
 from mm_metering.core.lifecycles import INVOICE
 from mm_metering.core.money import EXACT, plain, round_minor
-from mm_metering.core.periods import days_of, later_period, micros, period_span
+from mm_metering.core.periods import FIRST_PERIOD, days_of, later_period, micros, period_span
 from mm_metering.core.rating import Terms
 from mm_metering.core.tenancy import TenantRow
 from mm_metering.errors import InvalidInput, NotFound, PeriodNotOver, WrongState
@@ -110,26 +110,32 @@ def is_billed(invoice: Invoice) -> bool:
 
 
 def months_of(period: str) -> tuple[str, ...]:
-    """The months whose invoices and usage decide about that of ``period``: the oldest first, itself last."""
-    return tuple(later_period(period, back) for back in range(-max(LATE_MONTHS, TYPICAL_MONTHS), 1))
+    """The months whose invoices decide about that of ``period``, the oldest first. Later ones may have had late usage
+    of the same months, if this one is issued again after a void."""
+    return tuple(later_period(period, by) for by in range(-max(LATE_MONTHS, TYPICAL_MONTHS), LATE_MONTHS + 1))
 
 
 def first_day(period: str) -> date:
     """The first day whose cells decide about that month's invoice."""
-    return days_of(later_period(period, -LATE_MONTHS))[0]
+    return days_of(max(later_period(period, -LATE_MONTHS), FIRST_PERIOD))[0]
 
 
 def inputs(account: Account, terms: Terms, period: str, rules: Rules, *, taxes: Sequence[Tax] | None = None) -> Inputs:
     """All that the month's invoice follows from. A month that was invoiced and voided is invoiced again, as its next
     issue."""
     newest, (first, last) = account.newest(period), days_of(period)
+    issue = 1 if newest is None else newest.issue + (newest.status == "void")
+    had = _had_later(account, period)
     return Inputs(
         tenant=account.tenant,
         period=period,
         currency=rules.currency,
-        issue=1 if newest is None else newest.issue + (newest.status == "void"),
+        issue=issue,
         cells=[cell for cell in account.cells if first <= cell.key.day <= last],
-        late=_late(account, terms, period, rules.currency),
+        late=[
+            *_late(account, terms, period, rules.currency, issue),
+            *billed_already(terms, period, had, currency=rules.currency, issue=issue),
+        ],
         adjustments=account.pending,
         discounts=account.discounts,
         grants=[grant for grant in account.grants if grant.remaining],
@@ -138,7 +144,7 @@ def inputs(account: Account, terms: Terms, period: str, rules: Rules, *, taxes: 
     )
 
 
-def _late(account: Account, terms: Terms, period: str, currency: str) -> list[InvoiceLine]:
+def _late(account: Account, terms: Terms, period: str, currency: str, issue: int) -> list[InvoiceLine]:
     """Of each month that was invoiced, if no month between that one and this may still take it."""
     lines: list[InvoiceLine] = []
     for back in range(1, LATE_MONTHS + 1):
@@ -146,15 +152,17 @@ def _late(account: Account, terms: Terms, period: str, currency: str) -> list[In
         newest = account.newest(month)
         if newest is None or not is_billed(newest):
             break
-        lines = [*_late_of(account, terms, newest, period, currency), *lines]
+        billed = [line for line in newest.lines if line.period in (None, month)]
+        billed += _had_later(account, month)
+        late = late_lines(terms, month, account.cells, billed, into=period, currency=currency, issue=issue)
+        lines = [*late, *lines]
     return lines
 
 
-def _late_of(account: Account, terms: Terms, invoice: Invoice, into: str, currency: str) -> list[InvoiceLine]:
-    later = [each for each in account.invoices if is_billed(each) and each.period > invoice.period]
-    billed = [line for line in invoice.lines if line.period is None]
-    billed += [line for each in later for line in each.lines if line.period == invoice.period]
-    return late_lines(terms, invoice.period, account.cells, billed, into=into, currency=currency)
+def _had_later(account: Account, period: str) -> list[InvoiceLine]:
+    """What the invoices of later months had of this one."""
+    later = (each for each in account.invoices if is_billed(each) and each.period > period)
+    return [line for each in later for line in each.lines if line.period == period]
 
 
 def is_billable(account: Account, terms: Terms, period: str, *, by_itself: bool = False) -> bool:
@@ -166,6 +174,13 @@ def is_billable(account: Account, terms: Terms, period: str, *, by_itself: bool 
         return True
     is_known = subscribed_us >= micros(span.start) or account.newest(later_period(period, -1)) is not None
     return subscribed_us < micros(span.end) and (is_known or not by_itself)
+
+
+def is_due(account: Account, terms: Terms, period: str, now: datetime) -> bool:
+    """Whether the month is over and not invoiced yet."""
+    newest = account.newest(period)
+    is_open = newest is None or newest.status not in _BILLED
+    return is_open and now >= period_span(period, terms.zone).end
 
 
 def close(
@@ -283,7 +298,8 @@ def void(account: Account, invoice_id: str, *, now: datetime) -> tuple[Invoice, 
                     "it stays",
                     state=stored.status,
                 )
-            grants.append(grant.model_copy(update={"amount": _ZERO, "remaining": _ZERO}))
+            nothing = _less(grant.amount, grant.amount)
+            grants.append(grant.model_copy(update={"amount": nothing, "remaining": nothing}))
         elif back:
             grants.append(grant.model_copy(update={"remaining": _less(grant.remaining, -back)}))
     invoice = stored.model_copy(update={"status": state, "settled_at": now})

@@ -72,18 +72,30 @@ def draft(
 
 
 def late_lines(
-    terms: Terms, period: str, cells: Iterable[Cell], billed: Iterable[InvoiceLine], *, into: str, currency: str
+    terms: Terms,
+    period: str,
+    cells: Iterable[Cell],
+    billed: Iterable[InvoiceLine],
+    *,
+    into: str,
+    currency: str,
+    issue: int = 1,
 ) -> list[InvoiceLine]:
-    """What the month ``period`` comes to now, less what invoices had of it: lines of the invoice of the month ``into``.
+    """What the month ``period`` comes to now, less what invoices had of it: lines of that issue of the invoice of the
+    month ``into``.
 
     ``cells`` are that month's, ``billed`` its invoice's lines and those that later invoices had for it. One line per
     meter and resource, one for its fees if the plans of that month have changed since; negative if too much was billed.
     """
     now = draft(terms, period, cells, currency=currency).lines
-    bill = _Bill(terms, into, currency, 1)
-    before, after = _by_use(billed), _by_use(now)
-    lines = (bill.late(use, period, after.get(use, ()), before.get(use, ())) for use in sorted({*before, *after}))
-    return [line for line in lines if line is not None]
+    return _Bill(terms, into, currency, issue).differences(period, now, billed)
+
+
+def billed_already(
+    terms: Terms, period: str, billed: Iterable[InvoiceLine], *, currency: str, issue: int
+) -> list[InvoiceLine]:
+    """Takes off what later invoices had of the month ``period``: lines of its own, issued again after a void."""
+    return _Bill(terms, period, currency, issue).differences(period, (), billed)
 
 
 _Use: TypeAlias = tuple[str, str]
@@ -172,7 +184,13 @@ class _Bill(NamedTuple):
     def adjustment(self, each: Adjustment) -> InvoiceLine:
         return self._plain_line("adjustment", each.reason, each.amount, each.id)
 
-    def late(
+    def differences(self, period: str, now: Iterable[InvoiceLine], billed: Iterable[InvoiceLine]) -> list[InvoiceLine]:
+        before, after = _by_use(billed), _by_use(now)
+        uses = sorted({*before, *after})
+        lines = (self._late(use, period, after.get(use, ()), before.get(use, ())) for use in uses)
+        return [line for line in lines if line is not None]
+
+    def _late(
         self, use: _Use, period: str, now: Sequence[InvoiceLine], billed: Sequence[InvoiceLine]
     ) -> InvoiceLine | None:
         """None where all that is due was billed."""

@@ -23,6 +23,7 @@ FIRST_US = -(2**62)
 _MICROSECOND = timedelta(microseconds=1)
 _SECOND = timedelta(seconds=1)
 _YEARS = range(1970, 9999)
+FIRST_PERIOD = f"{_YEARS.start}-01"
 _PERIOD = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])", re.ASCII)
 
 
