@@ -83,7 +83,7 @@ def commands() -> typer.Typer:
                 lambda metering: metering.list_invoices(
                     period=period or None,
                     tenant=tenant or None,
-                    status=status or None,  # type: ignore[arg-type] - checked there
+                    status=status or None,  # type: ignore[arg-type]
                     limit=limit,
                 ),
             )

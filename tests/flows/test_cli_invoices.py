@@ -64,7 +64,7 @@ class House:
 def house(clock: FrozenClock, redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
     clock.set("2024-01-31T23:00:00Z")
     house = House(clock, redis_server.url, f"sqlite:///{tmp_path}/ledger.db")
-    monkeypatch.setitem(sys.modules, "house", house)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "house", house)
     monkeypatch.setenv("MM_METERING_APP", "house:metering")
     return house
 

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
+from types import FunctionType, ModuleType
 
 from mm_metering import catalogues
 from mm_metering.core import cells as folding
@@ -121,13 +122,13 @@ def instants(text: str, timezone: str) -> list[datetime]:
 
 def statement_terms(statement: Statement, catalogue: Catalogue) -> Terms:
     """The tenant, with a segment per plan line, and version 1 of each plan."""
-    segments = [Segment(micros(_start(when, statement)), name, 1) for name, when in statement.plans]
+    segments = [Segment(micros(start_of(when, statement)), name, 1) for name, when in statement.plans]
     plans = {(name, 1): plan for name, plan in catalogue.plans.items()}
     row = TenantRow("t", statement.zone, segments[0].starts_us, "active", 1, None, tuple(segments))
     return Terms(row, plans)
 
 
-def _start(when: str, statement: Statement) -> datetime:
+def start_of(when: str, statement: Statement) -> datetime:
     """The start of a local day, or an instant; of the month, if nothing is said."""
     tz = zone(statement.zone)
     if not when:
@@ -250,6 +251,12 @@ def explained_by_tiers(tiers: Sequence[TierUse], line: InvoiceLine) -> Decimal:
 Case = Callable[[Invoice], None]
 
 
+def statements_of(module: ModuleType, catalogue: Catalogue) -> dict[str, Statement]:
+    """The statements of a module's tests that are about this catalogue, by the names of the tests."""
+    tests = {name: test for name, test in vars(module).items() if isinstance(test, FunctionType)}
+    return {name: parse(test.__doc__ or "") for name, test in tests.items() if vars(test).get("catalogue") is catalogue}
+
+
 def billing_case(test: Case | None = None, *, catalogue: Catalogue | None = None) -> Callable[..., object]:
     """Runs the statement in the docstring, with the shipped plans or another catalogue; then the test's own body."""
 
@@ -264,6 +271,7 @@ def billing_case(test: Case | None = None, *, catalogue: Catalogue | None = None
             case(invoices[0])
 
         run.__name__, run.__doc__, run.__module__ = case.__name__, case.__doc__, case.__module__
+        vars(run)["catalogue"] = catalogue or catalogues.seed
         return run
 
     return decorate if test is None else decorate(test)
