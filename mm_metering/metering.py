@@ -617,6 +617,16 @@ class Metering:
         await self.startup()
         return await self._subscriptions.change_plan(tenant, plan, at=at)
 
+    async def override_plan(
+        self, tenant: str, changes: Mapping[str, Any], *, at: datetime | str | None = None
+    ) -> Tenant:
+        """What a tenant has otherwise than its plan, now or from an instant on, in the form of a plan:
+        ``{"price": "79.00", "quotas": {"api_calls": {"limit": 20_000, "per": "day"}}}``. A meter's limits are replaced
+        together; None takes them away; what is not named stays, also what was overridden before. It ends with the next
+        ``change_plan``. CatalogueError for what a plans file may not say either."""
+        await self.startup()
+        return await self._subscriptions.override(tenant, changes, at=at)
+
     async def pause_subscription(self, tenant: str) -> Tenant:
         """Suspends a tenant: from the next request on each is refused as ``tenant-suspended``, in every process. What
         is recorded still counts."""

@@ -16,7 +16,6 @@ from mm_metering.backends.ledger import Ledger
 from mm_metering.clock import Clock
 from mm_metering.core import books
 from mm_metering.core.books import Account, Entries, Rules
-from mm_metering.core.catalogue import Plan
 from mm_metering.core.events import aware, whole_quantity
 from mm_metering.core.facts import Fact
 from mm_metering.core.identity import tenant_id
@@ -70,7 +69,6 @@ TaxService: TypeAlias = Callable[[Invoice], Sequence[Tax] | Awaitable[Sequence[T
 Progress: TypeAlias = Callable[[int], None]
 """Told how many tenants are done."""
 
-Plans: TypeAlias = Mapping[tuple[str, int], Plan]
 Taxes: TypeAlias = Sequence[Tax] | None
 Taxed: TypeAlias = tuple[Invoice, Sequence[Tax]]
 """A draft without tax, and the taxes on it."""
@@ -120,15 +118,15 @@ class Invoices:
         row = await self._ledger.tenant(name)
         if row is None:
             raise _unknown(tenant)
-        plans = await self._plans.all()
-        period = period or f"{local_day(self._clock.now(), Terms(row, plans).zone):%Y-%m}"
-        account = await self._account(name, period, plans)
+        terms = await self._plans.of(row)
+        period = period or f"{local_day(self._clock.now(), terms.zone):%Y-%m}"
+        account = await self._account(name, period)
         newest = account.newest(period)
         if newest is not None and newest.status not in ("draft", "void"):
             return newest
-        terms = Terms(account.tenant, plans)
+        terms = await self._plans.of(account.tenant)
         taxes = await self._taxes(account, terms, period)
-        return books.inputs(account, terms, period, self._rules, taxes=taxes).draft(plans)
+        return books.inputs(account, terms, period, self._rules, taxes=taxes).draft(terms.plans)
 
     async def close(
         self,
@@ -223,18 +221,18 @@ class Invoices:
     ) -> None:
         """Books what is decided about the month, with the taxes on what the draft is then."""
         for _ in range(TRIES):
-            plans = await self._plans.all()
-            taxed = {name: await self._taxed(name, period, plans, now) for name in names} if self._tax else {}
+            taxed = {name: await self._taxed(name, period, now) for name in names} if self._tax else {}
 
-            def decided(account: Account, plans: Plans = plans, taxed: Mapping[str, Taxed | None] = taxed) -> Entries:
-                terms = Terms(account.tenant, plans)
-                if any((each.plan, each.version) not in plans for each in account.tenant.segments if each.plan):
+            def decided(account: Account, taxed: Mapping[str, Taxed | None] = taxed) -> Entries:
+                terms = Terms(account.tenant, self._plans.known)
+                if any(terms.plan(each) is None for each in account.tenant.segments if each.plan):
                     raise _Moved
                 return decide(account, terms, self._taxes_of(taxed, account, terms, period, now))
 
             try:
-                await self._ledger.book(names, _wanted(period, plans), decided)
+                await self._ledger.book(names, self._wanted(period), decided)
             except _Moved:
+                await self._plans.refresh()
                 continue
             return
         raise StoreUnavailable(f"{period}: usage came faster than its taxes, {TRIES} times; try again. Nothing changed")
@@ -253,7 +251,8 @@ class Invoices:
         packed = await self._ledger.invoice_inputs(invoice_id)
         if packed is None:
             raise WrongState(f"invoice {invoice_id} is a draft: each close makes it anew", state=stored.status)
-        again = Inputs.unpack(packed).draft(await self._plans.all())
+        basis = Inputs.unpack(packed)
+        again = basis.draft((await self._plans.of(basis.tenant)).plans)
         return stored.model_copy(update={name: getattr(again, name) for name in MADE})
 
     async def every(
@@ -501,13 +500,13 @@ class Invoices:
         answer = self._tax(untaxed)
         return await answer if inspect.isawaitable(answer) else answer
 
-    async def _taxed(self, tenant: str, period: str, plans: Plans, now: datetime) -> Taxed | None:
+    async def _taxed(self, tenant: str, period: str, now: datetime) -> Taxed | None:
         """The taxes on the draft as it is now; None where there is none to be made."""
-        account = await self._account(tenant, period, plans)
-        terms = Terms(account.tenant, plans)
+        account = await self._account(tenant, period)
+        terms = await self._plans.of(account.tenant)
         if not books.is_due(account, terms, period, now):
             return None
-        untaxed = books.inputs(account, terms, period, self._rules, taxes=()).draft(plans)
+        untaxed = books.inputs(account, terms, period, self._rules, taxes=()).draft(terms.plans)
         return untaxed, await self._asked(untaxed)
 
     def _taxes_of(
@@ -524,11 +523,21 @@ class Invoices:
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    async def _account(self, tenant: str, period: str, plans: Plans) -> Account:
-        account = await self._ledger.account(tenant, _wanted(period, plans))
+    async def _account(self, tenant: str, period: str) -> Account:
+        account = await self._ledger.account(tenant, self._wanted(period))
         if account is None:
             raise _unknown(tenant)
         return account
+
+    def _wanted(self, period: str) -> Wanted:
+        months = books.usage_months(period)
+        bills_levels = any(plan.charged_levels for plan in self._plans.known.values())
+        return Wanted(
+            periods=books.months_of(period),
+            first=days_of(months[0])[0],
+            last=days_of(period)[1],
+            level_days=[days_of(month)[0] for month in months] if bills_levels else (),
+        )
 
     async def _zone_of(self, tenant: str) -> ZoneInfo:
         row = await self._ledger.tenant(tenant)
@@ -539,10 +548,6 @@ class Invoices:
 
 class _Moved(Exception):
     """The draft is not what its taxes were asked for any more, or there is a plan that was not known."""
-
-
-def _wanted(period: str, plans: Plans) -> Wanted:
-    return Wanted(periods=books.months_of(period), first=books.first_day(period), last=days_of(period)[1])
 
 
 def _billed(facts: Sequence[Fact], line: InvoiceLine) -> list[BilledFact]:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from mm_metering.backends.ledger import Ledger
 from mm_metering.clock import Clock
 from mm_metering.core.catalogue import Catalogue, Plan
+from mm_metering.core.catalogue_layout import overridden
 from mm_metering.core.events import aware
 from mm_metering.core.identity import tenant_id
 from mm_metering.core.money import Amount, non_negative
 from mm_metering.core.periods import from_micros, micros, zone
-from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow
-from mm_metering.errors import InvalidMoney, UnknownTenant
+from mm_metering.core.tenancy import OVERRIDE, NewTenant, TenantDefaults, TenantRow, plan_name
+from mm_metering.errors import InvalidInput, InvalidMoney, UnknownTenant
 from mm_metering.gate.gate import Gate
 from mm_metering.gate.plans import PlanBook
 
@@ -93,6 +95,22 @@ class Subscriptions:
         await self._announce(before, after)
         return self._shown(after)
 
+    async def override(self, tenant: str, changes: Mapping[str, Any], *, at: datetime | str | None) -> Tenant:
+        """The tenant's plan from an instant on, with changes that it alone has."""
+        name, at_us = tenant_id(tenant), self._now_us() if at is None else micros(aware(at, "at"))
+        before = await self._ledger.tenant(name)
+        if before is None:
+            raise UnknownTenant(f"tenant {tenant!r} is not known; put_tenant makes it")
+        plan = await self._plan(before, at_us)
+        if plan is None:
+            raise InvalidInput("tenant", f"{tenant!r} is on no plan at that instant; change_plan puts it on one")
+        own = f"{plan.name}{OVERRIDE}{name}"
+        changed = overridden(plan, changes, meters=self._catalogue.meters)
+        version = await self._plans.put(own, changed, now_us=self._now_us())
+        after = await self._ledger.change_plan(name, plan=own, version=version, at_us=at_us)
+        await self._announce(before, after)
+        return self._shown(after)
+
     async def set_status(self, tenant: str, status: str) -> Tenant:
         """UnknownTenant if there is none."""
         before = await self._ledger.tenant(tenant_id(tenant))
@@ -121,7 +139,7 @@ class Subscriptions:
 
     def _shown(self, row: TenantRow) -> Tenant:
         rate = None if row.tax_rate is None else Decimal(row.tax_rate)
-        plan = row.segment_at(self._now_us()).plan
+        plan = plan_name(row.segment_at(self._now_us()).plan)
         return Tenant(
             id=row.id,
             plan=plan,

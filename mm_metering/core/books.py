@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Decimal, localcontext
 from hashlib import sha256
-from typing import Final
+from typing import Any, Final
 
 from mm_metering.core.cells import Cell
 from mm_metering.core.inputs import Inputs
@@ -20,7 +20,7 @@ from mm_metering.core.invoicing import billed_already, late_lines
 from mm_metering.core.lifecycles import INVOICE
 from mm_metering.core.money import EXACT, plain, round_minor
 from mm_metering.core.periods import FIRST_PERIOD, days_of, later_period, micros, period_span
-from mm_metering.core.rating import Terms
+from mm_metering.core.rating import NO_LEVELS, Levels, Terms
 from mm_metering.core.tenancy import TenantRow
 from mm_metering.errors import InvalidInput, NotFound, PeriodNotOver, WrongState
 
@@ -48,7 +48,7 @@ class Account:
 
     tenant: TenantRow
     cells: Sequence[Cell] = ()
-    levels_before: Mapping[date, Mapping[tuple[str, str], int]] = field(default_factory=dict)
+    levels_before: Mapping[date, Levels] = field(default_factory=dict)
     invoices: Sequence[Invoice] = ()
     grants: Sequence[CreditGrant] = ()
     notes: Sequence[CreditNote] = ()
@@ -115,9 +115,10 @@ def months_of(period: str) -> tuple[str, ...]:
     return tuple(later_period(period, by) for by in range(-max(LATE_MONTHS, TYPICAL_MONTHS), LATE_MONTHS + 1))
 
 
-def first_day(period: str) -> date:
-    """The first day whose cells decide about that month's invoice."""
-    return days_of(max(later_period(period, -LATE_MONTHS), FIRST_PERIOD))[0]
+def usage_months(period: str) -> tuple[str, ...]:
+    """The months whose usage decides about that month's invoice: the oldest first, itself last."""
+    months = (later_period(period, -back) for back in range(LATE_MONTHS, -1, -1))
+    return tuple(month for month in months if month >= FIRST_PERIOD)
 
 
 def inputs(account: Account, terms: Terms, period: str, rules: Rules, *, taxes: Sequence[Tax] | None = None) -> Inputs:
@@ -140,7 +141,7 @@ def inputs(account: Account, terms: Terms, period: str, rules: Rules, *, taxes: 
         discounts=account.discounts,
         grants=[grant for grant in account.grants if grant.remaining],
         taxes=taxes,
-        levels_before=account.levels_before.get(first, {}),
+        levels_before=account.levels_before.get(first, NO_LEVELS),
     )
 
 
@@ -154,7 +155,9 @@ def _late(account: Account, terms: Terms, period: str, currency: str, issue: int
             break
         billed = [line for line in newest.lines if line.period in (None, month)]
         billed += _had_later(account, month)
-        late = late_lines(terms, month, account.cells, billed, into=period, currency=currency, issue=issue)
+        options: dict[str, Any] = {"into": period, "currency": currency, "issue": issue}
+        stood = account.levels_before.get(days_of(month)[0], NO_LEVELS)
+        late = late_lines(terms, month, account.cells, billed, levels_before=stood, **options)
         lines = [*late, *lines]
     return lines
 

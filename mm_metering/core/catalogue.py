@@ -144,6 +144,12 @@ class Plan:
     quotas: Mapping[str, tuple[Limit, ...]] = field(default_factory=_nothing)
     ai: AiPolicy | None = None
 
+    @property
+    def charged_levels(self) -> tuple[str, ...]:
+        """The levels that are billed past their limit."""
+        limits = (limit for limits in self.quotas.values() for limit in limits)
+        return tuple(limit.meter for limit in limits if limit.is_level and not limit.blocks)
+
     def definition(self) -> dict[str, Any]:
         """The plan without its name as canonical JSON: sorted keys, money as text. Equal plans give equal text."""
         return _sorted(_plan_form(self, _stored_limit_form))

@@ -13,7 +13,7 @@ from mm_metering.core.catalogue import Plan
 from mm_metering.core.cells import Cell, CellKey, CellSum, Segment
 from mm_metering.core.invoices import Adjustment, CreditGrant, Discount, Invoice, InvoiceLine, Tax, Value
 from mm_metering.core.invoicing import draft
-from mm_metering.core.rating import Terms
+from mm_metering.core.rating import Levels, Terms
 from mm_metering.core.tenancy import TenantRow
 
 V = TypeVar("V", bound=Value)
@@ -35,7 +35,7 @@ class Inputs:
     discounts: Sequence[Discount] = ()
     grants: Sequence[CreditGrant] = ()
     taxes: Sequence[Tax] | None = None
-    levels_before: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    levels_before: Levels = field(default_factory=dict)
 
     def draft(self, plans: Mapping[tuple[str, int], Plan]) -> Invoice:
         return draft(
@@ -49,6 +49,7 @@ class Inputs:
             discounts=self.discounts,
             grants=self.grants,
             taxes=self.taxes,
+            levels_before=self.levels_before,
         )
 
     def pack(self) -> bytes:

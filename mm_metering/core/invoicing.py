@@ -36,7 +36,7 @@ from mm_metering.core.invoices import (
 from mm_metering.core.money import EXACT, exact, minor_unit, plain, round_minor, split
 from mm_metering.core.periods import from_micros, micros, parse_period, period_span
 from mm_metering.core.pricing import price_text, price_words, quantity_text
-from mm_metering.core.rating import Overage, Terms, plan_label, rate
+from mm_metering.core.rating import NO_LEVELS, Levels, Overage, Terms, plan_label, rate
 
 _SECOND_US = 1_000_000
 _ZERO = Decimal(0)
@@ -55,18 +55,20 @@ def draft(
     discounts: Sequence[Discount] = (),
     grants: Sequence[CreditGrant] = (),
     taxes: Sequence[Tax] | None = None,
+    levels_before: Levels = NO_LEVELS,
 ) -> Invoice:
     """The invoice of a calendar month in the tenant's zone: base, proration, overage by meter, ``late`` lines,
     adjustments, discounts, tax, credit.
 
     ``cells`` of other months are ignored. Usage so far and the whole month's fees are billed, also before the month is
-    over. ``taxes`` None: the tenant's own rate. The ids depend on tenant, period and ``issue`` only: count issues up
-    for a new invoice after a void.
+    over. ``levels_before`` has each level (meter, resource) as the month begins. ``taxes`` None: the tenant's own rate.
+    The ids depend on tenant, period and ``issue`` only: count issues up for a new invoice after a void.
     """
     bill = _Bill(terms, period, currency, issue)
     year, month = parse_period(period)
     inside = (cell for cell in cells if (cell[0].day.year, cell[0].day.month) == (year, month))
-    lines = [*bill.fees(), *(bill.overage(line) for line in rate(inside, terms)), *late]
+    usage = rate(inside, terms, period=period, levels_before=levels_before)
+    lines = [*bill.fees(), *map(bill.overage, usage), *late]
     lines += [bill.adjustment(each) for each in adjustments]
     return bill.invoice(lines, discounts, grants, taxes)
 
@@ -80,6 +82,7 @@ def late_lines(
     into: str,
     currency: str,
     issue: int = 1,
+    levels_before: Levels = NO_LEVELS,
 ) -> list[InvoiceLine]:
     """What the month ``period`` comes to now, less what invoices had of it: lines of that issue of the invoice of the
     month ``into``.
@@ -87,7 +90,7 @@ def late_lines(
     ``cells`` are that month's, ``billed`` its invoice's lines and those that later invoices had for it. One line per
     meter and resource, one for its fees if the plans of that month have changed since; negative if too much was billed.
     """
-    now = draft(terms, period, cells, currency=currency).lines
+    now = draft(terms, period, cells, currency=currency, levels_before=levels_before).lines
     return _Bill(terms, into, currency, issue).differences(period, now, billed)
 
 

@@ -45,7 +45,10 @@ from mm_metering.core.tenancy import TenantRow
 
 _MILLIONTH = Decimal("0.000001")
 _MEAN_PLACES = Decimal("1e-12")
-_NO_LEVELS: Mapping[tuple[str, str], int] = MappingProxyType({})
+
+Levels: TypeAlias = Mapping[tuple[str, str], int]
+"""The value of each level (meter, resource) at one instant."""
+NO_LEVELS: Levels = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +147,7 @@ def rate(
     terms: Terms,
     *,
     period: str | None = None,
-    levels_before: Mapping[tuple[str, str], int] = _NO_LEVELS,
+    levels_before: Levels = NO_LEVELS,
 ) -> list[Overage]:
     """What lies past the allowances, by meter, resource and price. Only windows that bill something are listed.
 
@@ -326,9 +329,7 @@ def _window_use(key: _RowKey, row: _Row, terms: Terms) -> WindowUse:
 # -- levels -------------------------------------------------------------------------------------------------------
 
 
-def _level_lines(
-    cells: Sequence[Cell], terms: Terms, month: Span, before: Mapping[tuple[str, str], int]
-) -> Iterator[Overage]:
+def _level_lines(cells: Sequence[Cell], terms: Terms, month: Span, before: Levels) -> Iterator[Overage]:
     stood: Counter[str] = Counter()
     for (meter, _), value in before.items():
         stood[meter] += value
@@ -345,8 +346,8 @@ def _level_lines(
 
 
 def _charged_levels(terms: Terms) -> set[str]:
-    limits = (limit for plan in terms.plans.values() for each in plan.quotas.values() for limit in each)
-    return {limit.meter for limit in limits if limit.is_level and not limit.blocks}
+    plans = filter(None, map(terms.plan, terms.tenant.segments))
+    return {meter for plan in plans for meter in plan.charged_levels}
 
 
 def _level_use(part: Part, limit: Limit, month: Span, terms: Terms) -> WindowUse:

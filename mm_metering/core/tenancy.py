@@ -14,6 +14,15 @@ SUSPENDED: Final = "suspended"
 """A tenant's status while its subscription is paused: each of its requests is refused."""
 
 
+OVERRIDE: Final = "~"
+"""Between a plan's name and the tenant whose own version of it this is: "pro~acme". No plan of a catalogue has it."""
+
+
+def plan_name(plan: str) -> str:
+    """The name to show: "pro" for "pro~acme" too."""
+    return plan.partition(OVERRIDE)[0]
+
+
 @dataclass(frozen=True, slots=True)
 class TenantRow:
     """A tenant. ``segments`` are in order of their start; ``revision`` rises with every change that decisions
@@ -68,7 +77,7 @@ def changed_tenant(before: TenantRow | None, new: NewTenant, defaults: TenantDef
     if before is None:
         return _new_tenant(new, defaults, now_us)
     after = before if new.subscribed_us is None else _moved_start(before, new.subscribed_us)
-    if new.plan and (new.plan, new.version) != after.segment_at(now_us)[1:]:
+    if new.plan and not _is_on(after.segment_at(now_us), new):
         after = with_plan(after, new.plan, new.version or 0, now_us)
     after = replace(
         after,
@@ -77,6 +86,12 @@ def changed_tenant(before: TenantRow | None, new: NewTenant, defaults: TenantDef
         status=new.status or after.status,
     )
     return before if after == before else replace(after, revision=before.revision + 1)
+
+
+def _is_on(segment: Segment, new: NewTenant) -> bool:
+    """A tenant with a version of its own keeps it until it changes plans."""
+    own = OVERRIDE in segment.plan and plan_name(segment.plan) == new.plan
+    return own or (new.plan, new.version) == (segment.plan, segment.version)
 
 
 def _new_tenant(new: NewTenant, defaults: TenantDefaults, now_us: int) -> TenantRow:

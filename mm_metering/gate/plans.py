@@ -8,7 +8,7 @@ from typing import Any
 from mm_metering.backends.ledger import Ledger
 from mm_metering.core.catalogue import Plan
 from mm_metering.core.rating import Terms
-from mm_metering.core.tenancy import TenantRow
+from mm_metering.core.tenancy import TenantRow, plan_name
 from mm_metering.errors import NotApplied
 
 
@@ -22,16 +22,23 @@ class PlanBook:
     async def get(self, plan: str, version: int) -> Plan | None:
         """The plan of that version; None for a version that the ledger does not have."""
         if (plan, version) not in self._plans:
-            await self.all()
+            await self.refresh()
         return self._plans.get((plan, version))
 
-    async def all(self) -> Mapping[tuple[str, int], Plan]:
-        """Every version that the ledger has now."""
-        stored = await self._ledger.plan_versions()
-        self._plans = {
-            key: self._plans.get(key) or Plan.from_definition(key[0], definition) for key, definition in stored.items()
-        }
+    @property
+    def known(self) -> Mapping[tuple[str, int], Plan]:
+        """The versions that were read so far."""
         return self._plans
+
+    async def refresh(self) -> None:
+        """Reads what is new."""
+        for key, definition in (await self._ledger.plan_versions()).items():
+            if key not in self._plans:
+                self._plans[key] = Plan.from_definition(plan_name(key[0]), definition)
+
+    async def put(self, plan: str, definition: Plan, *, now_us: int) -> int:
+        """The version under which the plan is stored, a new one unless it is the newest."""
+        return (await self._ledger.put_plans({plan: definition.definition()}, now_us=now_us))[plan]
 
     async def apply(self, plans: Mapping[str, Plan], *, now_us: int, apply: bool) -> Mapping[str, int]:
         """The newest version of each plan. What differs from the ledger's becomes a new version, or is NotApplied."""

@@ -28,7 +28,8 @@ from mm_metering.billing.documents import COLUMNS, Party, csv, html, page, paper
 from mm_metering.billing.documents.document import document_of
 from mm_metering.billing.documents.texts import MAX_MARKS, clean, price, quantity
 from mm_metering.core.invoices import CreditNote, CreditUse, Explanation, Invoice, InvoiceLine, LineKind
-from mm_metering.core.rating import TierUse, WindowUse
+from mm_metering.core.pricing import TierUse
+from mm_metering.core.rating import WindowUse
 from mm_metering.errors import InvalidInput, MissingExtra
 from tests.unit.billing_case import invoice_of, parse
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from zoneinfo import ZoneInfo
 
 from mm_metering.billing.documents.texts import amount, clean, percent, price, quantity, span
 from mm_metering.core.invoices import Explanation, InvoiceLine, Share
-from mm_metering.core.rating import TierUse, WindowUse
+from mm_metering.core.pricing import TierUse
+from mm_metering.core.rating import WindowUse
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ def _share(share: Share) -> str:
     return f"{share.seconds:,} of {share.of_seconds:,} seconds of the month ({part})"
 
 
-_WINDOW_NUMBERS: Sequence[tuple[str, Callable[[WindowUse], int]]] = (
+_WINDOW_NUMBERS: Sequence[tuple[str, Callable[[WindowUse], int | Decimal]]] = (
     ("Used", lambda window: window.used),
     ("Allowance", lambda window: window.allowance),
     ("Under earlier plans", lambda window: window.before),
