@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, get_args
 from zoneinfo import ZoneInfo
 
@@ -70,6 +71,7 @@ Progress: TypeAlias = Callable[[int], None]
 """Told how many tenants are done."""
 
 Taxes: TypeAlias = Sequence[Tax] | None
+IsDue: TypeAlias = Callable[[Account, Terms], bool]
 Taxed: TypeAlias = tuple[Invoice, Sequence[Tax]]
 """A draft without tax, and the taxes on it."""
 
@@ -199,7 +201,7 @@ class Invoices:
             return entries
 
         if names:
-            await self._book(names, period, decide, now)
+            await self._book(names, period, decide, now, by_itself=by_itself)
         waiting += sorted(early)
         return found
 
@@ -217,17 +219,26 @@ class Invoices:
         return found[-1]
 
     async def _book(
-        self, names: Sequence[str], period: str, decide: Callable[[Account, Terms, Taxes], Entries], now: datetime
+        self,
+        names: Sequence[str],
+        period: str,
+        decide: Callable[[Account, Terms, Taxes], Entries],
+        now: datetime,
+        *,
+        by_itself: bool = False,
     ) -> None:
         """Books what is decided about the month, with the taxes on what the draft is then."""
         for _ in range(TRIES):
-            taxed = {name: await self._taxed(name, period, now) for name in names} if self._tax else {}
+            is_due = partial(books.is_due, period=period, now=now, by_itself=by_itself)
+            taxed = {name: await self._taxed(name, period, is_due) for name in names} if self._tax else {}
 
-            def decided(account: Account, taxed: Mapping[str, Taxed | None] = taxed) -> Entries:
+            def decided(account: Account, taxed: Mapping[str, Taxed | None] = taxed, is_due: IsDue = is_due) -> Entries:
                 terms = Terms(account.tenant, self._plans.known)
                 if any(terms.plan(each) is None for each in account.tenant.segments if each.plan):
                     raise _Moved
-                return decide(account, terms, self._taxes_of(taxed, account, terms, period, now))
+                return decide(
+                    account, terms, self._taxes_of(taxed, account, terms, period) if is_due(account, terms) else None
+                )
 
             try:
                 await self._ledger.book(names, self._wanted(period), decided)
@@ -500,20 +511,18 @@ class Invoices:
         answer = self._tax(untaxed)
         return await answer if inspect.isawaitable(answer) else answer
 
-    async def _taxed(self, tenant: str, period: str, now: datetime) -> Taxed | None:
+    async def _taxed(self, tenant: str, period: str, is_due: IsDue) -> Taxed | None:
         """The taxes on the draft as it is now; None where there is none to be made."""
         account = await self._account(tenant, period)
         terms = await self._plans.of(account.tenant)
-        if not books.is_due(account, terms, period, now):
+        if not is_due(account, terms):
             return None
         untaxed = books.inputs(account, terms, period, self._rules, taxes=()).draft(terms.plans)
         return untaxed, await self._asked(untaxed)
 
-    def _taxes_of(
-        self, taxed: Mapping[str, Taxed | None], account: Account, terms: Terms, period: str, now: datetime
-    ) -> Taxes:
+    def _taxes_of(self, taxed: Mapping[str, Taxed | None], account: Account, terms: Terms, period: str) -> Taxes:
         """What was asked for, if the draft is still what it was asked for."""
-        if self._tax is None or not books.is_due(account, terms, period, now):
+        if self._tax is None:
             return None
         answer = taxed[account.tenant.id]
         untaxed = books.inputs(account, terms, period, self._rules, taxes=()).draft(terms.plans)

@@ -179,11 +179,12 @@ def is_billable(account: Account, terms: Terms, period: str, *, by_itself: bool 
     return subscribed_us < micros(span.end) and (is_known or not by_itself)
 
 
-def is_due(account: Account, terms: Terms, period: str, now: datetime) -> bool:
-    """Whether the month is over and not invoiced yet."""
+def is_due(account: Account, terms: Terms, period: str, now: datetime, *, by_itself: bool = False) -> bool:
+    """Whether the month is over, to be billed, and not invoiced yet."""
     newest = account.newest(period)
-    is_open = newest is None or newest.status not in _BILLED
-    return is_open and now >= period_span(period, terms.zone).end
+    is_over = now >= period_span(period, terms.zone).end
+    is_open = newest is None or not is_billed(newest)
+    return is_over and is_open and is_billable(account, terms, period, by_itself=by_itself)
 
 
 def close(

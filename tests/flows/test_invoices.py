@@ -653,7 +653,7 @@ async def test_taxes_are_asked_for_again_if_the_draft_has_changed(make: Make, cl
             await app.flush()
         return vat(draft)[:1]
 
-    app = await make(tax=tax)
+    app = await make(tax=tax, worker="off")
     await pro(app)
     clock.set(JANUARY_IS_FINAL)
     invoice = await finalized(app)
