@@ -32,7 +32,7 @@ def counters(view: View, snapshot: Snapshot, terms: Terms, now_us: int) -> dict[
     for meter in view.windows.limited_meters:
         rows = [row for row in snapshot.usage if row.meter == meter and not row.scope]
         for gauge in _open_gauges(view, meter, now_us):
-            if view.windows.catalogue.meters[meter].aggregation == "level":
+            if gauge.limit.is_level:
                 values |= _levels(meter, gauge, snapshot)
             else:
                 used = _used(view, gauge, rows)

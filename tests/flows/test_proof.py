@@ -192,6 +192,22 @@ async def test_counters_that_are_right_are_left_alone(metering: Metering) -> Non
     assert await metering.reconciler.drift("stranger") == []
 
 
+async def test_a_worker_that_does_not_have_the_apps_catalogue_compares_them_too(
+    shared_stores: dict[str, str], make: Make
+) -> None:
+    quotas = {"calls": {"limit": 10, "per": "day"}, "desks": {"limit": 4}}
+    tree = {"meters": {"calls": {"event": "api_call"}, "desks": {"aggregation": "level"}}, "default_plan": "free"}
+    app = await make(catalogue=tree | {"plans": {"free": {"price": "0.00", "quotas": quotas}}}, **shared_stores)
+    await app.enforce_quota("org", "calls", 3)
+    await app.set_level("org", "desks", 2)
+    await app.flush()
+    worker = Metering(**shared_stores, worker="off")  # as `mm-metering worker` has it: it applies no plans
+    _, wanted = await worker.gate.expected("org")
+    assert {field.partition("@")[0] for field in wanted} == {"calls", "desks", "desks/desks"}
+    assert await worker.reconciler.drift("org") == []
+    await worker.aclose()
+
+
 async def test_counters_that_drifted_are_told_and_loaded_anew(
     shared_stores: dict[str, str], make: Make, clock: FrozenClock
 ) -> None:
