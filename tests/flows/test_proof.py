@@ -201,7 +201,8 @@ async def test_a_worker_that_does_not_have_the_apps_catalogue_compares_them_too(
     await app.enforce_quota("org", "calls", 3)
     await app.set_level("org", "desks", 2)
     await app.flush()
-    worker = Metering(**shared_stores, worker="off")  # as `mm-metering worker` has it: it applies no plans
+    stores: dict[str, Any] = shared_stores
+    worker = Metering(**stores, worker="off")  # as `mm-metering worker` has it: it applies no plans
     _, wanted = await worker.gate.expected("org")
     assert {field.partition("@")[0] for field in wanted} == {"calls", "desks", "desks/desks"}
     assert await worker.reconciler.drift("org") == []
