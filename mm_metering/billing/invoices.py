@@ -228,25 +228,26 @@ class Invoices:
         by_itself: bool = False,
     ) -> None:
         """Books what is decided about the month, with the taxes on what the draft is then."""
+        moved = ""
         for _ in range(TRIES):
             is_due = partial(books.is_due, period=period, now=now, by_itself=by_itself)
             taxed = {name: await self._taxed(name, period, is_due) for name in names} if self._tax else {}
 
             def decided(account: Account, taxed: Mapping[str, Taxed | None] = taxed, is_due: IsDue = is_due) -> Entries:
                 terms = Terms(account.tenant, self._plans.known)
-                if any(terms.plan(each) is None for each in account.tenant.segments if each.plan):
-                    raise _Moved
+                if not all(map(terms.plan, (each for each in account.tenant.segments if each.plan))):
+                    raise _Moved(f"a plan of {account.tenant.id!r} is not among the ledger's versions")
                 return decide(
                     account, terms, self._taxes_of(taxed, account, terms, period) if is_due(account, terms) else None
                 )
 
             try:
                 await self._ledger.book(names, self._wanted(period), decided)
-            except _Moved:
+                return
+            except _Moved as error:
+                moved = str(error)
                 await self._plans.refresh()
-                continue
-            return
-        raise StoreUnavailable(f"{period}: usage came faster than its taxes, {TRIES} times; try again. Nothing changed")
+        raise StoreUnavailable(f"{period} is not closed: {moved}, {TRIES} times; try again. Nothing changed")
 
     # -- what is there ------------------------------------------------------------------------------------------------
 
@@ -527,7 +528,7 @@ class Invoices:
         answer = taxed[account.tenant.id]
         untaxed = books.inputs(account, terms, period, self._rules, taxes=()).draft(terms.plans)
         if answer is None or untaxed != answer[0]:
-            raise _Moved
+            raise _Moved(f"the usage of {account.tenant.id!r} changed while its taxes were asked for")
         return answer[1]
 
     # -- reading ------------------------------------------------------------------------------------------------------

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from mm_metering.billing.documents import Party
+from mm_metering.billing.invoices import DocumentForm
 from mm_metering.cli.host import load, refuse_memory
 from mm_metering.core.invoices import BilledFact, CreditNote, Explanation, Invoice, InvoiceLine
 from mm_metering.core.money import plain
@@ -63,9 +66,22 @@ def commands() -> typer.Typer:
         close_month(app, period, tenant or None)
 
     @group.command()
-    def show(invoice_id: str, *, json: bool = as_json, app: str = host) -> None:
-        """One invoice with its lines."""
-        show_invoice(run(app, lambda metering: metering.get_invoice(invoice_id)), json=json)
+    def show(
+        invoice_id: str,
+        *,
+        json: bool = as_json,
+        html: str = typer.Option("", "--html", metavar="FILE", help="Write it as a page."),
+        pdf: str = typer.Option("", "--pdf", metavar="FILE", help="Write it as a PDF (extra pdf)."),
+        csv: str = typer.Option("", "--csv", metavar="FILE", help="Write its lines as a table."),
+        seller: str = typer.Option("", "--seller", metavar="NAME", help="Who stands on it as the seller."),
+        app: str = host,
+    ) -> None:
+        """One invoice with its lines, or as a document in a file."""
+        files: dict[DocumentForm, str] = {"html": html, "pdf": pdf, "csv": csv}
+        if any(files.values()):
+            run(app, lambda metering: write_documents(metering, invoice_id, files, seller))
+        else:
+            show_invoice(run(app, lambda metering: metering.get_invoice(invoice_id)), json=json)
 
     @group.command("list")
     def list_(
@@ -174,6 +190,18 @@ async def _open(metering: Metering, *, own: bool) -> None:
             f"{named} differs from the plans in this ledger; name the app's in MM_METERING_CATALOGUE, or the app's "
             "Metering with --app module:name",
         ) from error
+
+
+async def write_documents(metering: Metering, invoice_id: str, files: Mapping[DocumentForm, str], seller: str) -> None:
+    for form, file in files.items():
+        if file:
+            party = Party(name=seller) if seller else None
+            content = await metering.invoice_document(invoice_id, form, seller=party)
+            try:
+                await asyncio.to_thread(Path(file).write_bytes, content)
+            except OSError as error:
+                raise InvalidInput(form, f"{file} cannot be written: {error.strerror}") from error
+            _say(_console(), f"wrote {file}")
 
 
 def close_month(app: str, period: str, tenant: str | None) -> None:

@@ -66,6 +66,10 @@ class Account:
         """The adjustments that no invoice has yet."""
         return [each for each in self.adjustments if each.invoice is None]
 
+    def due(self, currency: str) -> list[Adjustment]:
+        """Those that the next invoice in that currency takes along."""
+        return [each for each in self.pending if each.currency == currency]
+
     def by_id(self, invoice_id: str) -> Invoice:
         for each in self.invoices:
             if each.id == invoice_id:
@@ -137,7 +141,7 @@ def inputs(account: Account, terms: Terms, period: str, rules: Rules, *, taxes: 
             *_late(account, terms, period, rules.currency, issue),
             *billed_already(terms, period, had, currency=rules.currency, issue=issue),
         ],
-        adjustments=account.pending,
+        adjustments=account.due(rules.currency),
         discounts=account.discounts,
         grants=[grant for grant in account.grants if grant.remaining],
         taxes=taxes,
@@ -241,6 +245,8 @@ def finalize(
 
 def _suspicion(account: Account, found: Invoice, rules: Rules) -> str | None:
     """Why somebody should look at the draft first."""
+    if other := _in_another_currency(account, found):
+        return f"{other}, and it is in {found.currency}; finalize_invoice sends it on without that"
     if len(found.lines) > rules.hold_lines:
         return f"it has {len(found.lines):,} lines, more than {rules.hold_lines:,}; finalize_invoice sends it on"
     before = [each.total for each in account.invoices if is_billed(each) and each.period < found.period]
@@ -254,6 +260,17 @@ def _suspicion(account: Account, found: Invoice, rules: Rules) -> str | None:
         f"its total of {plain(found.total)} is more than {rules.hold_factor} times the usual {plain(usual)}; "
         "finalize_invoice sends it on"
     )
+
+
+def _in_another_currency(account: Account, found: Invoice) -> str | None:
+    """What of the tenant's the invoice would silently leave out: nothing is converted."""
+    for grant in account.grants:
+        if grant.remaining and grant.currency != found.currency:
+            return f"the tenant has {plain(grant.remaining)} {grant.currency} of credit"
+    for each in account.pending:
+        if each.currency != found.currency:
+            return f"the tenant has an adjustment of {plain(each.amount)} {each.currency}"
+    return None
 
 
 def _finalized(account: Account, found: Invoice, basis: Inputs, now: datetime) -> tuple[Invoice, Entries]:
@@ -270,7 +287,7 @@ def _finalized(account: Account, found: Invoice, basis: Inputs, now: datetime) -
     ]
     if invoice.carried_over:
         grants.append(_credit_of(invoice.id, invoice, invoice.carried_over, f"carried over from {invoice.number}", now))
-    joined = tuple(each.model_copy(update={"invoice": invoice.id}) for each in account.pending)
+    joined = tuple(each.model_copy(update={"invoice": invoice.id}) for each in account.due(found.currency))
     return invoice, Entries(
         invoices=(invoice,),
         grants=tuple(grants),

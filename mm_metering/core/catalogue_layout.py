@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from mm_metering.core.catalogue import AI_COST_METER, UNLIMITED, AiPolicy, Catalogue, ChargeUpTo, Limit, Meter, Plan
-from mm_metering.core.money import to_nanos
+from mm_metering.core.money import is_currency, to_nanos
 from mm_metering.core.periods import Window, zone
 from mm_metering.core.price_layout import PRICE
 from mm_metering.core.schema import (
@@ -72,6 +72,13 @@ def _read_then(value: object, at: Place) -> tuple[str, Decimal | None]:
     return _WORDS.read(value, at), None
 
 
+def _read_currency(value: object, at: Place) -> str:
+    code = _CODE.read(value, at)
+    if not is_currency(code):
+        raise at.wrong(f'{shown(code)} is not a currency of ISO 4217, such as "USD"')
+    return code
+
+
 def _read_zone(value: object, at: Place) -> str:
     try:
         zone(name := _TEXT.read(value, at))
@@ -95,6 +102,8 @@ def _read_limits(limit: Shape[Given]) -> Callable[[object, Place], Limits]:
 
 _WORDS = choice("block", "charge")
 _CAPPED = table({"charge_up_to": _CHARGE_UP_TO})
+_CODE = text("[A-Z]{3}", 'a currency of 3 capital letters, such as "USD"')
+_CURRENCY = Shape(_read_currency, _CODE.schema)
 _TIMEZONE = Shape(_read_zone, _TEXT.schema)
 _LIMIT_VALUE = Shape(_as_given, {"anyOf": [_COUNT.schema, {"const": UNLIMITED}, *_NANO_MONEY.schema["anyOf"]]})
 _THEN = Shape(_read_then, {"anyOf": [_WORDS.schema, _CAPPED.schema]})
@@ -152,7 +161,7 @@ _PLANS = table({}, keys=_NAMES, rest=table(_plan_fields(_LIMIT_FIELDS)), least=_
 _EXEMPT = listing(text(r"/[^ ]{0,255}", 'a path; write "/healthz"'))
 _CATALOGUE = table(
     {
-        "currency": Field(text("[A-Z]{3}", 'a currency of 3 capital letters, such as "USD"'), "ISO 4217; default USD."),
+        "currency": Field(_CURRENCY, "ISO 4217; default USD."),
         "timezone": Field(_TIMEZONE, "IANA zone of tenants that have none of their own; default UTC."),
         "default_plan": Field(_TEXT, "The plan of tenants nobody put on one; without it they are unknown."),
         "meters": Field(table({}, keys=_NAMES, rest=table(_METER_FIELDS)), "What is counted."),

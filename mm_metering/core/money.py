@@ -25,6 +25,14 @@ _OTHER_MINOR_DIGITS = {
     4: "CLF UYW",
 }
 _MINOR_DIGITS = {code: digits for digits, codes in _OTHER_MINOR_DIGITS.items() for code in codes.split()}
+_CURRENCIES = (
+    "AED AFN ALL AMD ANG AOA ARS AUD AWG AZN BAM BBD BDT BGN BHD BIF BMD BND BOB BRL BSD BTN BWP BYN BZD CAD CDF "
+    "CHF CLF CLP CNY COP CRC CUP CVE CZK DJF DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GNF GTQ GYD "
+    "HKD HNL HTG HUF IDR ILS INR IQD IRR ISK JMD JOD JPY KES KGS KHR KMF KPW KRW KWD KYD KZT LAK LBP LKR LRD LSL "
+    "LYD MAD MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MYR MZN NAD NGN NIO NOK NPR NZD OMR PAB PEN PGK PHP PKR "
+    "PLN PYG QAR RON RSD RUB RWF SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT TND TOP "
+    "TRY TTD TWD TZS UAH UGX USD UYI UYU UYW UZS VED VES VND VUV WST XAF XCD XCG XOF XPF YER ZAR ZMW ZWG"
+)
 EXACT = Context(prec=60, rounding=ROUND_HALF_UP)
 """For ``localcontext``: the host's own precision, rounding and traps must not reach a bill."""
 
@@ -94,6 +102,11 @@ def from_nanos(nanos: int) -> Decimal:
 
 
 _NOTHING = Decimal("0.00")
+
+
+def is_currency(code: str) -> bool:
+    """Whether ISO 4217 has it, as money that people pay with."""
+    return code in _CURRENCIES.split()
 
 
 def minor_unit(currency: str) -> Decimal:

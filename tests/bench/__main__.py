@@ -19,6 +19,7 @@ from tests.bench.goals import goals
 from tests.bench.growth import growth, memory_of_events
 from tests.bench.hosts import connections, uvicorn
 from tests.bench.inprocess import in_process
+from tests.bench.invoices import invoices
 from tests.bench.layers import layers, memory
 from tests.bench.ledger import ledger
 from tests.bench.report import Report
@@ -34,6 +35,7 @@ PARTS: Final[dict[str, Callable[[Report], None]]] = {
     "memory": memory,
     "layers": layers,
     "ledger": ledger,
+    "invoices": invoices,
 }
 
 

@@ -39,6 +39,9 @@ GOALS: Final = (
     Goal("a fact into PostgreSQL: 20,000 a second", _at_any_size("PostgreSQL"), 50, 33, "µs"),
     Goal("its CPU at the most rows × at 1,000", ("ledger/SQLite/growth", "ledger/PostgreSQL/growth"), 1.25, 1.1, "×"),
     Goal("get_usage of a year", ("ledger/SQLite/year_ms", "ledger/PostgreSQL/year_ms"), 20, 10, "ms"),
+    Goal("10,000 tenants close a month", ("invoices/10000/1/wall_s",), 60, 30, "s"),
+    Goal("its CPU a tenant at 10,000 × at 1,000", ("invoices/growth",), 1.25, 1.1, "×"),
+    Goal("its CPU with 30 × the facts", ("invoices/facts",), 1.25, 1.1, "×"),
     Goal("errors with 256 connections", ("connections/256/cold/errors", "connections/256/warm/errors"), 0, 0),
     Goal("errors with 512 connections", ("connections/512/cold/errors", "connections/512/warm/errors"), 0, 0),
 )
