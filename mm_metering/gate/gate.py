@@ -39,6 +39,7 @@ from mm_metering.core.facts import Fact, decode, encode, void
 from mm_metering.core.identity import tenant_id
 from mm_metering.core.money import to_nanos
 from mm_metering.core.periods import zone
+from mm_metering.core.rating import plan_label
 from mm_metering.core.tenancy import TenantDefaults, TenantRow
 from mm_metering.errors import StoreUnavailable, UnknownTenant
 from mm_metering.gate import loading
@@ -104,7 +105,7 @@ class Gate:
         if journal is not None:
             self._adopter = Adopter(journal, shards=counters.shards, lane_of=self._lane_of, shard_of=self.shard_of)
         self._views = Views()
-        self._windows: dict[tuple[str, int, str], PlanWindows] = {}
+        self._windows: dict[tuple[str, str], PlanWindows] = {}
         self._reports = Reports(new_id())
 
     # -- takes --------------------------------------------------------------------------------------------------------
@@ -289,7 +290,7 @@ class Gate:
                 return await self._read_view(await self._snapshot(tenant))
         except (StoreUnavailable, TimeoutError) as error:
             log.warning("tenant not loaded: %s", str(error) or "deadline")
-            return self._view_of(tenant, None, self._windows_of(None, 0, self._catalogue.timezone), self._now_us())
+            return self._view_of(tenant, None, self._windows_of(None, "", self._catalogue.timezone), self._now_us())
 
     async def _read_view(self, snapshot: Snapshot) -> View:
         if snapshot.tenant is None:
@@ -302,13 +303,13 @@ class Gate:
         now_us = self._now_us()
         segment = row.segment_at(now_us)
         plan = await self._plans.get(segment.plan, segment.version)
-        return self._view_of(row.id, row, self._windows_of(plan, segment.version, row.timezone), now_us)
+        return self._view_of(row.id, row, self._windows_of(plan, plan_label(segment), row.timezone), now_us)
 
     def _view_of(self, tenant: str, row: TenantRow | None, windows: PlanWindows, now_us: int) -> View:
         return View(tenant, row, windows, shard=self.shard_of(tenant), now_us=now_us)
 
-    def _windows_of(self, plan: Plan | None, version: int, timezone: str) -> PlanWindows:
-        key = (plan.name if plan else "", version, timezone)
+    def _windows_of(self, plan: Plan | None, label: str, timezone: str) -> PlanWindows:
+        key = (label if plan else "", timezone)
         known = self._windows.get(key)
         if known is None:
             if len(self._windows) >= MAX_WINDOWS:
