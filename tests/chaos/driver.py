@@ -109,7 +109,7 @@ OUTAGE_S: Final = 0.25
 OFTEN: Final = ("middleware", "lane")
 PROVOKED: Final = {"certify": "loss", "journal": "outage", "replay": "outage", "shutdown": "end", "drain": "work"}
 """What a room's points are reached by; all others by the load alone."""
-REACH_S, REACH_EACH_S = 60.0, 15.0
+REACH_S, REACH_EACH_S = 60.0, 40.0
 
 
 async def failpoint_kills(house: House, truth: Truth, times: int, points: Sequence[str]) -> Counter[str]:

@@ -61,7 +61,7 @@ async def test_killed_at_random_nothing_is_lost_twice_or_over_the_limit(
     assert_clean(await driver.run(chosen(*size), tmp_path, postgres_server))
 
 
-@pytest.mark.timeout(120 + 90 * TIMES)
+@pytest.mark.timeout(120 + 300 * TIMES)
 async def test_killed_at_each_failpoint_nothing_is_lost_twice_or_over_the_limit(
     tmp_path: Path, postgres_server: PostgresServer
 ) -> None:
