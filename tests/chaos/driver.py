@@ -121,6 +121,7 @@ async def failpoint_kills(house: House, truth: Truth, times: int, points: Sequen
         at_once = 1 if PROVOKED.get(family[0].partition(".")[0]) == "loss" else len(places)  # one process certifies
         for at in range(0, len(family), at_once):
             done += await _kill_at(house, truth, places, family[at : at + at_once], times)
+    await house.until(lambda: house.of("app") and house.are_admitted(truth), "all app processes are admitted")
     return done
 
 

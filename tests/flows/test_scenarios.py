@@ -118,8 +118,9 @@ async def test_every_statement_comes_out_of_the_whole_chain(metering: Metering, 
         closed = {each.id: each for each in await metering.close_period(period)}
         for each in finals:
             assert each.period != period or closed[each.id] == each
-    numbers = sorted(each.number or "" for each in finals)  # the worker closes months too
-    assert numbers == [f"INV-{n:06}" for n in range(1, len(finals) + 1)]
+    numbers = sorted(each.number for each in await metering.list_invoices() if each.number)
+    assert numbers == [f"INV-{n:06}" for n in range(1, len(numbers) + 1)]
+    assert len(numbers) >= len(finals), "the worker closes months too"
 
 
 # -- what no statement can say -----------------------------------------------------------------------------------------

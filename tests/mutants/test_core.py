@@ -122,8 +122,8 @@ MUTANTS: Final = {
     "a plan of the month's last second is charged whole": Mutant(
         "invoicing", "if start < second < end]", "if start < second <= end]"
     ),
-    "tax on what is not due": Mutant("invoicing", "if rate <= 0 or subtotal <= 0:", "if rate <= 0:"),
-    "an invoice is negative": Mutant("invoicing", "-subtotal) if subtotal < 0 else None", "-subtotal) if 0 else None"),
+    "tax on what is not due": Mutant("invoicing", "taxes if subtotal > 0 else ()", "taxes"),
+    "an invoice is negative": Mutant("invoicing", "-due) if due < 0 else None", "-due) if 0 else None"),
     "an invoice's id depends on its plan's name alone": Mutant(
         "invoicing", "[self.terms.tenant.id, self.period, self.issue, *parts]", "[self.terms.tenant.id, *parts]"
     ),

@@ -24,7 +24,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from types import FunctionType, ModuleType
 
 from mm_metering import catalogues
@@ -218,6 +218,11 @@ def _unit_price(line: InvoiceLine) -> Decimal | None:
 
 def check_explained(invoice: Invoice) -> None:
     """Every line can be computed again from its explanation alone, and the total from the lines."""
+    with localcontext(prec=80):
+        _check_explained(invoice)
+
+
+def _check_explained(invoice: Invoice) -> None:
     cent = Decimal("0.01")
     assert invoice.total == sum(line.amount for line in invoice.lines)
     for line in invoice.lines:
