@@ -41,7 +41,7 @@ SEED: Final = int(os.environ.get("MM_CHAOS_SEED", "1"))
 
 
 def chosen(*words: str) -> argparse.Namespace:
-    return arguments(["--seed", str(SEED), *(() if KILLS else ("--at-once", "5")), *words])
+    return arguments(["--seed", str(SEED), *(() if KILLS else ("--at-once", "3")), *words])
 
 
 def assert_clean(rows: list[Row]) -> None:
