@@ -40,11 +40,13 @@ async def test_a_server_that_is_set_up_well(tmp_path: Path) -> None:
     await asyncio.to_thread(server.start)
     counters = RedisCounters(server.url)
     try:
-        assert await said(counters) == {
+        found = await said(counters)
+        (clock,) = (text for text in found if text.startswith(f"the clock of {server.socket} is "))
+        assert found == {
             f"{server.socket} evicts nothing": "ok",
             f"{server.socket} keeps an append-only file": "ok",
             f"{server.socket} is a master with 0 replicas": "ok",
-            f"the clock of {server.socket} is +0.0 s from this host's": "ok",
+            clock: "ok",  # by how much depends on how busy the machine is
         }
     finally:
         await counters.aclose()
