@@ -10,7 +10,6 @@ from datetime import datetime
 from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, get_args
-from zoneinfo import ZoneInfo
 
 from mm_metering.backends.accounts import Wanted
 from mm_metering.backends.ledger import Ledger
@@ -46,9 +45,9 @@ from mm_metering.core.periods import (
     micros,
     parse_period,
     period_span,
-    zone,
 )
 from mm_metering.core.rating import Terms
+from mm_metering.core.tenancy import TenantRow
 from mm_metering.errors import (
     InvalidInput,
     InvalidMoney,
@@ -116,13 +115,10 @@ class Invoices:
     async def preview(self, tenant: str, period: str | None) -> Invoice:
         """The month's invoice as it stands: usage so far, the whole month's fees. ``period`` is "2024-01"; None, the
         month that is now. A month that was invoiced: what was invoiced."""
-        name = tenant_id(tenant)
-        row = await self._ledger.tenant(name)
-        if row is None:
-            raise _unknown(tenant)
+        row = await self._row(tenant)
         terms = await self._plans.of(row)
         period = period or f"{local_day(self._clock.now(), terms.zone):%Y-%m}"
-        account = await self._account(name, period)
+        account = await self._account(row.id, period)
         newest = account.newest(period)
         if newest is not None and newest.status not in ("draft", "void"):
             return newest
@@ -158,10 +154,7 @@ class Invoices:
             seen += len(names)
             progress(seen)
         if waiting and not closed:
-            end = period_span(period, await self._zone_of(waiting[0])).end
-            raise PeriodNotOver(
-                f"{period} ends at {end:%Y-%m-%dT%H:%M:%SZ} for {waiting[0]!r}; preview_invoice shows it until then"
-            )
+            raise books.still_runs(await self._row(waiting[0]), period)
         for name in waiting:
             not_over(name)
         return [closed[name] for name in sorted(closed)]
@@ -173,10 +166,7 @@ class Invoices:
 
     async def _pages(self, tenant: str | None) -> AsyncIterator[list[str]]:
         if tenant is not None:
-            name = tenant_id(tenant)
-            if await self._ledger.tenant(name) is None:
-                raise _unknown(tenant)
-            yield [name]
+            yield [(await self._row(tenant)).id]
             return
         after = ""
         while rows := await self._ledger.tenants(after=after, limit=AT_ONCE):
@@ -294,7 +284,7 @@ class Invoices:
         _one_of(form, get_args(DocumentForm), "form")
         invoice = await self.get(invoice_id)
         parties: dict[str, Any] = {"seller": seller, "buyer": buyer}
-        timezone = (await self._zone_of(invoice.tenant)).key
+        timezone = (await self._row(invoice.tenant)).timezone
         match form:
             case "html":
                 return documents.html(invoice, timezone=timezone, **parties).encode()
@@ -505,7 +495,10 @@ class Invoices:
     async def _taxes(self, account: Account, terms: Terms, period: str) -> Taxes:
         if self._tax is None:
             return None
-        return await self._asked(books.inputs(account, terms, period, self._rules, taxes=()).draft(terms.plans))
+        return await self._asked(self._untaxed(account, terms, period))
+
+    def _untaxed(self, account: Account, terms: Terms, period: str) -> Invoice:
+        return books.inputs(account, terms, period, self._rules, taxes=()).draft(terms.plans)
 
     async def _asked(self, untaxed: Invoice) -> Sequence[Tax]:
         assert self._tax is not None
@@ -518,7 +511,7 @@ class Invoices:
         terms = await self._plans.of(account.tenant)
         if not is_due(account, terms):
             return None
-        untaxed = books.inputs(account, terms, period, self._rules, taxes=()).draft(terms.plans)
+        untaxed = self._untaxed(account, terms, period)
         return untaxed, await self._asked(untaxed)
 
     def _taxes_of(self, taxed: Mapping[str, Taxed | None], account: Account, terms: Terms, period: str) -> Taxes:
@@ -526,8 +519,7 @@ class Invoices:
         if self._tax is None:
             return None
         answer = taxed[account.tenant.id]
-        untaxed = books.inputs(account, terms, period, self._rules, taxes=()).draft(terms.plans)
-        if answer is None or untaxed != answer[0]:
+        if answer is None or self._untaxed(account, terms, period) != answer[0]:
             raise _Moved(f"the usage of {account.tenant.id!r} changed while its taxes were asked for")
         return answer[1]
 
@@ -549,11 +541,11 @@ class Invoices:
             level_days=[days_of(month)[0] for month in months] if bills_levels else (),
         )
 
-    async def _zone_of(self, tenant: str) -> ZoneInfo:
-        row = await self._ledger.tenant(tenant)
+    async def _row(self, tenant: str) -> TenantRow:
+        row = await self._ledger.tenant(tenant_id(tenant))
         if row is None:
             raise _unknown(tenant)
-        return zone(row.timezone)
+        return row
 
 
 class _Moved(Exception):

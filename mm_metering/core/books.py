@@ -5,21 +5,20 @@ Each takes an ``Account`` and returns the ``Entries`` that must be written toget
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Decimal, localcontext
-from hashlib import sha256
 from typing import Any, Final
 
 from mm_metering.core.cells import Cell
+from mm_metering.core.identity import derived_id
 from mm_metering.core.inputs import Inputs
 from mm_metering.core.invoices import Adjustment, CreditGrant, CreditNote, Discount, Invoice, InvoiceLine, Tax
 from mm_metering.core.invoicing import billed_already, late_lines
 from mm_metering.core.lifecycles import INVOICE
 from mm_metering.core.money import EXACT, plain, round_minor
-from mm_metering.core.periods import FIRST_PERIOD, days_of, later_period, micros, period_span
+from mm_metering.core.periods import FIRST_PERIOD, days_of, later_period, micros, period_span, zone
 from mm_metering.core.rating import NO_LEVELS, Levels, Terms
 from mm_metering.core.tenancy import TenantRow
 from mm_metering.errors import InvalidInput, NotFound, PeriodNotOver, WrongState
@@ -207,14 +206,8 @@ def close(
     newest = account.newest(period)
     if newest is not None and is_billed(newest):
         return newest, Entries()
-    end = period_span(period, terms.zone).end
-    if now < end:
-        raise PeriodNotOver(
-            f"{period} ends at {end:%Y-%m-%dT%H:%M:%SZ} for {account.tenant.id!r}; preview_invoice shows it until then"
-        )
-    basis = inputs(account, terms, period, rules, taxes=taxes)
-    found = basis.draft(terms.plans).model_copy(update={"usage_until": end, "stored_until": now})
-    if now < end + rules.grace:
+    basis, found = _drafted(account, terms, period, rules, now=now, taxes=taxes)
+    if now < period_span(period, terms.zone).end + rules.grace:
         return found, Entries(invoices=(found,))
     reason = _suspicion(account, found, rules)
     if reason:
@@ -235,12 +228,26 @@ def finalize(
     """By hand: without waiting for the grace, and whatever is suspicious about it. The draft is made anew first."""
     stored = account.by_id(invoice_id)
     INVOICE.after(stored.status, "finalize", name=invoice_id)
-    end = period_span(stored.period, terms.zone).end
-    if now < end:
-        raise PeriodNotOver(f"{stored.period} ends at {end:%Y-%m-%dT%H:%M:%SZ} for {account.tenant.id!r}")
-    basis = inputs(account, terms, stored.period, rules, taxes=taxes)
-    found = basis.draft(terms.plans).model_copy(update={"usage_until": end, "stored_until": now})
+    basis, found = _drafted(account, terms, stored.period, rules, now=now, taxes=taxes)
     return _finalized(account, found, basis, now)
+
+
+def _drafted(
+    account: Account, terms: Terms, period: str, rules: Rules, *, now: datetime, taxes: Sequence[Tax] | None
+) -> tuple[Inputs, Invoice]:
+    """With its two bounds; PeriodNotOver before the month's end."""
+    end = period_span(period, terms.zone).end
+    if now < end:
+        raise still_runs(account.tenant, period)
+    basis = inputs(account, terms, period, rules, taxes=taxes)
+    return basis, basis.draft(terms.plans).model_copy(update={"usage_until": end, "stored_until": now})
+
+
+def still_runs(tenant: TenantRow, period: str) -> PeriodNotOver:
+    end = period_span(period, zone(tenant.timezone)).end
+    return PeriodNotOver(
+        f"{period} ends at {end:%Y-%m-%dT%H:%M:%SZ} for {tenant.id!r}; preview_invoice shows it until then"
+    )
 
 
 def _suspicion(account: Account, found: Invoice, rules: Rules) -> str | None:
@@ -372,7 +379,7 @@ def credit(
         raise InvalidInput("amount", f"nothing is left of what {invoice_id} charged; credit paid the rest")
     number, paid = account.next_numbers[NOTE_NUMBERS], stored.status == "paid"
     note = CreditNote(
-        id=_id("cn", stored.id, number),
+        id=derived_id("cn", stored.id, number),
         number=f"CN-{number:06}",
         invoice=stored.id,
         tenant=stored.tenant,
@@ -429,7 +436,7 @@ def _tax_share(invoice: Invoice, amount: Decimal, before: Sequence[CreditNote]) 
 
 def _credit_of(source: str, invoice: Invoice, amount: Decimal, reason: str, now: datetime) -> CreditGrant:
     return CreditGrant(
-        id=_id("cg", source),
+        id=derived_id("cg", source),
         tenant=invoice.tenant,
         currency=invoice.currency,
         kind="paid",
@@ -446,7 +453,3 @@ def _credit_of(source: str, invoice: Invoice, amount: Decimal, reason: str, now:
 def _less(amount: Decimal, by: Decimal) -> Decimal:
     with localcontext(EXACT):
         return amount - by
-
-
-def _id(prefix: str, *parts: object) -> str:
-    return f"{prefix}_{sha256(json.dumps(parts).encode()).hexdigest()[:24]}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from hashlib import sha256
 from typing import Final
 
 from mm_metering.errors import InvalidEvent, InvalidInput, InvalidTenant
@@ -23,6 +25,11 @@ def event_id(value: object) -> str:
 def resource_name(value: object) -> str:
     """What was used: a route template, a model, an export type; 1 to 512 UTF-8 bytes without control characters."""
     return _text(value, "resource", MAX_RESOURCE_BYTES, InvalidEvent)
+
+
+def derived_id(prefix: str, *parts: object) -> str:
+    """Equal for equal parts, on every machine and in every run: "inv_" and 24 hex digits."""
+    return f"{prefix}_{sha256(json.dumps(parts).encode()).hexdigest()[:24]}"
 
 
 def _text(value: object, field: str, most_bytes: int, error: type[InvalidInput]) -> str:

@@ -7,17 +7,16 @@ Fees count by the whole second: an instant belongs to the second it lies in.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal, localcontext
-from hashlib import sha256
 from itertools import pairwise
-from typing import Final, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from mm_metering.core.cells import Cell, Segment
+from mm_metering.core.identity import derived_id
 from mm_metering.core.invoices import (
     FEES,
     METERED,
@@ -36,11 +35,10 @@ from mm_metering.core.invoices import (
 from mm_metering.core.money import EXACT, exact, minor_unit, plain, round_minor, split
 from mm_metering.core.periods import from_micros, micros, parse_period, period_span
 from mm_metering.core.pricing import price_text, price_words, quantity_text
-from mm_metering.core.rating import NO_LEVELS, Levels, Overage, Terms, plan_label, rate
+from mm_metering.core.rating import NO_LEVELS, Levels, Overage, Terms, mean_price, plan_label, rate
 
 _SECOND_US = 1_000_000
 _ZERO = Decimal(0)
-_MEAN: Final = Decimal("0.000000000001")
 
 
 def draft(
@@ -197,29 +195,22 @@ class _Bill(NamedTuple):
         self, use: _Use, period: str, now: Sequence[InvoiceLine], billed: Sequence[InvoiceLine]
     ) -> InvoiceLine | None:
         """None where all that is due was billed."""
-        due, had = self._sum(now), self._sum(billed)
+        (meter, resource), due, had = use, self._sum(now), self._sum(billed)
         if due == had:
             return None
         with localcontext(EXACT):
             amount = due - had
-        if not use[0]:
+        if not meter:
             text = f"changes of plan in {period}, after its invoice"
             line = self._plain_line("proration", text, amount, period)
             return line.model_copy(update={"period": period})
-        return self._late_usage(use, period, now, billed)
-
-    def _late_usage(
-        self, use: _Use, period: str, now: Sequence[InvoiceLine], billed: Sequence[InvoiceLine]
-    ) -> InvoiceLine:
-        (meter, resource), due, had = use, self._sum(now), self._sum(billed)
         with localcontext(EXACT):
-            amount = due - had
             quantity = sum(line.quantity for line in now) - sum(line.quantity for line in billed)
         prices = {line.unit_price for line in (*now, *billed)}
         why = [line.explanation for line in now if line.explanation]
         known = {window for line in billed if line.explanation for window in line.explanation.windows}
         windows = tuple(window for each in why for window in each.windows if window not in known)
-        price = prices.pop() if len(prices) == 1 else self._each(amount, quantity)
+        price = prices.pop() if len(prices) == 1 else mean_price(amount, quantity).normalize() if quantity else amount
         days = sorted({f"{window.start.astimezone(self.terms.zone):%Y-%m-%d}" for window in windows})
         when = days[0] if len(days) == 1 else period
         what = f"{meter} ({resource})" if resource else meter
@@ -242,11 +233,6 @@ class _Bill(NamedTuple):
                 billed_before=had,
             ),
         )
-
-    def _each(self, amount: Decimal, quantity: int | Decimal) -> Decimal:
-        """The mean price, for display."""
-        with localcontext(EXACT):
-            return (amount / quantity).quantize(_MEAN).normalize() if quantity else amount
 
     def _discounts(self, discounts: Sequence[Discount], nets: _Nets) -> Iterator[InvoiceLine]:
         """Percentages first. None takes more than is there."""
@@ -393,9 +379,7 @@ class _Bill(NamedTuple):
             return sum((line.amount for line in lines), minor_unit(self.currency) * 0)
 
     def _id(self, prefix: str, *parts: str) -> str:
-        """Equal for equal parts, on every machine and in every run."""
-        text = json.dumps([self.terms.tenant.id, self.period, self.issue, *parts])
-        return f"{prefix}_{sha256(text.encode()).hexdigest()[:24]}"
+        return derived_id(prefix, self.terms.tenant.id, self.period, self.issue, *parts)
 
 
 def _in_force(terms: Terms, start: int, end: int) -> list[tuple[int, Segment]]:

@@ -138,8 +138,13 @@ class Overage:
         not come from it."""
         if isinstance(self.price, Decimal):
             return self.price
-        with localcontext(EXACT):
-            return (self.amount / self.quantity).quantize(_MEAN_PLACES, ROUND_HALF_UP)
+        return mean_price(self.amount, self.quantity)
+
+
+def mean_price(amount: Decimal, quantity: int | Decimal) -> Decimal:
+    """What a unit costs in the mean, half up to 12 places, for display."""
+    with localcontext(EXACT):
+        return (amount / quantity).quantize(_MEAN_PLACES, ROUND_HALF_UP)
 
 
 def rate(

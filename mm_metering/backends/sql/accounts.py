@@ -6,13 +6,14 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
+from operator import itemgetter
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Table, Text, bindparam, delete, func, select, tuple_, update
 
 from mm_metering.backends.accounts import Decide, Wanted
 from mm_metering.backends.sql import cells, levels, tenants
-from mm_metering.backends.sql.dialects import Columns
+from mm_metering.backends.sql.dialects import Columns, Keys
 from mm_metering.backends.sql.engine import Transaction
 from mm_metering.backends.sql.rows import CELL, INT64, stored_cell
 from mm_metering.backends.sql.tables import (
@@ -57,7 +58,8 @@ def _numbered(account: Account, numbers: Counter[str]) -> Account:
 async def _accounts(tx: Transaction, rows: Sequence[TenantRow], wanted: Wanted) -> list[Account]:
     ids = [row.id for row in rows]
     own_cells = await _cells(tx, ids, wanted)
-    invoices = await _invoices(tx, ids, wanted.periods)
+    months = [(each, period) for each in ids for period in wanted.periods]
+    invoices = await _documents(tx, invoice, Invoice, order=("period", "issue"), columns=_MONTH, keys=months)
     numbered = [each.id for theirs in invoices.values() for each in theirs]
     notes = await _notes(tx, numbered)
     grants = await _of_tenants(tx, credit_grant, ids, CreditGrant)
@@ -94,13 +96,22 @@ async def _cells(tx: Transaction, ids: Sequence[str], wanted: Wanted) -> dict[st
     return found
 
 
-async def _invoices(tx: Transaction, ids: Sequence[str], periods: Sequence[str]) -> dict[str, list[Invoice]]:
-    """In order of period and issue."""
-    columns = (invoice.c.tenant, invoice.c.period, invoice.c.issue, invoice.c.document)
-    rows = await tx.matching(columns, _MONTH, [(each, period) for each in ids for period in periods])
-    found: dict[str, list[Invoice]] = defaultdict(list)
-    for owner, _, _, document in sorted(rows, key=lambda row: (row[1], row[2])):
-        found[owner].append(Invoice.model_validate_json(document))
+async def _documents(
+    tx: Transaction,
+    table: Table,
+    kind: type[V],
+    *,
+    order: Sequence[str],
+    columns: Columns,
+    keys: Keys,
+    where: Sequence[Any] = (),
+) -> dict[str, list[V]]:
+    """The values under any of the keys, by the first of the key's columns, each list in that order."""
+    fields = [table.c[name] for name in (next(iter(columns)), *order, "document")]
+    found: dict[str, list[V]] = defaultdict(list)
+    rows = await tx.matching(fields, columns, keys, where=where)
+    for owner, *_, document in sorted(rows, key=itemgetter(slice(1, -1))):
+        found[owner].append(kind.model_validate_json(document))
     return found
 
 
@@ -108,21 +119,14 @@ async def _of_tenants(
     tx: Transaction, table: Table, ids: Sequence[str], kind: type[V], where: Sequence[Any] = ()
 ) -> dict[str, list[V]]:
     """In order of creation."""
-    columns = (table.c.tenant, table.c.made, table.c.document)
-    rows = await tx.matching(columns, _TENANT, [(each,) for each in ids], where=where)
-    found: dict[str, list[V]] = defaultdict(list)
-    for owner, _, document in sorted(rows, key=lambda row: row[1]):
-        found[owner].append(kind.model_validate_json(document))
-    return found
+    return await _documents(
+        tx, table, kind, order=("made",), columns=_TENANT, keys=[(each,) for each in ids], where=where
+    )
 
 
 async def _notes(tx: Transaction, invoices: Sequence[str]) -> dict[str, list[CreditNote]]:
-    columns = (credit_note.c.invoice, credit_note.c.number, credit_note.c.document)
-    rows = await tx.matching(columns, _INVOICE, [(each,) for each in invoices])
-    found: dict[str, list[CreditNote]] = defaultdict(list)
-    for owner, _, document in sorted(rows, key=lambda row: row[1]):
-        found[owner].append(CreditNote.model_validate_json(document))
-    return found
+    keys = [(each,) for each in invoices]
+    return await _documents(tx, credit_note, CreditNote, order=("number",), columns=_INVOICE, keys=keys)
 
 
 async def _numbers(tx: Transaction) -> Counter[str]:
