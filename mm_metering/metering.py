@@ -86,6 +86,7 @@ SETTLE_S = 10.0
 """Longest wait until what was acknowledged stands in the stream."""
 SETTLE_WITH_JOURNAL_S = 2.0
 """The same at a shutdown that can leave it in a file."""
+CLOSE_MONTH = "close-month"
 ENVIRONMENT = ("CATALOGUE", "COUNTERS", "LEDGER", "APPLY", "JOURNAL")
 
 
@@ -187,7 +188,7 @@ class Metering:
         )
         self._inline = worker == "inline" or (worker == "auto" and _is_embedded(counters))
         leases = Leases(self.ledger, worker=_new_id(), shards=self.counters.shards)
-        jobs = (*upkeep(self.ledger), Job("close-month", timedelta(days=1), self._close_last_month, catch_up=62))
+        jobs = (*upkeep(self.ledger), Job(CLOSE_MONTH, timedelta(days=1), self._close_last_month, catch_up=62))
         self._jobs = Jobs(self.ledger, jobs, worker=leases.worker, now_us=micros_of(self.clock))
         self.reconciler = Reconciler(self.counters, self.ledger, self.gate, self._drain)
         reconciling = Reconciling(self._drain, self.reconciler)
@@ -249,12 +250,15 @@ class Metering:
         finally:
             self._opening = None
 
-    async def work(self, *, once: bool = False, stop: asyncio.Event | None = None) -> None:
-        """What ``mm-metering worker`` runs: folds usage until ``stop`` is set, or ``once`` what is there.
+    async def work(self, *, once: bool = False, stop: asyncio.Event | None = None, bills: bool = True) -> None:
+        """What ``mm-metering worker`` runs: folds usage until ``stop`` is set, or ``once`` what is there. ``bills``
+        False leaves it to others to close months: for one that is not the app's own, with its currency, grace and tax.
 
         It applies the schema like ``startup`` but no plans: those are the app's to propose. Closes at the end. Raises
         StoreUnavailable where a store cannot be reached at the start; later it asks again.
         """
+        if not bills:
+            self._jobs.leave_out(CLOSE_MONTH)
         try:
             await self.ledger.setup(apply=await self._may_apply())
             await self._drain.each()

@@ -107,8 +107,9 @@ def commands() -> typer.Typer:
             help="Serve /healthz and /metrics there; on this machine alone without a host.",
         ),
     ) -> None:
-        """Fold usage from the counters' stream into the ledger. Run any number of them; Ctrl-C or SIGTERM stops one."""
-        run_worker(load(app) if app else Metering.from_env(), once=once, health=health)
+        """Fold usage from the counters' stream into the ledger, and with --app close each month. Run any number of
+        them; Ctrl-C or SIGTERM stops one."""
+        run_worker(load(app) if app else Metering.from_env(), once=once, health=health, bills=bool(app))
 
     @program.command("dead-letters")
     def dead_letters(
@@ -183,14 +184,14 @@ def _version() -> str:
 # -- the worker ------------------------------------------------------------------------------------------------------
 
 
-def run_worker(metering: Metering, *, once: bool, health: str = "") -> None:
+def run_worker(metering: Metering, *, once: bool, health: str = "", bills: bool = True) -> None:
     """Drains until SIGTERM or SIGINT, or once what is there."""
     counters, ledger = metering.places
     refuse_memory(counters, "counters")
     refuse_memory(ledger, "ledger")
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     greeting = f"{PROGRAM} worker: {counters} into {ledger}"
-    asyncio.run(_until_stopped(metering, greeting, once=once, health=health))
+    asyncio.run(_until_stopped(metering, greeting, once=once, health=health, bills=bills))
     _say_goodbye(metering)
 
 
@@ -254,7 +255,7 @@ def run_doctor(metering: Metering) -> None:
         sys.exit(1)
 
 
-async def _until_stopped(metering: Metering, greeting: str, *, once: bool, health: str) -> None:
+async def _until_stopped(metering: Metering, greeting: str, *, once: bool, health: str, bills: bool) -> None:
     """Whoever has read the greeting may send a signal: it is handled by then. The first signal lets the worker fold
     what is there; after FOLD_S, or at the second one, it closes where it stands. A store that lets not even that
     happen is left to itself: nothing is lost, since what was not folded stays in the stream."""
@@ -264,7 +265,7 @@ async def _until_stopped(metering: Metering, greeting: str, *, once: bool, healt
             at = listen(health)
             greeting += f", health at http://{at.getsockname()[0]}:{at.getsockname()[1]}/healthz"
             await stack.enter_async_context(serving(health_app(metering.monitor), at))
-        working = asyncio.create_task(metering.work(once=once, stop=stop))
+        working = asyncio.create_task(metering.work(once=once, stop=stop, bills=bills))
 
         def end() -> None:
             if stop.is_set() or once:

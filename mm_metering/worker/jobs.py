@@ -67,6 +67,10 @@ class Jobs:
         self._worker = worker
         self._now_us = now_us
 
+    def leave_out(self, name: str) -> None:
+        """Leaves a job to other workers."""
+        self._jobs = [job for job in self._jobs if job.name != name]
+
     async def run(self) -> None:
         """Until it is cancelled; a run that this cuts short is handed back."""
         async with asyncio.TaskGroup() as group:

@@ -48,6 +48,14 @@ def shared_stores(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, s
     return urls(request, tmp_path)
 
 
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty ledger."""
+    if request.param == "postgres":
+        return str(request.getfixturevalue("postgres_url"))
+    return {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/ledger.db"}[request.param]
+
+
 @pytest_asyncio.fixture
 async def make(clock: FrozenClock) -> AsyncIterator[Make]:
     """Opens a Metering under the test's clock; all are closed at the end."""

@@ -71,3 +71,15 @@ async def test_who_was_billed_elsewhere_before_is_not_billed_for_that_month(ledg
         clock.set("2024-03-10T12:00:00Z")
         february = [("busy", "2024-02", "INV-000003"), ("idle", "2024-02", "INV-000004")]
         assert (await worked(metering))[2:] == february, "with an invoice before, idle months are billed too"
+
+
+async def test_a_worker_that_is_not_the_apps_own_leaves_months_to_others(tmp_path: Path, clock: FrozenClock) -> None:
+    """It has another currency, grace and tax; and it must not take the job's run from who has the right ones."""
+    ledger = f"sqlite:///{tmp_path}/ledger.db"
+    async with metered(ledger, clock) as metering:
+        await metering.put_tenant("acme", plan="pro")
+        clock.set("2024-02-02T00:00:01Z")
+        await metered(ledger, clock).work(once=True, bills=False)
+        assert await metering.list_invoices() == []
+        await metered(ledger, clock).work(once=True)
+        assert [state(each) for each in await metering.list_invoices()] == [("acme", "2024-01", "INV-000001")]

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,14 +34,6 @@ FEBRUARY_IS_FINAL = "2024-03-02T00:00:00Z"
 MARCH_IS_FINAL = "2024-04-02T00:00:00Z"
 APRIL_IS_FINAL = "2024-05-02T00:00:00Z"
 NOTHING = Decimal("0.00")
-
-
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty ledger."""
-    if request.param == "postgres":
-        return str(request.getfixturevalue("postgres_url"))
-    return {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/ledger.db"}[request.param]
 
 
 @pytest_asyncio.fixture

@@ -17,14 +17,6 @@ from tests.flows.conftest import Make
 JANUARY_IS_FINAL = "2024-02-02T00:00:00Z"
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty ledger."""
-    if request.param == "postgres":
-        return str(request.getfixturevalue("postgres_url"))
-    return {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/ledger.db"}[request.param]
-
-
 @pytest_asyncio.fixture
 async def metering(make: Make, ledger: str, clock: FrozenClock) -> Metering:
     clock.set("2024-01-10T00:00:00Z")
@@ -131,10 +123,9 @@ async def test_usage_of_a_final_month_is_refused_after_35_days(metering: Meterin
 
 
 async def test_credit_in_another_currency_is_never_left_out_silently(
-    make: Make, ledger: str, clock: FrozenClock
+    make: Make, tmp_path: Path, clock: FrozenClock
 ) -> None:
-    if ledger == "memory://":
-        return  # nothing of it outlives a Metering
+    ledger = f"sqlite:///{tmp_path}/ledger.db"  # it outlives a Metering
     clock.set("2024-01-10T00:00:00Z")
     dollars = await make(ledger=ledger, worker="off", apply="always")
     await dollars.put_tenant("acme", plan="pro", subscribed_at="2024-01-01T00:00:00Z")
@@ -147,6 +138,25 @@ async def test_credit_in_another_currency_is_never_left_out_silently(
         "the tenant has 5.00 USD of credit, and it is in EUR; finalize_invoice sends it on without that"
     )
     assert (await euros.finalize_invoice(held.id)).number == "INV-000001"
+
+
+async def test_a_plan_that_left_the_catalogue_is_billed_to_who_is_on_it(
+    make: Make, tmp_path: Path, clock: FrozenClock
+) -> None:
+    ledger = f"sqlite:///{tmp_path}/ledger.db"  # it outlives a Metering
+    clock.set("2024-01-10T12:00:00Z")
+    before = await make(ledger=ledger, worker="off", apply="always")
+    await before.put_tenant("acme", plan="pro", subscribed_at="2024-01-01T00:00:00Z")
+    await before.record_api_call("acme", "/v1/x")
+    tree = catalogues.seed.to_dict()
+    del tree["plans"]["pro"]
+    after = await make(catalogue=tree, ledger=ledger, worker="off", apply="always")
+    assert (await after.enforce_quota("acme", "api_calls")).limit == 10_000
+    clock.set(JANUARY_IS_FINAL)
+    (invoice,) = await after.close_period("2024-01")
+    assert (invoice.total, invoice.lines[0].description) == (Decimal("99.00"), "pro, 2024-01")
+    with pytest.raises(CatalogueError, match='unknown plan "pro"'):
+        await after.put_tenant("other", plan="pro")
 
 
 # -- documents ---------------------------------------------------------------------------------------------------------
