@@ -125,7 +125,7 @@ MUTANTS: Final = {
     "tax on what is not due": Mutant("invoicing", "taxes if subtotal > 0 else ()", "taxes"),
     "an invoice is negative": Mutant("invoicing", "-due) if due < 0 else None", "-due) if 0 else None"),
     "an invoice's id depends on its plan's name alone": Mutant(
-        "invoicing", "[self.terms.tenant.id, self.period, self.issue, *parts]", "[self.terms.tenant.id, *parts]"
+        "invoicing", "self.terms.tenant.id, self.period, self.issue, *parts)", "self.terms.tenant.id, *parts)"
     ),
     # -- money
     "halves are rounded to even": Mutant(
