@@ -7,9 +7,8 @@ from datetime import date
 from mm_metering.backends.ledger import Ledger
 from mm_metering.clock import Clock
 from mm_metering.core.catalogue import Catalogue
-from mm_metering.core.facts import Fact
 from mm_metering.core.identity import tenant_id
-from mm_metering.core.periods import day_span, micros, parse_day, zone
+from mm_metering.core.periods import parse_day
 from mm_metering.core.usage import UsageRange, UsageSnapshot, usage
 
 
@@ -29,24 +28,16 @@ class Analytics:
     async def usage(self, tenant: str, start: date | str, end: date | str) -> UsageRange:
         """The local days from start to end, both included."""
         first, last, name = parse_day(start, "start"), parse_day(end, "end"), tenant_id(tenant)
-        row = await self._ledger.tenant(name)
-        timezone = row.timezone if row else self._catalogue.timezone
+        default = self._catalogue.timezone
+        used = await self._ledger.used(name, first=first, last=last, timezone=default)
         return usage(
             name,
             first,
             last,
-            await self._ledger.day_sums(name, first=first, last=last),
-            carried=await self._ledger.level_values(name, before=first),
-            moves=await self._moves(name, first, last, timezone),
+            used.sums,
+            carried=used.carried,
+            moves=used.moves,
             catalogue=self._catalogue,
-            timezone=timezone,
+            timezone=used.tenant.timezone if used.tenant else default,
             now=self._clock.now(),
         )
-
-    async def _moves(self, tenant: str, first: date, last: date, timezone: str) -> list[Fact]:
-        """What changed the tenant's levels in these days; nothing where the catalogue has none."""
-        if all(meter.aggregation != "level" for meter in self._catalogue.meters.values()):
-            return []
-        tz = zone(timezone)
-        start, end = micros(day_span(first, tz).start), micros(day_span(last, tz).end)
-        return await self._ledger.level_facts(tenant, start_us=start, end_us=end)

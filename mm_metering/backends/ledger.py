@@ -50,6 +50,17 @@ class Snapshot:
     holds: tuple[Fact, ...]
 
 
+class Used(NamedTuple):
+    """What one transaction saw of a tenant's days. ``sums``: their cells, but those of a scope, by day and meter, as
+    cells of no segment, resource or digest. ``carried``: each level (meter, resource) as it stood at the start of the
+    first day. ``moves``: the counted facts that changed levels in these days, in order of (occurred_us, id)."""
+
+    tenant: TenantRow | None
+    sums: Sequence[Cell]
+    carried: Mapping[tuple[str, str], int]
+    moves: Sequence[Fact]
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """A caller's event id. "new": claimed now; "known": claimed before for the same payload; "conflict": for another.
@@ -215,16 +226,8 @@ class Ledger(Work, Accounts, Protocol):
         """The cells with facts of the local days from first to last, both included, in key order."""
         ...
 
-    async def day_sums(self, tenant: str, *, first: date, last: date) -> list[Cell]:
-        """The same cells, but those of a scope, summed by day and meter; as cells of no segment, resource or digest."""
-        ...
-
-    async def level_values(self, tenant: str, *, before: date) -> Mapping[tuple[str, str], int]:
-        """Each level (meter, resource) as it stood at the start of the local day ``before``."""
-        ...
-
-    async def level_facts(self, tenant: str, *, start_us: int, end_us: int) -> list[Fact]:
-        """The tenant's counted facts of kind set and add in [start, end), in order of (occurred_us, id)."""
+    async def used(self, tenant: str, *, first: date, last: date, timezone: str) -> Used:
+        """The tenant's local days from first to last, both included; ``timezone`` is that of one without a row."""
         ...
 
     async def facts(self, tenant: str, *, after: tuple[int, str], limit: int) -> list[Fact]:

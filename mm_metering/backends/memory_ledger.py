@@ -18,6 +18,7 @@ from mm_metering.backends.ledger import (
     ShardRow,
     Snapshot,
     UsageRow,
+    Used,
 )
 from mm_metering.backends.memory_accounts import MemoryAccounts
 from mm_metering.backends.memory_work import MemoryWork
@@ -26,7 +27,7 @@ from mm_metering.core import cells as folding
 from mm_metering.core.cells import LEVEL_KINDS, NO_LEVEL, Calendar, Cell, CellKey, CellSum, LevelEnd
 from mm_metering.core.digest import Digest, hash_of, total
 from mm_metering.core.facts import Fact, encode, flaw
-from mm_metering.core.periods import FIRST_US, month_start_us
+from mm_metering.core.periods import FIRST_US, days_us, month_start_us
 from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow, changed_tenant, with_plan
 from mm_metering.errors import UnknownTenant, Unstorable
 
@@ -374,19 +375,23 @@ class MemoryLedger(MemoryWork, MemoryAccounts):
         shown = sorted((item for item in books.shown() if first <= item[0].day <= last), key=lambda item: item[0])
         return [Cell(key, replace(cell), books.revisions[key], books.refused.get(key, 0)) for key, cell in shown]
 
-    async def day_sums(self, tenant: str, *, first: date, last: date) -> list[Cell]:
+    async def used(self, tenant: str, *, first: date, last: date, timezone: str) -> Used:
+        with self._lock:
+            books = self._books.get(tenant, Books())
+            start, end = days_us(first, last, books.row.timezone if books.row else timezone)
+            moves = [fact for fact in books.counted() if fact.kind in LEVEL_KINDS and start <= fact.occurred_us < end]
+            moves.sort(key=lambda fact: (fact.occurred_us, fact.id))
+            return Used(books.row, self._day_sums(tenant, first, last), self._levels_of(tenant, first), moves)
+
+    def _day_sums(self, tenant: str, first: date, last: date) -> list[Cell]:
         sums: dict[CellKey, Cell] = {}
-        for key, each, revision, refused in await self.cells(tenant, first=first, last=last):
+        for key, each, revision, refused in self._cells_of(tenant, first, last):
             if not key.scope:
                 whole = key._replace(since_us=0, resource="")
                 stood = sums.get(whole, Cell(whole, CellSum(), 0, 0))
                 stood.total.add(each)
                 sums[whole] = stood._replace(revision=stood.revision + revision, refused=stood.refused + refused)
         return [sums[key] for key in sorted(sums)]
-
-    async def level_values(self, tenant: str, *, before: date) -> Mapping[tuple[str, str], int]:
-        with self._lock:
-            return self._levels_of(tenant, before)
 
     def _levels_of(self, tenant: str, before: date) -> dict[tuple[str, str], int]:
         books = self._books.get(tenant, Books())
@@ -396,12 +401,6 @@ class MemoryLedger(MemoryWork, MemoryAccounts):
             if level in books.levels and key.day < before:
                 values[level] = values.get(level, 0) + cell.quantity
         return values
-
-    async def level_facts(self, tenant: str, *, start_us: int, end_us: int) -> list[Fact]:
-        with self._lock:
-            theirs = (fact for fact in self._books.get(tenant, Books()).counted() if fact.kind in LEVEL_KINDS)
-            found = [fact for fact in theirs if start_us <= fact.occurred_us < end_us]
-            return sorted(found, key=lambda fact: (fact.occurred_us, fact.id))
 
     async def facts(self, tenant: str, *, after: tuple[int, str], limit: int) -> list[Fact]:
         with self._lock:

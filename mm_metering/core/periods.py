@@ -111,6 +111,12 @@ def day_span(day: date, tz: ZoneInfo) -> Span:
     return Span(day_start(day, tz), day_start(day + timedelta(days=1), tz))
 
 
+def days_us(first: date, last: date, timezone: str) -> tuple[int, int]:
+    """When the local days from first to last, both included, begin and end."""
+    tz = zone(timezone)
+    return micros(day_start(first, tz)), micros(day_start(last + timedelta(days=1), tz))
+
+
 def month_span(year: int, month: int, tz: ZoneInfo) -> Span:
     following = (year + month // 12, month % 12 + 1)
     return Span(day_start(date(year, month, 1), tz), day_start(date(*following, 1), tz))

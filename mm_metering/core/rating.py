@@ -158,7 +158,7 @@ def rate(
 
     ``cells`` must be whole windows: all of a month's cells where a plan has monthly limits. Levels are billed with a
     ``period``, "2024-01", the month that all cells are of: ``levels_before`` is each (meter, resource)'s value as it
-    begins (``Ledger.level_values``), and a level that only stands there is billed too.
+    begins (``Used.carried``), and a level that only stands there is billed too.
     """
     of_month = list(cells)
     by_meter = _by_meter(of_month)

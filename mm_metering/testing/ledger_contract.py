@@ -24,7 +24,7 @@ import pytest
 
 from mm_metering.backends.accounts import Wanted
 from mm_metering.backends.counters import START
-from mm_metering.backends.ledger import MAX_SNAPSHOTS, Acknowledged, ClaimRequest, Ledger, ShardRow, Snapshot
+from mm_metering.backends.ledger import MAX_SNAPSHOTS, Acknowledged, ClaimRequest, Ledger, ShardRow, Snapshot, Used
 from mm_metering.backends.memory_ledger import MemoryLedger
 from mm_metering.core.cells import CellKey, CellSum, LevelEnd
 from mm_metering.core.digest import Digest, hash_of, total
@@ -128,6 +128,15 @@ async def quantities(ledger: Ledger, meter: str, tenant: str = "acme") -> dict[d
     return days
 
 
+async def used(ledger: Ledger, first: date, last: date, tenant: str = "acme") -> Used:
+    return await ledger.used(tenant, first=first, last=last, timezone="UTC")
+
+
+async def carried(ledger: Ledger, day: date, tenant: str = "acme") -> Mapping[tuple[str, str], int]:
+    """Each level as it stood at the start of a day."""
+    return (await used(ledger, day, day, tenant)).carried
+
+
 async def view(ledger: Ledger, tenants: Iterable[str], days: Sequence[date]) -> dict[str, Any]:
     """All that a ledger answers about tenants, but revisions: they count the folds."""
     seen: dict[str, Any] = {}
@@ -139,7 +148,7 @@ async def view(ledger: Ledger, tenants: Iterable[str], days: Sequence[date]) -> 
             "levels": dict(snapshot.levels),
             "holds": sorted(snapshot.holds),
             "facts": await ledger.facts(tenant, after=(0, ""), limit=10_000),
-            "values": [_moved(await ledger.level_values(tenant, before=day)) for day in days],
+            "values": [_moved(await carried(ledger, day, tenant)) for day in days],
         }
     seen["digests"] = await ledger.cell_digests()
     assert total(digest for _, digest in seen["digests"]) == total((await ledger.folded()).values())
@@ -305,13 +314,21 @@ class LedgerContract(WorkContract, AccountsContract):
         assert await view(ledger, ["acme"], []) == seen
         assert await ledger.rebuild_cells("nobody") == 0
 
-    async def test_level_facts_are_those_of_a_span_in_order(self, ledger: Ledger) -> None:
+    async def test_what_moved_levels_in_some_days_is_in_order(self, ledger: Ledger) -> None:
         facts = [level(name, f"2024-01-{day} 12:00", 1) for name, day in (("c", 15), ("b", 16), ("a", 16), ("d", 17))]
         await Books(ledger).fold(*facts, use("u", "2024-01-16 12:00"), level("x", "2024-01-16 13:00", 1))
         await Books(ledger, shard=1).fold(void(level("x", "2024-01-16 13:00", 1)))
-        start, end = at("2024-01-15 12:00"), at("2024-01-17 12:00")
-        found = await ledger.level_facts("acme", start_us=start, end_us=end)
-        assert [fact.id for fact in found] == ["c", "a", "b"]
+        found = await used(ledger, date(2024, 1, 15), date(2024, 1, 16))
+        assert [fact.id for fact in found.moves] == ["c", "a", "b"]
+        assert found.tenant == await ledger.tenant("acme")
+
+    async def test_days_are_those_of_the_tenant_or_of_the_zone_that_is_given(self, ledger: Ledger) -> None:
+        facts = [level(name, f"2024-01-16 {time}", 1) for name, time in (("a", "04:59"), ("b", "05:00"))]
+        day, new_york = date(2024, 1, 16), NewTenant("acme", timezone="America/New_York", subscribed_us=0)
+        await Books(ledger, defaults=NO_DEFAULT).fold(*facts)
+        assert [fact.id for fact in (await used(ledger, day, day)).moves] == ["a", "b"]
+        await ledger.put_tenant(new_york, defaults=FREE, now_us=1)
+        assert [fact.id for fact in (await used(ledger, day, day)).moves] == ["b"]
 
     # -- facts and cells ----------------------------------------------------------------------------------------------
 
@@ -432,9 +449,9 @@ class LedgerContract(WorkContract, AccountsContract):
             first: CellSum(4, 0, 10 * 18 * hour - 6 * 6 * hour, 2),
             last: CellSum(1, 0, 12 * hour, 1),
         }
-        assert await ledger.level_values("acme", before=date(2024, 1, 15)) == {("users", "seats"): 0}
-        assert await ledger.level_values("acme", before=date(2024, 1, 17)) == {("users", "seats"): 4}
-        assert await ledger.level_values("acme", before=date(2024, 1, 18)) == {("users", "seats"): 5}
+        assert await carried(ledger, date(2024, 1, 15)) == {("users", "seats"): 0}
+        assert await carried(ledger, date(2024, 1, 17)) == {("users", "seats"): 4}
+        assert await carried(ledger, date(2024, 1, 18)) == {("users", "seats"): 5}
 
     async def test_a_level_fact_that_comes_late_takes_its_place(self, ledger: Ledger) -> None:
         books = Books(ledger)
@@ -646,7 +663,7 @@ class LedgerContract(WorkContract, AccountsContract):
                 one = (cell.quantity, cell.cost_nanos, cell.weighted, cell.count, revision, no)
                 into = sums.setdefault(key._replace(since_us=0, resource=""), [0] * 6)
                 into[:] = map(sum, zip(into, one, strict=True))
-        found = await ledger.day_sums("acme", first=first, last=last)
+        found = (await used(ledger, first, last)).sums
         assert [
             (key, [cell.quantity, cell.cost_nanos, cell.weighted, cell.count, revision, no])
             for key, cell, revision, no in found
@@ -719,7 +736,7 @@ class LedgerContract(WorkContract, AccountsContract):
         await retired(ledger, "2024-03-20 12:00", keep_months=0)
         await books.fold(level("c", "2024-03-05 12:00", 2, kind="add"), level("a", "2024-01-05 12:00", 4))
         await books.fold(level("late", "2024-01-06 12:00", 1, kind="add"))
-        assert [(await ledger.level_values("acme", before=day))["users", "seats"] for day in days] == [5, 8, 10]
+        assert [(await carried(ledger, day))["users", "seats"] for day in days] == [5, 8, 10]
 
     @pytest.mark.parametrize("seed", range(4))
     async def test_a_new_zone_or_plan_moves_the_facts_that_are_kept(self, ledger: Ledger, seed: int) -> None:

@@ -26,7 +26,6 @@ from tests.chaos.truth import Truth
 from tests.postgres_server import PostgresServer, find_binaries, unprivileged_user
 
 LEDGERS: Final = ("sqlite", "postgres")
-WARM_S: Final = 1.0
 GAP_S: Final = 0.35
 """Between two kills, in the mean."""
 TELL_S: Final = 10.0
@@ -74,8 +73,8 @@ def table(rows: Sequence[Row]) -> str:
 
 async def random_kills(house: House, truth: Truth, kills: int) -> Counter[str]:
     """Kills at random: half of them app processes, a quarter workers, a quarter the server."""
+    await _all_admitted(house, truth)
     done, dice, told = Counter[str](), house.dice, time.monotonic()
-    await asyncio.sleep(WARM_S)
     while done.total() < kills:
         await asyncio.sleep(dice.uniform(0, 2 * GAP_S))
         kind = dice.choice(("app", "app", "worker", "server"))
@@ -91,8 +90,13 @@ async def random_kills(house: House, truth: Truth, kills: int) -> Counter[str]:
             told = time.monotonic()
             truth.update()
             print(f"  {done.total()} of {kills} kills, {len(truth.sent):,} calls", flush=True)
-    await asyncio.sleep(WARM_S)
+    await _all_admitted(house, truth)
+    await asyncio.sleep(GAP_S)
     return done
+
+
+async def _all_admitted(house: House, truth: Truth) -> None:
+    await house.until(lambda: house.of("app") and house.are_admitted(truth), "all app processes are admitted")
 
 
 async def run_kills(folder: Path, mode: str, ledger: str, *, kills: int, seed: int) -> Row:
@@ -121,7 +125,7 @@ async def failpoint_kills(house: House, truth: Truth, times: int, points: Sequen
         at_once = 1 if PROVOKED.get(family[0].partition(".")[0]) == "loss" else len(places)  # one process certifies
         for at in range(0, len(family), at_once):
             done += await _kill_at(house, truth, places, family[at : at + at_once], times)
-    await house.until(lambda: house.of("app") and house.are_admitted(truth), "all app processes are admitted")
+    await _all_admitted(house, truth)
     return done
 
 
@@ -179,7 +183,7 @@ async def _provoke(house: House, truth: Truth, point: str) -> None:
                 await house.kill(house.dice.choice(running))
         await asyncio.sleep(0.7)
     elif family == "end":
-        await house.until(lambda: house.of("app") and house.are_admitted(truth), "all app processes are admitted")
+        await _all_admitted(house, truth)
         await asyncio.gather(*(house.end(place) for place in house.of("app")))
     await asyncio.sleep(0.05)
 

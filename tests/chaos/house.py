@@ -93,9 +93,7 @@ class House:
     async def running(self) -> AsyncIterator[Truth]:
         """The load is on while the block runs; afterwards all have ended in order, and the stores are still there."""
         self.truth_folder.mkdir(parents=True)
-        _context.set_forkserver_preload(
-            ["tests.chaos.app", "mm_metering.cli", "sqlalchemy.ext.asyncio", "redis.asyncio"]
-        )
+        _context.set_forkserver_preload(PRELOADED)
         async with self.metering() as metering:  # plans and schema are there before the first process
             for tenant in OPEN:
                 await metering.put_tenant(tenant)

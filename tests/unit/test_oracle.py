@@ -145,7 +145,8 @@ async def through_a_ledger(case: Case) -> Invoice:
             for change in later:
                 await ledger.change_plan("t", plan=change.plan, version=change.version, at_us=change.starts_us)
     cells = await ledger.cells("t", first=date(2009, 1, 1), last=date(2025, 12, 31))
-    return bill(case, terms, cells, await ledger.level_values("t", before=case.first_day))
+    day = case.first_day
+    return bill(case, terms, cells, (await ledger.used("t", first=day, last=day, timezone="UTC")).carried)
 
 
 @long

@@ -11,7 +11,16 @@ from sqlalchemy import select
 
 from mm_metering import failpoints
 from mm_metering.backends.accounts import Decide, Wanted
-from mm_metering.backends.ledger import KEEP_MONTHS, Acknowledged, Claim, ClaimRequest, Retired, ShardRow, Snapshot
+from mm_metering.backends.ledger import (
+    KEEP_MONTHS,
+    Acknowledged,
+    Claim,
+    ClaimRequest,
+    Retired,
+    ShardRow,
+    Snapshot,
+    Used,
+)
 from mm_metering.backends.sql import accounts, cells, claims, facts, keeping, levels, plans, reports, schema, shards
 from mm_metering.backends.sql import tenants as tenancy
 from mm_metering.backends.sql import work as workers
@@ -26,6 +35,7 @@ from mm_metering.core.digest import Digest, total
 from mm_metering.core.facts import Fact
 from mm_metering.core.findings import Finding
 from mm_metering.core.invoices import CreditGrant, CreditNote, Invoice, InvoiceStatus
+from mm_metering.core.periods import days_us
 from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow
 from mm_metering.errors import StoreUnavailable, Unstorable
 
@@ -161,14 +171,8 @@ class SqlLedger:
         rows = await self._store.read(lambda tx: tx.all(statement))
         return [stored_cell(row) for row in rows]
 
-    async def day_sums(self, tenant: str, *, first: date, last: date) -> list[Cell]:
-        return await self._store.read(lambda tx: cells.day_sums(tx, tenant, first, last))
-
-    async def level_values(self, tenant: str, *, before: date) -> Mapping[tuple[str, str], int]:
-        return await self._store.read(lambda tx: levels.values(tx, tenant, before))
-
-    async def level_facts(self, tenant: str, *, start_us: int, end_us: int) -> list[Fact]:
-        return await self._store.read(lambda tx: facts.of_levels(tx, tenant, start_us, end_us))
+    async def used(self, tenant: str, *, first: date, last: date, timezone: str) -> Used:
+        return await self._store.read(lambda tx: _used(tx, tenant, first, last, timezone))
 
     async def facts(self, tenant: str, *, after: tuple[int, str], limit: int) -> list[Fact]:
         return await self._store.read(lambda tx: facts.page(tx, tenant, after, limit))
@@ -309,3 +313,12 @@ async def _snapshots(tx: Transaction, shard: int, ids: Sequence[str], since: dat
         each: Snapshot(row, owners.get(each), usage.get(each, ()), ends.get(each, {}), holds.get(each, ()))
         for each in ids
     }
+
+
+async def _used(tx: Transaction, tenant: str, first: date, last: date, timezone: str) -> Used:
+    row = await tenancy.find(tx, tenant)
+    carried, moves = await levels.values(tx, tenant, first), list[Fact]()
+    if carried:
+        start, end = days_us(first, last, row.timezone if row else timezone)
+        moves = await facts.of_levels(tx, tenant, start, end)
+    return Used(row, await cells.day_sums(tx, tenant, first, last), carried, moves)
