@@ -135,17 +135,22 @@ class _Load:
     async def run(self) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stopping.set)
         async with self._metering:
-            await self._retry()
+            unfinished = self._unfinished()
             async with asyncio.TaskGroup() as group:
+                group.create_task(self._record_again(unfinished))
                 for caller in range(self._part.callers):
                     group.create_task(self._call(caller))
 
-    async def _retry(self) -> None:
-        """What a process before this one was recording when it died is recorded again, under the same ids."""
+    def _unfinished(self) -> Mapping[str, str]:
+        """What a process before this one was recording when it died, with its tenants."""
         truth = Truth(self._part.truth.parent)
         truth.read(self._part.truth)
-        for call in truth.unfinished(RECORD):
-            await self._record(call, truth.sent[call])
+        return {call: truth.sent[call] for call in truth.unfinished(RECORD)}
+
+    async def _record_again(self, unfinished: Mapping[str, str]) -> None:
+        """Under the same ids."""
+        for call, tenant in unfinished.items():
+            await self._record(call, tenant)
 
     async def _call(self, caller: int) -> None:
         number = 0
