@@ -40,6 +40,7 @@ PRELOADED: Final = [
     "alembic.command",
     "aiosqlite",
     "asyncpg",
+    "redis.asyncio",
 ]
 """A forked process is ready at once: these took most of a second of its CPU."""
 
