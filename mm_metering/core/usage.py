@@ -108,9 +108,9 @@ def usage(
 class _Day:
     """The sums of a day's cells: quantity and weighted seconds by meter, cost, and their revisions."""
 
-    quantity: Counter[str] = field(default_factory=Counter)
-    weighted: Counter[str] = field(default_factory=Counter)
-    refused: Counter[str] = field(default_factory=Counter)
+    quantity: dict[str, int] = field(default_factory=dict)
+    weighted: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, int] = field(default_factory=dict)
     cost_nanos: int = 0
     revision: int = 0
 
@@ -121,15 +121,20 @@ def _days(first: dt.date, last: dt.date, cells: Iterable[Cell]) -> dict[dt.date,
         day = days.get(key.day)
         if day is None or key.scope:
             continue
-        day.quantity[key.meter] += total.quantity
+        _add(day.quantity, key.meter, total.quantity)
         if total.weighted:
-            day.weighted[key.meter] += total.weighted
+            _add(day.weighted, key.meter, total.weighted)
         if total.cost_nanos and key.meter.startswith("*"):
             day.cost_nanos += total.cost_nanos
         day.revision += revision
         if refused:
-            day.refused[key.meter] += refused
+            _add(day.refused, key.meter, refused)
     return days
+
+
+def _add(into: dict[str, int], meter: str, more: int) -> None:
+    """A year has a thousand of these: plain dicts are made several times faster than Counters."""
+    into[meter] = into.get(meter, 0) + more
 
 
 @dataclass(slots=True)
@@ -183,7 +188,8 @@ class _Levels:
         if meter not in folded.quantity and (day, meter) not in self.peaks:
             return self._stood(meter, before)
         seconds = self._seconds(day)
-        last, weighted = before + folded.quantity[meter], before * seconds + folded.weighted[meter]
+        last = before + folded.quantity.get(meter, 0)
+        weighted = before * seconds + folded.weighted.get(meter, 0)
         return LevelUse(
             last=last,
             peak=max(before, last, self.peaks.get((day, meter), 0)),
@@ -200,7 +206,7 @@ class _Levels:
         return day_span(day, zone(self.timezone)).seconds
 
     def _mean_cost(self, meter: Meter, folded: _Day, seconds: int) -> int:
-        weighted = self.value[meter.name] * seconds + folded.weighted[meter.name]
+        weighted = self.value[meter.name] * seconds + folded.weighted.get(meter.name, 0)
         with localcontext(EXACT):
             return to_nanos((meter.cost or Decimal(0)) * weighted / seconds)
 
@@ -218,7 +224,7 @@ def _snapshot(tenant: str, day: dt.date, folded: _Day, levels: _Levels, now: dt.
         revision=folded.revision,
         meters={meter.name: _quantity(meter, folded, levels) for meter in levels.catalogue.meters.values()},
         levels=use,
-        refused=dict(folded.refused),
+        refused=folded.refused,
         **{name: folded.quantity.get(meter, 0) for name, meter in _COUNTS.items()},
     )
 
@@ -246,9 +252,17 @@ def _summed(tenant: str, days: Sequence[UsageSnapshot], catalogue: Catalogue, ti
             revision=sum(day.revision for day in days),
             meters={meter.name: _over_days(meter, days) for meter in catalogue.meters.values()},
             levels={name: _level_over_days(name, days, timezone) for name in last.levels},
-            refused=dict(sum((Counter(day.refused) for day in days), Counter())),
+            refused=_refused_over_days(days),
             **{name: sum(getattr(day, name) for day in days) for name in _COUNTS},
         )
+
+
+def _refused_over_days(days: Iterable[UsageSnapshot]) -> dict[str, int]:
+    refused: dict[str, int] = {}
+    for day in days:
+        for meter, units in day.refused.items():
+            _add(refused, meter, units)
+    return refused
 
 
 def _level_over_days(meter: str, days: Sequence[UsageSnapshot], timezone: str) -> LevelUse:
