@@ -54,6 +54,7 @@ from mm_metering.gate.journal_file import Directory
 from mm_metering.gate.loops import Loops
 from mm_metering.gate.plans import PlanBook
 from mm_metering.gate.reports import Reports
+from mm_metering.gate.seldom import Seldom
 from mm_metering.gate.snapshots import Snapshots
 from mm_metering.gate.tenants import View, Views
 from mm_metering.gate.windows import PlanWindows, Prepared, counted_meters, new_fact
@@ -61,6 +62,9 @@ from mm_metering.gate.windows import PlanWindows, Prepared, counted_meters, new_
 log = logging.getLogger("mm_metering.gate")
 
 LOAD_RETRY_S = 0.02
+LOAD_PATIENCE = 15
+"""A load goes on for that many times as long as a caller waits for it: where thousands are loaded at once, the tenant's
+next caller will find it further on."""
 MAX_WINDOWS = 4096
 """Most plan versions x time zones that are kept; past it all are made anew."""
 RETAG_TRIES = 50
@@ -107,6 +111,7 @@ class Gate:
         self._views = Views()
         self._windows: dict[tuple[str, str], PlanWindows] = {}
         self._reports = Reports(new_id())
+        self._not_loaded = Seldom(log, "tenants not loaded in time")
 
     # -- takes --------------------------------------------------------------------------------------------------------
 
@@ -289,7 +294,7 @@ class Gate:
             async with asyncio.timeout(within_s):
                 return await self._read_view(await self._snapshot(tenant))
         except (StoreUnavailable, TimeoutError) as error:
-            log.warning("tenant not loaded: %s", str(error) or "deadline")
+            self._not_loaded.add(self._lane(tenant).time(), str(error) or "deadline")
             return self._view_of(tenant, None, self._windows_of(None, "", self._catalogue.timezone), self._now_us())
 
     async def _read_view(self, snapshot: Snapshot) -> View:
@@ -352,7 +357,7 @@ class Gate:
 
     async def _load_once(self, lane: Lane, tenant: str, barrier: str) -> bool:
         try:
-            async with asyncio.timeout(self._timing.load_s):
+            async with asyncio.timeout(LOAD_PATIENCE * self._timing.load_s):
                 while True:
                     loaded = await self._try_load(lane, tenant, barrier)
                     if loaded is True:
@@ -360,7 +365,7 @@ class Gate:
                     barrier = loaded or barrier
                     await asyncio.sleep(LOAD_RETRY_S)
         except (TimeoutError, StoreUnavailable) as error:
-            log.warning("tenant not loaded in time: %s", str(error) or "deadline")
+            self._not_loaded.add(lane.time(), str(error) or "deadline")
             return False
 
     async def _try_load(self, lane: Lane, tenant: str, barrier: str) -> bool | str:

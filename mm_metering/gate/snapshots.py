@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from itertools import islice
 from typing import TypeAlias
 
 from mm_metering.backends.ledger import MAX_SNAPSHOTS, Snapshot
@@ -20,7 +20,7 @@ class Snapshots:
     def __init__(self, read: Read, *, patience_s: float) -> None:
         self._read = read
         self._patience_s = patience_s
-        self._waiting: dict[str, list[asyncio.Future[Snapshot]]] = {}
+        self._waiting: OrderedDict[str, list[asyncio.Future[Snapshot]]] = OrderedDict()
         self._reading: asyncio.Task[None] | None = None
 
     async def of(self, tenant: str) -> Snapshot:
@@ -41,12 +41,11 @@ class Snapshots:
 
     def _next(self) -> dict[str, list[asyncio.Future[Snapshot]]]:
         """Those who wait, first come first; not for whom all callers were cancelled."""
-        self._waiting = {
-            tenant: futures for tenant, futures in self._waiting.items() if not all(future.done() for future in futures)
-        }
-        taken = dict(islice(self._waiting.items(), MAX_SNAPSHOTS))
-        for tenant in taken:
-            del self._waiting[tenant]
+        taken: dict[str, list[asyncio.Future[Snapshot]]] = {}
+        while self._waiting and len(taken) < MAX_SNAPSHOTS:
+            tenant, futures = self._waiting.popitem(last=False)
+            if not all(future.done() for future in futures):
+                taken[tenant] = futures
         return taken
 
     async def _answer(self, taken: Mapping[str, Sequence[asyncio.Future[Snapshot]]]) -> None:
