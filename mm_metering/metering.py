@@ -275,20 +275,25 @@ class Metering:
             await self.aclose()
 
     async def prove(self, *, tenants: bool = True, progress: Callable[[int], None] = lambda _: None) -> Proof:
-        """Compares what every process acknowledged, what each shard has folded and what the cells hold, and folds each
-        tenant's facts anew unless ``tenants`` is False. Everything that can be folded is, before."""
+        """Compares what every process acknowledged, what each shard has folded and what the cells hold. Unless
+        ``tenants`` is False it also folds each tenant's facts anew, and makes each finalized invoice again from what it
+        was made of; ``progress`` hears how many of these are done. Everything that can be folded is, before."""
         await self.ledger.setup(apply=False)
         await self.gate.adopt()
         await self._settle()
         await self._drain.fully()
         await self.gate.report()
-        return await prove(
+        proof = await prove(
             self.ledger,
             shards=self.counters.shards,
             default_timezone=self.catalogue.timezone,
             tenants=tenants,
             progress=progress,
         )
+        if not tenants:
+            return proof
+        invoices, wrong = await self._invoices.prove(lambda done: progress(proof.tenants + done))
+        return proof._replace(invoices=invoices, wrong_invoices=wrong)
 
     async def rebuild(self, tenant: str | None = None, *, progress: Callable[[int], None] = lambda _: None) -> Rebuilt:
         """Makes anew what follows from the facts: the cells of a tenant, or of all, and all counters, which each tenant

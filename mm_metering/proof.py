@@ -1,5 +1,5 @@
 """The proof that nothing was lost and nothing counts twice: what processes acknowledged, what shards folded and what
-the cells hold are the same facts, as equal digests."""
+the cells hold are the same facts, as equal digests. Invoices, which follow from cells, are made anew elsewhere."""
 
 from __future__ import annotations
 
@@ -66,16 +66,24 @@ class TenantProof(NamedTuple):
 
 
 class Proof(NamedTuple):
-    """``tenants`` counts those whose facts were folded anew, ``differ`` has those that came to something else."""
+    """``tenants`` counts those whose facts were folded anew, ``differ`` has those that came to something else. The same
+    of ``invoices``, which are made anew from what they were made of; ``wrong_invoices`` has their ids."""
 
     shards: tuple[ShardProof, ...]
     tenants: int
     differ: tuple[TenantProof, ...]
+    invoices: int = 0
+    wrong_invoices: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
-        """Whether everything acknowledged is in the ledger once, and in the cells as it must be."""
-        return not self.differ and all(each.verdict in (Verdict.EQUAL, Verdict.AHEAD) for each in self.shards)
+        """Whether everything acknowledged is in the ledger once, in the cells as it must be, and each invoice is what
+        it was made as."""
+        return (
+            not self.differ
+            and not self.wrong_invoices
+            and all(each.verdict in (Verdict.EQUAL, Verdict.AHEAD) for each in self.shards)
+        )
 
 
 async def prove(

@@ -9,7 +9,7 @@ from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 from mm_metering.backends.accounts import Wanted
 from mm_metering.backends.ledger import Ledger
@@ -88,6 +88,13 @@ MADE: Final = (
 MAX_REASON: Final = 500
 SETTLING: Final[Mapping[str, str]] = {"paid": "pay", "uncollectible": "give up"}
 """What happens to an invoice that is said to be that now."""
+
+
+class InvoiceProof(NamedTuple):
+    """How many invoices were made anew, and the ids of those that came to something else than what is stored."""
+
+    invoices: int
+    differ: tuple[str, ...]
 
 
 class Invoices:
@@ -266,15 +273,31 @@ class Invoices:
         if status is not None:
             _one_of(status, [*INVOICE.moves], "status")
         found: list[Invoice] = []
-        after = ("", "", 0)
-        while len(found) < limit:
-            size = min(PAGE, limit - len(found))
-            page = await self._ledger.invoices(tenant=name, period=period, status=status, after=after, limit=size)
-            found += page
-            if len(page) < size:
-                break
-            after = (page[-1].period, page[-1].tenant, page[-1].issue)
+        if limit > 0:
+            async for invoice in self._each(min(PAGE, limit), tenant=name, period=period, status=status):
+                found.append(invoice)
+                if len(found) >= limit:
+                    break
         return found
+
+    async def _each(self, page_size: int = PAGE, **which: Any) -> AsyncIterator[Invoice]:
+        """In order of (period, tenant, issue)."""
+        after = ("", "", 0)
+        while page := await self._ledger.invoices(**which, after=after, limit=page_size):
+            for invoice in page:
+                yield invoice
+            after = (page[-1].period, page[-1].tenant, page[-1].issue)
+
+    async def prove(self, progress: Progress) -> InvoiceProof:
+        """Makes each invoice anew that was finalized; ``progress`` hears how many are done."""
+        seen, differ = 0, list[str]()
+        async for invoice in self._each():
+            if invoice.status != "draft":
+                seen += 1
+                if await self.rerun(invoice.id) != invoice:
+                    differ.append(invoice.id)
+                progress(seen)
+        return InvoiceProof(seen, tuple(differ))
 
     async def document(
         self, invoice_id: str, form: DocumentForm, *, seller: Party | None, buyer: Party | None

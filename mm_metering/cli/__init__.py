@@ -132,10 +132,10 @@ def commands() -> typer.Typer:
         app: str = typer.Option(
             "", envvar="MM_METERING_APP", metavar="MODULE:NAME", help="Your Metering; else one from MM_METERING_*."
         ),
-        shards_only: bool = typer.Option(False, "--shards-only", help="Do not fold each tenant's facts anew."),  # noqa: FBT003
+        shards_only: bool = typer.Option(False, "--shards-only", help="Leave tenants and invoices out."),  # noqa: FBT003
     ) -> None:
-        """Show that all that was acknowledged is in the ledger once: equal digests per shard and tenant. Exit code 1 if
-        anything is missing or differs."""
+        """Show that all that was acknowledged is in the ledger once: equal digests per shard and tenant; and that each
+        invoice is what it was made as. Exit code 1 if anything is missing or differs."""
         run_prove(load(app) if app else Metering.from_env(), tenants=not shards_only)
 
     @program.command()
@@ -206,7 +206,7 @@ def run_migrate(metering: Metering) -> None:
 def run_prove(metering: Metering, *, tenants: bool) -> None:
     """Prints a line per shard, and one for each tenant that differs."""
     refuse_memory(metering.places[1], "ledger")
-    proof = asyncio.run(_closing(metering, metering.prove(tenants=tenants, progress=_progress("tenants"))))
+    proof = asyncio.run(_closing(metering, metering.prove(tenants=tenants, progress=_progress("tenants and invoices"))))
     print(f"{'shard':>5}  {'acknowledged':>30}  {'ledger':>30}  {'cells':>30}")  # noqa: T201
     for each in proof.shards:
         digests = "  ".join(f"{digest!s:>30}" for digest in (each.acknowledged, each.folded, each.cells))
@@ -216,6 +216,9 @@ def run_prove(metering: Metering, *, tenants: bool) -> None:
         print(f"tenant {off.tenant!r}: cells {off.cells}, facts {off.facts}: {cells}")  # noqa: T201
     if tenants:
         print(f"tenants folded anew: {proof.tenants:,}, of which differ: {len(proof.differ):,}")  # noqa: T201
+        for invoice_id in proof.wrong_invoices:
+            print(f"invoice {invoice_id} is not what it was made as; rerun_invoice shows that")  # noqa: T201
+        print(f"invoices made anew: {proof.invoices:,}, of which differ: {len(proof.wrong_invoices):,}")  # noqa: T201
     if not proof.holds:
         print("not proved: see the lines in capitals, docs/reliability.md and `mm-metering rebuild`")  # noqa: T201
         sys.exit(1)

@@ -47,6 +47,7 @@ async def test_what_was_acknowledged_is_proved(stores: dict[str, str]) -> None:
     assert "4 facts" in said
     assert said.count("equal") == 1
     assert "tenants folded anew: 2, of which differ: 0" in said
+    assert "invoices made anew: 0, of which differ: 0" in said
     assert said.endswith("proved: all that was acknowledged is in the ledger once, and in its cells\n")
 
 

@@ -182,6 +182,24 @@ async def test_a_cell_that_was_changed_is_found_and_rebuilt(
     assert (await metering.enforce_quota("org", "api_calls")).used == 4
 
 
+@pytest.mark.parametrize("document", ["document", "replace(document, '\"99.00\"', '\"98.00\"')"])
+async def test_an_invoice_that_was_changed_is_found(
+    shared_stores: dict[str, str], make: Make, clock: FrozenClock, document: str
+) -> None:
+    metering = await make(**shared_stores)
+    for tenant in ("org", "other"):
+        await metering.put_tenant(tenant, plan="pro", subscribed_at="2024-01-01T00:00:00Z")
+    clock.set("2024-02-03T00:00:00Z")
+    invoices = {each.tenant: each for each in await metering.close_period("2024-01")}
+    await metering.mark_invoice(invoices["other"].id, "paid")
+    await sql(shared_stores, f"UPDATE mm_invoice SET document = {document} WHERE tenant = 'org'")
+    proof = await metering.prove()
+    assert proof.invoices == 2
+    assert proof.wrong_invoices == (() if document == "document" else (invoices["org"].id,))
+    assert proof.holds is (document == "document")
+    assert (await metering.prove(tenants=False)).invoices == 0
+
+
 # -- counters against the ledger --------------------------------------------------------------------------------------
 
 
