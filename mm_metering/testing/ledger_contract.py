@@ -562,7 +562,9 @@ class LedgerContract(WorkContract, AccountsContract):
         books = Books(ledger)
         hold = ai_hold("h", "2024-01-15 12:00")
         await books.fold(use("1", "2020-01-15 12:00"), use("2", "2024-01-15 12:00"), hold, ai_close(hold))
-        await books.fold(use("3", "2024-01-15 12:00", tenant="bob"), gone := use("4", "2024-01-15 12:00", tenant="carol"))
+        await books.fold(
+            use("3", "2024-01-15 12:00", tenant="bob"), gone := use("4", "2024-01-15 12:00", tenant="carol")
+        )
         await books.fold(level("5", "2024-01-15 12:00", 3), void(gone))
         assert await ledger.meters_used(["acme", "acme", "bob", "carol", "nobody"]) == {
             "ai_cost": 1,
