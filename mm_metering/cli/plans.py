@@ -211,7 +211,9 @@ def _show_plan(plan: str, stored: Stored, audiences: Mapping[str, Audience]) -> 
         found = stored[plan, version]
         support = f", support {found.support}" if found.support else ""
         mark = ", newest" if version == newest[plan] else ""
-        _say(f"{plan}@{version}: price {money_text(found.price)}{support}, tenants: {audience.versions[version]:,}{mark}")
+        _say(
+            f"{plan}@{version}: price {money_text(found.price)}{support}, tenants: {audience.versions[version]:,}{mark}"
+        )
         forms = limit_forms(found)
         limits = [(limit_name(*key), str(form["limit"]), past_words(form)) for key, form in forms.items()]
         ai = found.definition().get("ai", {})
