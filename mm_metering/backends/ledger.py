@@ -226,6 +226,10 @@ class Ledger(Work, Accounts, Protocol):
         """The cells with facts of the local days from first to last, both included, in key order."""
         ...
 
+    async def meters_used(self, tenants: Sequence[str]) -> Mapping[str, int]:
+        """By meter of a catalogue: how many of these tenants have facts that count in it, of any day."""
+        ...
+
     async def used(self, tenant: str, *, first: date, last: date, timezone: str) -> Used:
         """The tenant's local days from first to last, both included; ``timezone`` is that of one without a row."""
         ...

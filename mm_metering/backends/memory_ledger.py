@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -374,6 +375,12 @@ class MemoryLedger(MemoryWork, MemoryAccounts):
         books = self._books.get(tenant, Books())
         shown = sorted((item for item in books.shown() if first <= item[0].day <= last), key=lambda item: item[0])
         return [Cell(key, replace(cell), books.revisions[key], books.refused.get(key, 0)) for key, cell in shown]
+
+    async def meters_used(self, tenants: Sequence[str]) -> Mapping[str, int]:
+        with self._lock:
+            theirs = (self._books.get(tenant, Books()).cells.items() for tenant in set(tenants))
+            used = ({key.meter for key, cell in cells if cell.count and not key.scope} for cells in theirs)
+            return Counter(meter for meters in used for meter in meters if not meter.startswith("*"))
 
     async def used(self, tenant: str, *, first: date, last: date, timezone: str) -> Used:
         with self._lock:

@@ -1,7 +1,8 @@
 """Catalogues: the shipped plans, and how a plans file or a dict becomes a Catalogue.
 
-Owns: reading files, the seed's three plans (``seed``). Does not own: what a catalogue means (``core.catalogue``) or
-which version a tenant is on (the ledger). Invariant: whatever goes wrong with a source is a CatalogueError.
+Owns: reading files, the seed's three plans (``seed``), a file to begin with (``write_starter``). Does not own: what a
+catalogue means (``core.catalogue``) or which version a tenant is on (the ledger). Invariant: whatever goes wrong with a
+source is a CatalogueError.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from mm_metering.core.catalogue_file import parse
 from mm_metering.core.schema import shown
 from mm_metering.errors import CatalogueError
 
-__all__ = ["Source", "load", "seed"]
+__all__ = ["Source", "load", "seed", "write_starter"]
 
 Source: TypeAlias = "Catalogue | Mapping[str, Any] | str | os.PathLike[str]"
 """A catalogue, its Python form, or the path of a file that ends in .toml."""
@@ -32,6 +33,18 @@ def load(source: Source) -> Catalogue:
     return parse(_text_of(path), path)
 
 
+def write_starter(file: str) -> None:
+    """Writes a short plans file with comments. CatalogueError if there is one already, or none can be written there."""
+    path, text = Path(_toml_path(file)), _STARTER.read_text("utf-8")
+    try:
+        with path.open("x", encoding="utf-8") as new:
+            new.write(text)
+    except FileExistsError:
+        raise CatalogueError("is there already, and stays as it is; name another file", file=file) from None
+    except (OSError, ValueError) as error:
+        raise CatalogueError(f"cannot be written: {error}", file=file) from error
+
+
 def _toml_path(source: object) -> str:
     path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
     if not isinstance(path, str) or not path.endswith(".toml"):
@@ -44,7 +57,7 @@ def _text_of(path: str) -> str:
         return Path(path).read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise CatalogueError(
-            f"no such file in {Path.cwd()}; start from mm_metering/catalogues/seed.toml", file=path
+            f"no such file in {Path.cwd()}; `mm-metering plans init {path}` writes one to begin with", file=path
         ) from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
@@ -53,5 +66,6 @@ def _text_of(path: str) -> str:
         raise CatalogueError(f"cannot be read: {error}", file=path) from error
 
 
+_STARTER = Path(__file__).with_name("starter.toml")
 seed: Catalogue = load(Path(__file__).with_name("seed.toml"))
 """Free, Pro and Enterprise, as the documentation's table has them."""

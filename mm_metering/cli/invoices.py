@@ -6,7 +6,6 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from mm_metering.billing.documents import Party
 from mm_metering.billing.invoices import DocumentForm
 from mm_metering.cli.host import load, refuse_memory
+from mm_metering.cli.progress import bar, count_tenants
 from mm_metering.core.invoices import BilledFact, CreditNote, Explanation, Invoice, InvoiceLine
 from mm_metering.core.money import plain
 from mm_metering.errors import InvalidInput, MeteringError, NotApplied
@@ -30,7 +30,7 @@ T = TypeVar("T")
 Work = Callable[[Metering], Awaitable[T]]
 
 PAGE: Final = 1000
-"""Tenants counted, or facts printed, at a time."""
+"""Facts printed at a time."""
 FILE_WIDTH: Final = 160
 """Columns of a table that is not written to a terminal."""
 NAMED: Final = 5
@@ -209,8 +209,8 @@ def close_month(app: str, period: str, tenant: str | None) -> None:
     waiting: list[str] = []
 
     async def close(metering: Metering) -> list[Invoice]:
-        tenants = 1 if tenant else await _count_tenants(metering)
-        with _bar(f"closing {period}", tenants) as progress:
+        tenants = 1 if tenant else await count_tenants(metering.ledger)
+        with bar(f"closing {period}", tenants) as progress:
             return await metering.close_period(period, tenant=tenant, progress=progress, not_over=waiting.append)
 
     closed = run(app, close, counts=True)
@@ -228,26 +228,6 @@ def close_month(app: str, period: str, tenant: str | None) -> None:
         _say(console, f"  month not over yet: {len(waiting):,}: {', '.join(waiting[:NAMED])}{more}; run it again")
     if held:
         sys.exit(1)
-
-
-async def _count_tenants(metering: Metering) -> int:
-    count, after = 0, ""
-    while page := await metering.ledger.tenants(after=after, limit=PAGE):
-        count, after = count + len(page), page[-1].id
-    return count
-
-
-@contextmanager
-def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal; nothing into a file."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda done: progress.update(task, completed=done)
 
 
 # -- what is shown -----------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, cast
 
-from mm_metering.core.money import from_nanos
+from mm_metering.core.money import from_nanos, to_nanos
 from mm_metering.core.periods import Window
 from mm_metering.core.pricing import Price, Scheme, UnitPrice, price_form
 from mm_metering.core.schema import money_text, unknown
@@ -149,6 +149,20 @@ class Plan:
         """The levels that are billed past their limit."""
         limits = (limit for limits in self.quotas.values() for limit in limits)
         return tuple(limit.meter for limit in limits if limit.is_level and not limit.blocks)
+
+    @property
+    def limits(self) -> Mapping[str, tuple[Limit, ...]]:
+        """By meter, as decisions know them: the quotas, and the AI budgets as limits of the meter ``ai_cost``."""
+        limits = dict(self.quotas)
+        budgets = (
+            (Window.DAY, self.ai.daily_budget if self.ai else None),
+            (Window.MONTH, self.ai.monthly_budget if self.ai else None),
+        )
+        for window, budget in budgets:
+            if budget is not None:
+                limit = Limit(AI_COST_METER, window, to_nanos(budget), unit="money")
+                limits[AI_COST_METER] = (*limits.get(AI_COST_METER, ()), limit)
+        return limits
 
     def definition(self) -> dict[str, Any]:
         """The plan without its name as canonical JSON: sorted keys, money as text. Equal plans give equal text."""

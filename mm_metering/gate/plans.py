@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from mm_metering.backends.ledger import Ledger
 from mm_metering.core.catalogue import Plan
+from mm_metering.core.plan_changes import differences
+from mm_metering.core.plan_words import headline, shortened
 from mm_metering.core.rating import Terms
 from mm_metering.core.tenancy import TenantRow, plan_name
 from mm_metering.errors import NotApplied
+
+DIFF_COMMAND: Final = "mm-metering plans diff FILE"
+APPLY_COMMAND: Final = "mm-metering plans apply FILE"
+SAID: Final = 3
+"""How many of the plans that differ an error tells of."""
 
 
 class PlanBook:
@@ -48,17 +55,15 @@ class PlanBook:
         return await self._ledger.put_plans(definitions, now_us=now_us)
 
     @staticmethod
-    def _refuse_changes(plans: Mapping[str, Plan], stored: Mapping[tuple[str, int], Mapping[str, Any]]) -> None:
-        newest = {name: definition for (name, _), definition in sorted(stored.items(), key=lambda item: item[0])}
-        changed = [
-            name
-            for name, plan in plans.items()
-            if name not in newest or Plan.from_definition(name, newest[name]).digest() != plan.digest()
-        ]
-        if changed:
+    def _refuse_changes(plans: Mapping[str, Plan], versions: Mapping[tuple[str, int], Mapping[str, Any]]) -> None:
+        stored = {key: Plan.from_definition(plan_name(key[0]), definition) for key, definition in versions.items()}
+        apart = [each for each in differences(stored, plans) if each.after is not None]
+        if apart:
+            said = [shortened(headline(each)) for each in apart[:SAID]]
+            more = f" | and {len(apart) - SAID} more" if len(apart) > SAID else ""
             raise NotApplied(
-                f"the plans {', '.join(changed)} differ from what the ledger has; apply them on purpose: "
-                'MM_METERING_APPLY=always, or Metering(..., apply="always"), in one process'
+                f"the plans differ from what the ledger has: {' | '.join(said)}{more}. `{DIFF_COMMAND}` shows all of "
+                f"it, `{APPLY_COMMAND}` stores it"
             )
 
     async def of(self, row: TenantRow) -> Terms:

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
-from mm_metering.core.catalogue import AI_COST_METER, Catalogue, Limit, Meter, Plan
+from mm_metering.core.catalogue import Catalogue, Limit, Meter, Plan
 from mm_metering.core.facts import Count, Fact, quoted, rest
 from mm_metering.core.identity import resource_name
 from mm_metering.core.limits import UNBOUNDED, Line, Slot, window_start
@@ -79,7 +79,7 @@ class PlanWindows:
         self.plan = plan.name if plan else ""
         self.zone = zone
         self.catalogue = catalogue
-        self._limits = _limits(plan) if plan else {}
+        self._limits = plan.limits if plan else {}
         self._gauges: dict[str, tuple[Gauge, ...]] = {}
         self._prepared: dict[tuple[Wish, ...], Prepared] = {}
         self._by_identity: dict[int, tuple[tuple[Wish, ...], Prepared]] = {}
@@ -221,17 +221,3 @@ def default_cost(meters: Sequence[Meter], quantity: int) -> int | None:
     """The catalogue's provider cost per unit, for the first meter that has one; None where none has."""
     unit = next((meter.cost for meter in meters if meter.cost is not None and meter.aggregation == "sum"), None)
     return None if unit is None else to_nanos(unit * quantity)
-
-
-def _limits(plan: Plan) -> dict[str, tuple[Limit, ...]]:
-    """A plan's limits by meter, its AI budgets among them: they limit the provider cost of AI calls."""
-    limits = dict(plan.quotas)
-    budgets = (
-        (Window.DAY, plan.ai.daily_budget if plan.ai else None),
-        (Window.MONTH, plan.ai.monthly_budget if plan.ai else None),
-    )
-    for window, budget in budgets:
-        if budget is not None:
-            limit = Limit(AI_COST_METER, window, to_nanos(budget), unit="money")
-            limits[AI_COST_METER] = (*limits.get(AI_COST_METER, ()), limit)
-    return limits

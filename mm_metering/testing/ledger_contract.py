@@ -558,6 +558,23 @@ class LedgerContract(WorkContract, AccountsContract):
         assert await ledger.put_plans({"pro": {"price": "99"}}, now_us=4) == {"pro": 3}
         assert (await ledger.plan_versions())["pro", 2] == {"price": "98"}
 
+    async def test_the_meters_in_which_tenants_have_facts(self, ledger: Ledger) -> None:
+        books = Books(ledger)
+        hold = ai_hold("h", "2024-01-15 12:00")
+        await books.fold(use("1", "2020-01-15 12:00"), use("2", "2024-01-15 12:00"), hold, ai_close(hold))
+        await books.fold(
+            use("3", "2024-01-15 12:00", tenant="bob"), gone := use("4", "2024-01-15 12:00", tenant="carol")
+        )
+        await books.fold(level("5", "2024-01-15 12:00", 3), void(gone))
+        assert await ledger.meters_used(["acme", "acme", "bob", "carol", "nobody"]) == {
+            "ai_cost": 1,
+            "ai_requests": 1,
+            "api_calls": 2,
+            "users": 1,
+        }
+        assert await ledger.meters_used(["bob"]) == {"api_calls": 1}
+        assert await ledger.meters_used([]) == {}
+
     async def test_put_tenant_raises_the_revision_only_for_a_change(self, ledger: Ledger) -> None:
         new = NewTenant("acme", "pro", 3, "Europe/Berlin", at("2024-01-01 00:00"), "0.19")
         first = await ledger.put_tenant(new, defaults=FREE, now_us=5)

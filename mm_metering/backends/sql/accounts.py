@@ -36,8 +36,6 @@ V = TypeVar("V", bound=Value)
 
 BOOKING: Final = 0x6D6D_626F_6F6B_696E
 """The advisory lock's number: "mmbookin". Numbers have no gaps, so they are handed out one transaction at a time."""
-EVENT_METERS_END: Final = "+"
-"""The meters of event types begin with "*", and those of a catalogue, which come after them, with a letter."""
 _TENANT: Final[Columns] = {"tenant": Text()}
 _MONTH: Final[Columns] = {"tenant": Text(), "period": Text()}
 _INVOICE: Final[Columns] = {"invoice": Text()}
@@ -87,7 +85,7 @@ async def _cells(tx: Transaction, ids: Sequence[str], wanted: Wanted) -> dict[st
         within = (
             usage_cell.c.day.between(wanted.first, wanted.last),
             usage_cell.c.scope == "",
-            usage_cell.c.meter > EVENT_METERS_END,
+            usage_cell.c.meter > cells.EVENT_METERS_END,
             cells.IS_SHOWN,
         )
         columns = (*CELL, usage_cell.c.revision, usage_cell.c.refused)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import date
 from functools import cache
@@ -19,6 +20,8 @@ from mm_metering.core.cells import Cell, CellKey, CellSum, merge
 from mm_metering.core.digest import MASK, Digest
 
 _TENANT: Final[Columns] = {"tenant": Text()}
+EVENT_METERS_END: Final = "+"
+"""The meters of event types begin with "*", and those of a catalogue, which come after them, with a letter."""
 _HALF: Final = 2**32
 _EMPTY: Final = CellSum()
 # Written into the statement: a parameter would be sent again with each row.
@@ -147,6 +150,19 @@ async def day_sums(tx: Transaction, tenant: str, first: date, last: date) -> lis
         total = CellSum(quantity, cost_nanos, weighted, count, number)
         sums.append(Cell(CellKey(tenant, day, 0, meter, "", ""), total, revision, refused))
     return sorted(sums, key=itemgetter(0))
+
+
+async def meters_used(tx: Transaction, tenants: Iterable[str]) -> Mapping[str, int]:
+    """By meter of a catalogue: how many of the tenants have facts that count in it."""
+    cell = usage_cell.c
+    rows = await tx.matching(
+        (cell.meter, cell.tenant),
+        _TENANT,
+        {(each,) for each in tenants},
+        where=(cell.meter > EVENT_METERS_END, cell.scope == "", cell.count != _ZERO),
+        group_by=(cell.tenant, cell.meter),
+    )
+    return Counter(row.meter for row in rows)
 
 
 async def from_day(tx: Transaction, tenant: str, day: date) -> dict[CellKey, CellSum]:

@@ -171,6 +171,9 @@ class SqlLedger:
         rows = await self._store.read(lambda tx: tx.all(statement))
         return [stored_cell(row) for row in rows]
 
+    async def meters_used(self, tenants: Sequence[str]) -> Mapping[str, int]:
+        return await self._store.read(lambda tx: cells.meters_used(tx, tenants))
+
     async def used(self, tenant: str, *, first: date, last: date, timezone: str) -> Used:
         return await self._store.read(lambda tx: _used(tx, tenant, first, last, timezone))
 
