@@ -6,7 +6,6 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -14,6 +13,11 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from mm_metering.billing.documents import Party
 from mm_metering.billing.invoices import DocumentForm
 from mm_metering.cli.host import load, refuse_memory
+from mm_metering.cli.show import bar as _bar
+from mm_metering.cli.show import console as _console
+from mm_metering.cli.show import count_tenants as _count_tenants
+from mm_metering.cli.show import say as _say
+from mm_metering.cli.show import table as _table
 from mm_metering.core.invoices import BilledFact, CreditNote, Explanation, Invoice, InvoiceLine
 from mm_metering.core.money import plain
 from mm_metering.errors import InvalidInput, MeteringError, NotApplied
@@ -24,15 +28,12 @@ if TYPE_CHECKING:
 
     import typer
     from rich.console import Console
-    from rich.table import Table
 
 T = TypeVar("T")
 Work = Callable[[Metering], Awaitable[T]]
 
 PAGE: Final = 1000
-"""Tenants counted, or facts printed, at a time."""
-FILE_WIDTH: Final = 160
-"""Columns of a table that is not written to a terminal."""
+"""Facts printed at a time."""
 NAMED: Final = 5
 """How many tenants are named of those whose month is not over."""
 
@@ -230,26 +231,6 @@ def close_month(app: str, period: str, tenant: str | None) -> None:
         sys.exit(1)
 
 
-async def _count_tenants(metering: Metering) -> int:
-    count, after = 0, ""
-    while page := await metering.ledger.tenants(after=after, limit=PAGE):
-        count, after = count + len(page), page[-1].id
-    return count
-
-
-@contextmanager
-def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal; nothing into a file."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda done: progress.update(task, completed=done)
-
-
 # -- what is shown -----------------------------------------------------------------------------------------------------
 
 
@@ -369,30 +350,3 @@ def _totals(invoices: list[Invoice]) -> str:
 def _at(moment: datetime) -> str:
     """Without microseconds where there are none."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-
-def _console() -> Console:
-    """Takes texts as they are: tenants' names and reasons are no markup."""
-    from rich.console import Console
-
-    return Console(
-        markup=False, highlight=False, emoji=False, width=None if sys.stdout.isatty() else FILE_WIDTH, soft_wrap=False
-    )
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True)
-
-
-def _table(*columns: str) -> Table:
-    """Columns whose name begins with > hold numbers."""
-    from rich.box import SIMPLE
-    from rich.table import Table
-
-    table = Table(box=SIMPLE, pad_edge=False)
-    for name in columns:
-        is_number = name.startswith(">")
-        table.add_column(
-            name.removeprefix(">"), justify="right" if is_number else "left", no_wrap=is_number, overflow="fold"
-        )
-    return table
