@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Final
 
 from mm_metering.backends.accounts import Wanted
@@ -32,15 +32,24 @@ class WhatIf:
     async def answer(self, question: Question, progress: Callable[[int], None]) -> Simulation:
         """InvalidInput where a plan that is compared limits a meter that the new catalogue dropped. ``progress`` is
         told how many tenants are done."""
-        tally, seen, after = Tally(question, self._catalogue), 0, ""
+        tally, known, after = Tally(question, self._catalogue), set[str](), ""
         await self._plans.refresh()
         while rows := await self._ledger.tenants(after=after, limit=AT_ONCE):
             for row in rows:
                 await self._add(row, question, tally)
-                seen += 1
-                progress(seen)
+                known.add(row.id)
+                progress(len(known))
             after = rows[-1].id
+        tally.left_out += await self._strangers(known)
         return tally.simulation()
+
+    async def _strangers(self, known: Set[str]) -> int:
+        """How many have usage, or were refused some, and are no tenants."""
+        count, after = 0, ""
+        while page := await self._ledger.cell_digests(after=after):
+            count += sum(tenant not in known for tenant, _ in page)
+            after = page[-1][0]
+        return count
 
     async def _add(self, row: TenantRow, question: Question, tally: Tally) -> None:
         months, segments = dict[str, Compared](), list[Segment]()

@@ -166,7 +166,7 @@ def _most_refused(found: Simulation) -> list[TenantChange]:
 
 def _notes(found: Simulation) -> Iterator[str]:
     if found.refused:
-        yield f"refused: {_units(found.refused)}; repeated tries count each time, so that is the most it can bring"
+        yield f"refused: {_units(found.refused)}; tries again count each time, so this is an upper bound"
     for plan, tenants in found.missing_plans.items():
         yield f"plan {plan} is not in the new catalogue: tenants that keep it as it is: {tenants:,}"
     if found.own_plans:
@@ -176,4 +176,4 @@ def _notes(found: Simulation) -> Iterator[str]:
     if found.running:
         yield f"months of a tenant that are not over, with their usage so far: {found.running:,}"
     if found.left_out:
-        yield f"left out, without a plan in these months: {found.left_out:,}"
+        yield f"left out, unknown or without a plan in these months: {found.left_out:,}"

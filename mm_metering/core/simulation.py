@@ -63,11 +63,11 @@ class Simulation(BaseModel):
     """What the months from ``start`` to ``end``, both included, came to, and would have come to.
 
     ``tenants`` are in order of their ids; ``more``, ``less`` and ``same`` count them by ``difference``, and ``rises``
-    and ``falls`` are the ten largest. ``left_out``: tenants without a plan in these months, and those that had not
-    signed up yet. ``missing_plans``: how many tenants were on each plan that the new catalogue does not have,
-    ``own_plans``: how many on a version of their own; both keep their definition. ``running``: months of a tenant that
-    were not over ``as_of``, with their usage so far. ``new_meters`` of the new catalogue count what was not counted so
-    far: they have no usage here, or another one than they will have.
+    and ``falls`` are the ten largest. ``left_out``: tenants without a plan in these months or not signed up yet, and
+    those that have cells and are not known. ``missing_plans``: how many tenants were on each plan that the new
+    catalogue does not have, ``own_plans``: how many on a version of their own; both keep their definition. ``running``:
+    months of a tenant that were not over ``as_of``, with their usage so far. ``new_meters`` of the new catalogue count
+    what was not counted so far: they have no usage here, or another one than they will have.
     """
 
     model_config = ConfigDict(frozen=True, strict=True)

@@ -9,7 +9,7 @@ import sys
 import tomllib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ from mm_metering import FrozenClock, Metering, QuotaExceeded, UsageEvent, catalo
 from mm_metering.cli import main
 from mm_metering.cli.simulate import bars
 from mm_metering.core.catalogue import Catalogue
+from mm_metering.core.cells import CellKey
 from mm_metering.core.simulation import MonthChange, Simulation
 from mm_metering.core.tenancy import NewTenant, TenantDefaults
 from mm_metering.errors import InvalidInput
@@ -27,6 +28,7 @@ from tests.flows.conftest import PATIENT, Make
 
 T = TypeVar("T")
 
+PAGE = (Path(__file__).parents[2] / "docs" / "whatif.md").read_text()
 NEW = """
 currency = "USD"
 [meters]
@@ -98,7 +100,7 @@ def clock() -> FrozenClock:
 async def everything(metering: Metering) -> list[Any]:
     """All that the ledger has of these tenants."""
     rows = await metering.ledger.tenants()
-    days = {"first": datetime(2023, 12, 1).date(), "last": datetime(2024, 4, 1).date()}  # noqa: DTZ001
+    days = {"first": date(2023, 12, 1), "last": date(2024, 4, 1)}
     cells = [await metering.ledger.cells(row.id, **days) for row in rows]
     return [rows, cells, await metering.ledger.plan_versions(), await metering.list_invoices()]
 
@@ -199,6 +201,14 @@ async def test_what_cannot_be_compared_changes_nothing(memory: Metering, clock: 
     assert await everything(memory) == before
 
 
+async def test_those_who_have_cells_and_are_no_tenants_are_counted(metering: Metering) -> None:
+    await metering.put_tenant("acme", plan="pro", subscribed_at="2023-12-01T00:00:00Z")
+    key = CellKey("stranger", date(2024, 1, 10), 0, "api_calls", "", "")
+    await metering.ledger.report("p", acknowledged={}, refused={key: 5}, now_us=0)
+    found = await metering.simulate(new(), start="2024-01", end="2024-01")
+    assert (len(found.tenants), found.left_out, found.refused) == (1, 1, {})
+
+
 async def test_more_tenants_than_a_page_has(memory: Metering) -> None:
     for number in range(205):
         await memory.put_tenant(f"t{number:03}", plan="pro", subscribed_at="2023-12-01T00:00:00Z")
@@ -294,10 +304,10 @@ def test_people_see_sums_bars_and_the_largest_changes(simulate: Shell) -> None:
     assert rows(said, "acme") == [["acme", "pro", "221.45", "304.90", "83.45", "304.90", "83.45"]]
     assert rows(said, "f1") == [["f1", "free", "0.00", "0.00", "0.00", "20.00", "20.00", "api_calls", "450"]]
     assert "the largest falls" not in said
-    assert "refused: api_calls 450; repeated tries count each time" in said
+    assert "refused: api_calls 450; tries again count each time, so this is an upper bound" in said
     assert "tenants with a version of their own, which they keep: 1" in said
     assert "no such usage was counted so far: pages" in said
-    assert "left out, without a plan in these months: 1" in said
+    assert "left out, unknown or without a plan in these months: 1" in said
 
 
 def test_machines_get_json_and_tables(house: House, simulate: Shell) -> None:
@@ -341,6 +351,18 @@ def test_every_error_is_one_line_and_changes_nothing(house: House, simulate: She
     other.write_text("currency = 1")
     assert "other.toml:1:" in simulate.refused("2024-01", "2024-01", file=str(other))
     assert house.do(everything) == before
+
+
+def test_the_page_shows_what_is_printed(house: House, simulate: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(house.directory)
+    said = simulate("2024-01", "2024-02", file="new.toml")[1]
+    _, _, shown = PAGE.partition("--from 2024-01 --to 2024-02\n")
+    assert words(shown.partition("\n```")[0]) == words(said)
+    assert f"```toml{NEW}```" in PAGE
+
+
+def words(text: str) -> list[list[str]]:
+    return [line.split() for line in text.splitlines() if line.strip()]
 
 
 def test_without_the_apps_stores_there_is_no_history(simulate: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
