@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from itertools import groupby
@@ -195,9 +195,8 @@ def _place(cell: Cell) -> tuple[date, int]:
 
 
 def _refusing(limits: Iterable[Limit]) -> list[Limit]:
-    """What of the limits can refuse. A cap is spent at its price; where there is none, prices refuse nobody."""
-    refusing = (limit for limit in limits if limit.blocks or limit.cap is not None)
-    return [limit if limit.cap is not None else replace(limit, unit_price=None, price=None) for limit in refusing]
+    """Those of the limits that can refuse. A cap comes with the price at which it is spent; no other price matters."""
+    return [limit for limit in limits if limit.blocks or limit.cap is not None]
 
 
 def _shares(units: int, day: Iterable[Cell], month: Iterable[Cell]) -> Iterator[tuple[str, int]]:

@@ -163,6 +163,16 @@ async def test_before_is_what_the_preview_says(memory: Metering, clock: FrozenCl
         assert found.running == 1
 
 
+async def test_seats_that_only_the_new_plan_charges_stood_since_before(metering: Metering) -> None:
+    """5 seats since December, of which 2 are free: 79.00 + 3 x 7.77."""
+    await metering.put_tenant("acme", plan="pro", subscribed_at="2023-12-01T00:00:00Z")
+    await metering.set_level("acme", "users", 5, occurred_at=datetime.fromisoformat("2023-12-20T00:00:00Z"))
+    tree = tomllib.loads(NEW)
+    tree["plans"]["pro"]["quotas"]["users"] = {"limit": 2, "then": "charge", "unit_price": "7.77"}
+    found = await metering.simulate(tree, start="2024-01", end="2024-01")
+    assert (str(found.total.before), str(found.total.after)) == ("99.00", "102.31")
+
+
 async def test_what_other_months_and_hands_put_on_an_invoice_is_left_out(memory: Metering, clock: FrozenClock) -> None:
     await memory.put_tenant("acme", plan="pro", subscribed_at="2023-12-01T00:00:00Z", tax_rate="0.19")
     clock.set("2024-02-03T00:00:00Z")

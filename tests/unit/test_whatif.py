@@ -180,6 +180,7 @@ def test_use_of_later_days_does_not_take_the_room_of_earlier_ones() -> None:
         (block(10, "day"), block(9, "day"), 0),
         ([charge(10, "day", "0.01"), block(5, "second")], [charge(10, "day", "0.05"), block(5, "second")], 0),
         ([charge(10, "day", "0.01"), block(5, "second")], charge(10, "day", "0.01"), 7),
+        ([charge(10, "day", "0.01"), block(5, "second")], [charge(10, "day", "0.01"), block(6, "second")], 7),
         (charge(10, "day", "0.01", cap="1.00"), charge(10, "day", "0.01", cap="1.00"), 0),
         (charge(10, "day", "0.01", cap="1.00"), charge(10, "day", "0.02", cap="1.00"), 7),
     ],
@@ -255,7 +256,7 @@ def test_a_segment_lets_in_what_its_own_new_plan_has_room_for() -> None:
     [
         ("2024-1", "2024-03", "'2024-1' is not a calendar month"),
         ("2024-01", "2024-13", "'2024-13' is not a calendar month"),
-        ("2024-03", "2024-01", "2024-01 is before 2024-03"),
+        ("2024-02", "2024-01", "2024-01 is before 2024-02"),
         ("2021-03", "2024-03", "2021-03 to 2024-03 are 37 months, and at most 36"),
         ("2024-01", "2024-05", "2024-05 has not begun anywhere; the last month that has is 2024-04"),
     ],
