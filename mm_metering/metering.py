@@ -23,6 +23,7 @@ from mm_metering.backends.urls import open_counters
 from mm_metering.backends.work import DeadLetter
 from mm_metering.billing.invoices import DocumentForm, Invoices, Progress, TaxService
 from mm_metering.billing.subscriptions import Subscriptions, Tenant
+from mm_metering.billing.whatif import WhatIf
 from mm_metering.clock import Clock, SystemClock, micros_of
 from mm_metering.core.books import Rules
 from mm_metering.core.catalogue import Catalogue
@@ -45,8 +46,10 @@ from mm_metering.core.invoices import (
 )
 from mm_metering.core.money import Amount
 from mm_metering.core.periods import micros
+from mm_metering.core.simulation import Simulation
 from mm_metering.core.tenancy import ACTIVE, SUSPENDED, TenantDefaults
 from mm_metering.core.usage import UsageRange, UsageSnapshot
+from mm_metering.core.whatif import Question
 from mm_metering.errors import MeteringError, StoreUnavailable, UnknownTenant
 from mm_metering.gate.admission import Admission, Wish
 from mm_metering.gate.context import Bound, bind, bound_here, current
@@ -177,6 +180,7 @@ class Metering:
             new_id=_new_id,
             tax=tax,
         )
+        self._what_if = WhatIf(self.ledger, plans=plans, catalogue=self.catalogue)
         self._subscriptions = Subscriptions(
             self.gate,
             self.ledger,
@@ -669,6 +673,26 @@ class Metering:
         """
         await (self.flush() if tenant is None else self._flush_of(tenant))
         return await self._invoices.close(period, tenant, progress, not_over=not_over)
+
+    async def simulate(
+        self,
+        catalogue: catalogues.Source,
+        *,
+        start: str,
+        end: str,
+        progress: Progress = lambda _: None,
+    ) -> Simulation:
+        """What every tenant's calendar months from ``start`` to ``end`` ("2024-01"), both included and at most 36, came
+        to under its stored plans, and would have come to under the plans of the same names in another catalogue; with
+        and without the demand that was refused. Before tax and credit. Nothing of it is written.
+
+        InvalidInput for months or a catalogue that cannot be compared, CatalogueError for one that is wrong.
+        ``progress`` is told how many tenants are done.
+        """
+        new = catalogues.load(catalogue)
+        question = Question.of(new, self.catalogue, start=start, end=end, now=self.clock.now())
+        await self.flush()
+        return await self._what_if.answer(question, progress)
 
     async def _close_last_month(self, today: datetime, _fence: int) -> None:
         await self._drain.fully()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from mm_metering.billing.documents import Party
 from mm_metering.billing.invoices import DocumentForm
 from mm_metering.cli.host import load, refuse_memory
-from mm_metering.cli.progress import bar, count_tenants
+from mm_metering.cli.show import bar, console, count_tenants, say, table
 from mm_metering.core.invoices import BilledFact, CreditNote, Explanation, Invoice, InvoiceLine
 from mm_metering.core.money import plain
 from mm_metering.errors import InvalidInput, MeteringError, NotApplied
@@ -24,15 +24,12 @@ if TYPE_CHECKING:
 
     import typer
     from rich.console import Console
-    from rich.table import Table
 
 T = TypeVar("T")
 Work = Callable[[Metering], Awaitable[T]]
 
 PAGE: Final = 1000
 """Facts printed at a time."""
-FILE_WIDTH: Final = 160
-"""Columns of a table that is not written to a terminal."""
 NAMED: Final = 5
 """How many tenants are named of those whose month is not over."""
 
@@ -201,7 +198,7 @@ async def write_documents(metering: Metering, invoice_id: str, files: Mapping[Do
                 await asyncio.to_thread(Path(file).write_bytes, content)
             except OSError as error:
                 raise InvalidInput(form, f"{file} cannot be written: {error.strerror}") from error
-            _say(_console(), f"wrote {file}")
+            say(console(), f"wrote {file}")
 
 
 def close_month(app: str, period: str, tenant: str | None) -> None:
@@ -216,16 +213,16 @@ def close_month(app: str, period: str, tenant: str | None) -> None:
     closed = run(app, close, counts=True)
     held = [each for each in closed if each.held]
     drafts = sum(each.status == "draft" for each in closed) - len(held)
-    console = _console()
-    _say(console, f"{period}: invoices: {len(closed):,}")
-    _say(console, f"  finalized: {len(closed) - drafts - len(held):,}, with {_totals(closed)}")
-    _say(console, f"  drafts, until the grace is over: {drafts:,}")
-    _say(console, f"  held for a review: {len(held):,}")
+    screen = console()
+    say(screen, f"{period}: invoices: {len(closed):,}")
+    say(screen, f"  finalized: {len(closed) - drafts - len(held):,}, with {_totals(closed)}")
+    say(screen, f"  drafts, until the grace is over: {drafts:,}")
+    say(screen, f"  held for a review: {len(held):,}")
     for each in held:
-        _say(console, f"    {each.id}  {each.tenant}  {each.held}")
+        say(screen, f"    {each.id}  {each.tenant}  {each.held}")
     if waiting:
         more = f" and {len(waiting) - NAMED:,} more" if len(waiting) > NAMED else ""
-        _say(console, f"  month not over yet: {len(waiting):,}: {', '.join(waiting[:NAMED])}{more}; run it again")
+        say(screen, f"  month not over yet: {len(waiting):,}: {', '.join(waiting[:NAMED])}{more}; run it again")
     if held:
         sys.exit(1)
 
@@ -238,20 +235,20 @@ def show_invoice(invoice: Invoice, *, json: bool) -> None:
     if json:
         print(invoice.model_dump_json(indent=2))  # noqa: T201
         return
-    console = _console()
-    _say(console, f"{invoice.number or 'draft'}  {invoice.id}")
+    screen = console()
+    say(screen, f"{invoice.number or 'draft'}  {invoice.id}")
     issue = f", issue {invoice.issue}" if invoice.issue > 1 else ""
-    _say(console, f"{invoice.tenant}  {invoice.period}  {invoice.status}{issue}")
+    say(screen, f"{invoice.tenant}  {invoice.period}  {invoice.status}{issue}")
     if invoice.held:
-        _say(console, f"held: {invoice.held}")
-    table = _table("line", "", ">quantity", ">each", f">{invoice.currency}")
+        say(screen, f"held: {invoice.held}")
+    rows = table("line", "", ">quantity", ">each", f">{invoice.currency}")
     for line in invoice.lines:
         row = (line.id, line.description, f"{line.quantity:,}", plain(line.unit_price), plain(line.amount))
-        table.add_row(*row)
-    table.add_section()
+        rows.add_row(*row)
+    rows.add_section()
     for name, amount in _sums(invoice):
-        table.add_row("", name, "", "", amount)
-    console.print(table)
+        rows.add_row("", name, "", "", amount)
+    screen.print(rows)
 
 
 def _sums(invoice: Invoice) -> Iterator[tuple[str, str]]:
@@ -271,14 +268,14 @@ def _sums(invoice: Invoice) -> Iterator[tuple[str, str]]:
 
 def list_invoices(invoices: list[Invoice]) -> None:
     """A row per invoice."""
-    table = _table("month", "tenant", "number", "status", ">total", ">due", "id")
+    rows = table("month", "tenant", "number", "status", ">total", ">due", "id")
     for each in invoices:
         state = f"{each.status}, held" if each.held else each.status
         amounts = (f"{plain(each.total)} {each.currency}", plain(each.amount_due))
-        table.add_row(each.period, each.tenant, each.number or "", state, *amounts, each.id)
-    console = _console()
-    console.print(table)
-    _say(console, f"invoices: {len(invoices):,}")
+        rows.add_row(each.period, each.tenant, each.number or "", state, *amounts, each.id)
+    screen = console()
+    screen.print(rows)
+    say(screen, f"invoices: {len(invoices):,}")
 
 
 async def explain_line(metering: Metering, line_id: str, *, facts: bool) -> None:
@@ -286,41 +283,41 @@ async def explain_line(metering: Metering, line_id: str, *, facts: bool) -> None
     why = await metering.explain(line_id)
     invoice = await metering.ledger.invoice_of_line(line_id)
     assert invoice is not None
-    console = _console()
+    screen = console()
     line = next(each for each in invoice.lines if each.id == line_id)
-    _show_line(console, invoice, line, why)
+    _show_line(screen, invoice, line, why)
     if not facts:
         return
     after: tuple[datetime, str] | None = None
     while page := await metering.line_facts(line_id, after=after, limit=PAGE):
         for fact in page:
-            _say(console, _fact(fact))
+            say(screen, _fact(fact))
         after = (page[-1].occurred_at, page[-1].id)
 
 
-def _show_line(console: Console, invoice: Invoice, line: InvoiceLine, why: Explanation) -> None:
-    _say(console, f"{line.description}  ({invoice.number or 'draft'}, {invoice.tenant}, {invoice.period})")
-    _say(console, f"{line.quantity:,} x {plain(line.unit_price)} = {plain(line.amount)} {invoice.currency}")
+def _show_line(screen: Console, invoice: Invoice, line: InvoiceLine, why: Explanation) -> None:
+    say(screen, f"{line.description}  ({invoice.number or 'draft'}, {invoice.tenant}, {invoice.period})")
+    say(screen, f"{line.quantity:,} x {plain(line.unit_price)} = {plain(line.amount)} {invoice.currency}")
     if why.rounding != line.description:
-        _say(console, f"rounding: {why.rounding}")
+        say(screen, f"rounding: {why.rounding}")
     if why.share:
         part = f"{why.share.seconds:,} of {why.share.of_seconds:,} seconds of the month"
-        _say(console, f"share: {part}, of {plain(why.unit_price)} for {why.plan_version}")
+        say(screen, f"share: {part}, of {plain(why.unit_price)} for {why.plan_version}")
     if why.billed_before is not None:
-        _say(console, f"billed before: {plain(why.billed_before)}")
+        say(screen, f"billed before: {plain(why.billed_before)}")
     if why.windows:
-        table = _table("from", "to", ">used", ">before", ">allowance", ">billed", ">unbilled", ">facts", "plan")
+        rows = table("from", "to", ">used", ">before", ">allowance", ">billed", ">unbilled", ">facts", "plan")
         for window in why.windows:
             numbers = (window.used, window.before, window.allowance, window.overage, window.unbilled, window.events)
-            table.add_row(_at(window.start), _at(window.end), *(f"{each:,}" for each in numbers), window.plan)
-        console.print(table)
+            rows.add_row(_at(window.start), _at(window.end), *(f"{each:,}" for each in numbers), window.plan)
+        screen.print(rows)
     if why.tiers:
-        table = _table(">past", ">up to", ">units", ">each", ">flat", ">amount")
+        rows = table(">past", ">up to", ">units", ">each", ">flat", ">amount")
         for tier in why.tiers:
             upto = "" if tier.up_to is None else f"{tier.up_to:,}"
             money = (plain(each) for each in (tier.unit_price, tier.flat, tier.amount))
-            table.add_row(f"{tier.after:,}", upto, f"{tier.quantity:,}", *money)
-        console.print(table)
+            rows.add_row(f"{tier.after:,}", upto, f"{tier.quantity:,}", *money)
+        screen.print(rows)
 
 
 def _fact(fact: BilledFact) -> str:
@@ -330,14 +327,14 @@ def _fact(fact: BilledFact) -> str:
 def tell(invoice: Invoice) -> None:
     """What an invoice has become, in a line."""
     number = invoice.number or "draft"
-    _say(_console(), f"{invoice.id}  {number}  {invoice.status}  {plain(invoice.total)} {invoice.currency}")
+    say(console(), f"{invoice.id}  {number}  {invoice.status}  {plain(invoice.total)} {invoice.currency}")
 
 
 def tell_note(note: CreditNote) -> None:
     """A credit note in a line."""
     where = f"{plain(note.to_credit)} to the tenant's credit" if note.to_credit else "no longer due"
     tax = f", {plain(note.tax)} of it tax" if note.tax else ""
-    _say(_console(), f"{note.number}  {plain(note.total)} {note.currency}{tax}: {where}")
+    say(console(), f"{note.number}  {plain(note.total)} {note.currency}{tax}: {where}")
 
 
 def _totals(invoices: list[Invoice]) -> str:
@@ -349,30 +346,3 @@ def _totals(invoices: list[Invoice]) -> str:
 def _at(moment: datetime) -> str:
     """Without microseconds where there are none."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-
-def _console() -> Console:
-    """Takes texts as they are: tenants' names and reasons are no markup."""
-    from rich.console import Console
-
-    return Console(
-        markup=False, highlight=False, emoji=False, width=None if sys.stdout.isatty() else FILE_WIDTH, soft_wrap=False
-    )
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True)
-
-
-def _table(*columns: str) -> Table:
-    """Columns whose name begins with > hold numbers."""
-    from rich.box import SIMPLE
-    from rich.table import Table
-
-    table = Table(box=SIMPLE, pad_edge=False)
-    for name in columns:
-        is_number = name.startswith(">")
-        table.add_column(
-            name.removeprefix(">"), justify="right" if is_number else "left", no_wrap=is_number, overflow="fold"
-        )
-    return table

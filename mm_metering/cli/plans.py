@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from mm_metering import catalogues
 from mm_metering.billing.plan_review import Review, count, dropped_words, refuse_dropped, review, store, stored_plans
 from mm_metering.cli.host import PROGRAM, load, refuse_memory
-from mm_metering.cli.progress import bar, count_tenants
+from mm_metering.cli.show import bar, count_tenants
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.money import from_nanos, plain
 from mm_metering.core.plan_changes import (

@@ -65,11 +65,11 @@ def _row(invoice: Invoice, line: InvoiceLine) -> Iterator[str]:
         line.explanation.plan_version if line.explanation else "",
         line.description,
     )
-    yield from map(_guarded, texts)
+    yield from map(guarded, texts)
     yield from (plain(Decimal(line.quantity)), plain(line.unit_price), plain(line.amount))
 
 
-def _guarded(text: str) -> str:
+def guarded(text: str) -> str:
     """Not a formula, also where blanks before it are dropped; and without lone surrogates, which no file can hold."""
     held = text.encode(errors="replace").decode()
     return f"'{held}" if held.lstrip(" ").startswith(_FORMULA_STARTS) else held

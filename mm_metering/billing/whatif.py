@@ -1,0 +1,88 @@
+"""What a new catalogue would have brought: every tenant's months from the ledger, rated twice. Nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+from typing import Final
+
+from mm_metering.backends.accounts import Wanted
+from mm_metering.backends.ledger import Ledger
+from mm_metering.core import books
+from mm_metering.core.catalogue import Catalogue
+from mm_metering.core.cells import Segment
+from mm_metering.core.periods import days_of, period_span
+from mm_metering.core.rating import NO_LEVELS
+from mm_metering.core.simulation import Simulation, Tally
+from mm_metering.core.tenancy import OVERRIDE, TenantRow
+from mm_metering.core.whatif import Compared, Question, compare, segments_in
+from mm_metering.gate.plans import PlanBook
+
+AT_ONCE: Final = 100
+"""Tenants of one page."""
+
+
+class WhatIf:
+    """Asks the ledger for one tenant's month at a time, and keeps sums."""
+
+    def __init__(self, ledger: Ledger, *, plans: PlanBook, catalogue: Catalogue) -> None:
+        self._ledger = ledger
+        self._plans = plans
+        self._catalogue = catalogue
+
+    async def answer(self, question: Question, progress: Callable[[int], None]) -> Simulation:
+        """InvalidInput where a plan that is compared limits a meter that the new catalogue dropped. ``progress`` is
+        told how many tenants are done."""
+        tally, known, after = Tally(question, self._catalogue), set[str](), ""
+        await self._plans.refresh()
+        while rows := await self._ledger.tenants(after=after, limit=AT_ONCE):
+            for row in rows:
+                await self._add(row, question, tally)
+                known.add(row.id)
+                progress(len(known))
+            after = rows[-1].id
+        tally.left_out += await self._strangers(known)
+        return tally.simulation()
+
+    async def _strangers(self, known: Set[str]) -> int:
+        """How many have usage, or were refused some, and are no tenants."""
+        count, after = 0, ""
+        while page := await self._ledger.cell_digests(after=after):
+            count += sum(tenant not in known for tenant, _ in page)
+            after = page[-1][0]
+        return count
+
+    async def _add(self, row: TenantRow, question: Question, tally: Tally) -> None:
+        months, segments = dict[str, Compared](), list[Segment]()
+        for period in question.periods:
+            account = await self._ledger.account(row.id, self._wanted(period, question))
+            if account is None:
+                continue
+            terms = await self._plans.of(account.tenant)
+            in_force = segments_in(account.tenant, period, terms)
+            if not any(map(terms.plan, in_force)) or not books.is_billable(account, terms, period):
+                continue
+            question.check_meters(terms, in_force)
+            months[period] = compare(
+                terms,
+                question.replaced(terms),
+                period,
+                account.cells,
+                currency=self._catalogue.currency,
+                discounts=account.discounts,
+                levels_before=account.levels_before.get(days_of(period)[0], NO_LEVELS),
+            )
+            segments += in_force
+            tally.running += period_span(period, terms.zone).end > question.asked_at
+        if not months:
+            tally.left_out += 1
+            return
+        plans = {segment.plan: None for segment in segments}
+        tally.missing.update(filter(question.is_missing, plans))
+        tally.own_plans += any(OVERRIDE in plan for plan in plans)
+        tally.add(row.id, plans, months)
+
+    def _wanted(self, period: str, question: Question) -> Wanted:
+        first, last = days_of(period)
+        plans = (*self._plans.known.values(), *question.catalogue.plans.values())
+        bills_levels = any(plan.charged_levels for plan in plans)
+        return Wanted(first=first, last=last, level_days=[first] if bills_levels else ())
