@@ -297,13 +297,15 @@ async def run(chosen: argparse.Namespace, folder: Path, server: PostgresServer |
 
 
 async def run_pause(folder: Path) -> int:
-    found = []
+    at_once, steady = list[pause.Pause](), list[pause.Steady]()
     for tenants in pause.TENANTS:
-        own = folder / str(tenants)
-        own.mkdir()
-        found.append(await pause.measure(own, tenants))
-        print(f"  {found[-1]}", flush=True)
-    print(f"\n{pause.table(found)}")
+        for name in ("at-once", "steady"):
+            (folder / f"{name}-{tenants}").mkdir()
+        at_once.append(await pause.measure(folder / f"at-once-{tenants}", tenants))
+        steady.append(await pause.measure_steady(folder / f"steady-{tenants}", tenants))
+        print(f"  {at_once[-1]}\n  {steady[-1]}", flush=True)
+    print(f"\nall at once\n\n{pause.table(at_once)}")
+    print(f"\n{pause.RATE:,} calls a second\n\n{pause.steady_table(steady)}")
     return 0
 
 
