@@ -246,13 +246,18 @@ class Lane:
                 await asyncio.sleep(BACKOFF_S)
 
     async def _work(self) -> None:
-        """Returns when there is something to send: a waiter, a replay, or a journal to ask after."""
-        while not (self._queue or self._asks or self.journal.waiting or self.generation < max(1, self._known)):
+        """Returns when there is something to send: a waiter, a replay, a journal to ask after, or a shard that did not
+        answer, since only an answer ends an outage."""
+        while not (self._queue or self._asks or self.journal.waiting or self._is_unsure):
             if (self.journal.facts or self.loads) and self._poll is None:
                 self._poll = self._loop.call_later(LOADING_POLL_S if self.loads else POLL_S, self._ask)
             self._idle = self._loop.create_future()
             await self._idle
         self._asks = False
+
+    @property
+    def _is_unsure(self) -> bool:
+        return self.down or self.generation < max(1, self._known)
 
     def _ask(self) -> None:
         """Send something now, if only to hear how far the ledger is."""

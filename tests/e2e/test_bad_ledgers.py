@@ -191,8 +191,8 @@ async def test_takes_go_on_while_another_writer_has_locked_sqlite(own_server: Re
     async with Metering(PLANS, **places, **options, worker="inline") as metering:
         told = Told(metering)
         await told.take("org_1")
-        with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as other:
-            other.execute("BEGIN EXCLUSIVE")
+        with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None, check_same_thread=False)) as other:
+            await asyncio.to_thread(other.execute, "BEGIN EXCLUSIVE")  # the worker may have to commit first
             assert await told.take_all(["org_1"] * 50) == {YES: 50}
             assert await told.take("new") == DEGRADED
             assert await told.take("new", "strict") == UNAVAILABLE
