@@ -27,8 +27,6 @@ log = logging.getLogger("tests.chaos")
 
 POLL_S: Final = 0.02
 GIVE_UP_S: Final = 30.0
-NOTICED_S: Final = 0.25
-"""An answer this long after a loss comes from the new life of the server: until then its data is shut."""
 CALLERS: Final = 10
 PAUSE_S: Final = 0.006
 
@@ -226,17 +224,17 @@ class House:
         raise Stuck(f"the drain is not at {target} within {GIVE_UP_S:.0f} s")
 
     async def noticed(self, truth: Truth) -> list[Place]:
-        """The app processes that may be killed: they know of the last loss, or were started since."""
+        """The app processes that may be killed: they know of the last loss, for something that they asked since was
+        admitted, or they were started since."""
         found: list[Place] = []
 
         def are_there() -> bool:
             truth.update()
-            last = truth.last_yes()
-            since = self.lost_at + NOTICED_S
+            last = truth.last_admitted
             found[:] = [
                 place
                 for place in self.of("app")
-                if not self.lost_at or place.started_at > self.lost_at or last.get(place.name, 0.0) > since
+                if not self.lost_at or place.started_at > self.lost_at or last.get(place.name, 0.0) > self.lost_at
             ]
             return bool(found)
 
@@ -246,7 +244,7 @@ class House:
     def are_admitted(self, truth: Truth) -> bool:
         """Whether each app process that runs has had a take admitted."""
         truth.update()
-        last = truth.last_yes()
+        last = truth.last_admitted
         return all(last.get(place.name, 0.0) > place.started_at for place in self.of("app"))
 
     @staticmethod

@@ -55,6 +55,9 @@ class Truth:
     told: dict[str, str] = field(default_factory=dict)
     admitted_at: list[tuple[float, str]] = field(default_factory=list)
     """When the counters said yes to a take, and in which file that stands."""
+    last_admitted: dict[str, float] = field(default_factory=dict)
+    """By file: when its processes asked for the last take to which the counters said yes."""
+    _asked_at: dict[str, float] = field(default_factory=dict)
     _read: dict[Path, int] = field(default_factory=dict)
 
     def update(self) -> None:
@@ -65,11 +68,12 @@ class Truth:
         for line in self._new_lines(path):
             mark, call, tenant, seconds = line.split(" ")
             if mark == SENT:
-                self.sent[call] = tenant
+                self.sent[call], self._asked_at[call] = tenant, float(seconds)
                 continue
-            self.told[call] = mark
+            self.told[call], asked_at = mark, self._asked_at.pop(call, 0.0)
             if mark == YES and call[0] == TAKE:
                 self.admitted_at.append((float(seconds), path.name))
+                self.last_admitted[path.name] = max(self.last_admitted.get(path.name, 0.0), asked_at)
 
     def _new_lines(self, path: Path) -> Iterator[str]:
         with path.open("rb") as stream:
@@ -82,10 +86,3 @@ class Truth:
     def unfinished(self, kind: str) -> list[str]:
         """Calls that nobody knows the outcome of."""
         return [call for call in self.sent if call[0] == kind and call not in self.told]
-
-    def last_yes(self) -> dict[str, float]:
-        """When each file's processes last had a take admitted."""
-        found: dict[str, float] = {}
-        for seconds, file in self.admitted_at[-2_000:]:
-            found[file] = max(found.get(file, 0.0), seconds)
-        return found
