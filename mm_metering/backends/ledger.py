@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final, Literal, NamedTuple, Protocol
@@ -261,3 +261,11 @@ class Ledger(Work, Accounts, Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+
+async def tenant_pages(ledger: Ledger, size: int = 1000) -> AsyncIterator[list[TenantRow]]:
+    """All tenants by id, at most ``size`` at a time; no page is empty."""
+    after = ""
+    while page := await ledger.tenants(after=after, limit=size):
+        yield page
+        after = page[-1].id

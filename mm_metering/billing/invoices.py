@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 from mm_metering.backends.accounts import Wanted
-from mm_metering.backends.ledger import Ledger
+from mm_metering.backends.ledger import Ledger, tenant_pages
 from mm_metering.clock import Clock
 from mm_metering.core import books
 from mm_metering.core.books import Account, Entries, Rules
@@ -175,9 +175,7 @@ class Invoices:
         if tenant is not None:
             yield [(await self._row(tenant)).id]
             return
-        after = ""
-        while rows := await self._ledger.tenants(after=after, limit=AT_ONCE):
-            after = rows[-1].id
+        async for rows in tenant_pages(self._ledger, AT_ONCE):
             yield [row.id for row in rows]
 
     async def _close(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeAlias
 
-from mm_metering.backends.ledger import MAX_SNAPSHOTS, Ledger, Snapshot
+from mm_metering.backends.ledger import MAX_SNAPSHOTS, Ledger, Snapshot, tenant_pages
 from mm_metering.core.catalogue import Catalogue, Plan
 from mm_metering.core.periods import local_day, micros, zone
 from mm_metering.core.plan_changes import (
@@ -117,10 +117,10 @@ def dropped_words(each: Dropped) -> str:
 
 async def _pages(ledger: Ledger, progress: Progress) -> AsyncIterator[Sequence[TenantRow]]:
     """All tenants. Each page is counted as done when the next one is asked for."""
-    done, after = 0, ""
-    while page := await ledger.tenants(after=after, limit=PAGE):
+    done = 0
+    async for page in tenant_pages(ledger, PAGE):
         yield page
-        done, after = done + len(page), page[-1].id
+        done += len(page)
         progress(done)
 
 

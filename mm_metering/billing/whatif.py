@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Set
-from typing import Final
 
 from mm_metering.backends.accounts import Wanted
-from mm_metering.backends.ledger import Ledger
+from mm_metering.backends.ledger import Ledger, tenant_pages
 from mm_metering.core import books
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.cells import Segment
@@ -16,9 +15,6 @@ from mm_metering.core.simulation import Simulation, Tally
 from mm_metering.core.tenancy import OVERRIDE, TenantRow
 from mm_metering.core.whatif import Compared, Question, compare, segments_in
 from mm_metering.gate.plans import PlanBook
-
-AT_ONCE: Final = 100
-"""Tenants of one page."""
 
 
 class WhatIf:
@@ -32,14 +28,13 @@ class WhatIf:
     async def answer(self, question: Question, progress: Callable[[int], None]) -> Simulation:
         """InvalidInput where a plan that is compared limits a meter that the new catalogue dropped. ``progress`` is
         told how many tenants are done."""
-        tally, known, after = Tally(question, self._catalogue), set[str](), ""
+        tally, known = Tally(question, self._catalogue), set[str]()
         await self._plans.refresh()
-        while rows := await self._ledger.tenants(after=after, limit=AT_ONCE):
+        async for rows in tenant_pages(self._ledger):
             for row in rows:
                 await self._add(row, question, tally)
                 known.add(row.id)
                 progress(len(known))
-            after = rows[-1].id
         tally.left_out += await self._strangers(known)
         return tally.simulation()
 

@@ -7,24 +7,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+from mm_metering.backends.ledger import Ledger, tenant_pages
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from mm_metering.backends.ledger import Ledger
-
-PAGE: Final = 1000
-"""Tenants counted at a time."""
 FILE_WIDTH: Final = 160
 """Columns of a table that is not written to a terminal."""
 
 
 async def count_tenants(ledger: Ledger) -> int:
     """How many there are: what a bar needs to know."""
-    count, after = 0, ""
-    while page := await ledger.tenants(after=after, limit=PAGE):
-        count, after = count + len(page), page[-1].id
-    return count
+    return sum([len(page) async for page in tenant_pages(ledger)])
 
 
 @contextmanager

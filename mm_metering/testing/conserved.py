@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from datetime import date
 from typing import Final
 
+from mm_metering.backends.ledger import tenant_pages
 from mm_metering.core.cells import CellSum
 from mm_metering.gate.loops import POLL_S
 from mm_metering.metering import Metering
 from mm_metering.proof import prove_tenant
 
-PAGE: Final = 1_000
 CONFIRM_S: Final = 10.0
 """How long the journal may take to hear that the ledger has what was acknowledged."""
 SHOWN: Final = 20
@@ -55,10 +55,9 @@ async def _unconfirmed(metering: Metering) -> list[str]:
 
 
 async def _every(metering: Metering, told: Mapping[str, object]) -> list[str]:
-    names, after = dict.fromkeys(told), ""
-    while page := await metering.ledger.tenants(after=after, limit=PAGE):
+    names = dict.fromkeys(told)
+    async for page in tenant_pages(metering.ledger):
         names.update((row.id, None) for row in page)
-        after = page[-1].id
     return [*names]
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from mm_metering.backends.counters import START, Counters
-from mm_metering.backends.ledger import Ledger
+from mm_metering.backends.ledger import Ledger, tenant_pages
 from mm_metering.gate.generations import certify
-
-PAGE: Final = 1_000
 
 
 class Rebuilt(NamedTuple):
@@ -21,13 +19,12 @@ class Rebuilt(NamedTuple):
 
 async def rebuild_all(counters: Counters, ledger: Ledger, progress: Callable[[int], None]) -> Rebuilt:
     """Folds every tenant's cells anew and gives each shard a new generation: its tenants load at their next takes."""
-    tenants, cells, after = 0, 0, ""
-    while page := await ledger.tenants(after=after, limit=PAGE):
+    tenants = cells = 0
+    async for page in tenant_pages(ledger):
         for row in page:
             cells += await ledger.rebuild_cells(row.id)
             tenants += 1
             progress(tenants)
-        after = page[-1].id
     for shard in range(counters.shards):
         seen = (await counters.read(shard, after=START, limit=1)).generation
         await certify(counters, ledger, shard, seen=seen)
