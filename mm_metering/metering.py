@@ -22,7 +22,7 @@ from mm_metering.backends.sql import open_ledger
 from mm_metering.backends.urls import open_counters
 from mm_metering.backends.work import DeadLetter
 from mm_metering.billing.invoices import DocumentForm, Invoices, Progress, TaxService
-from mm_metering.billing.subscriptions import Subscriptions, Tenant
+from mm_metering.billing.subscriptions import At, PaymentState, Subscriptions, Tenant
 from mm_metering.billing.whatif import WhatIf
 from mm_metering.clock import Clock, SystemClock, micros_of
 from mm_metering.core.books import Rules
@@ -47,7 +47,7 @@ from mm_metering.core.invoices import (
 from mm_metering.core.money import Amount
 from mm_metering.core.periods import micros
 from mm_metering.core.simulation import Simulation
-from mm_metering.core.tenancy import ACTIVE, SUSPENDED, TenantDefaults
+from mm_metering.core.tenancy import TenantDefaults
 from mm_metering.core.usage import UsageRange, UsageSnapshot
 from mm_metering.core.whatif import Question
 from mm_metering.errors import MeteringError, StoreUnavailable, UnknownTenant
@@ -156,7 +156,7 @@ class Metering:
         self._hosts: list[HostRoutes] = []
         self._soon: set[asyncio.Task[None]] = set()
         self._journal = journal_directory(journal, counters=_url(counters), ledger=_url(ledger))
-        plans = self._plans = PlanBook(self.ledger)
+        plans = self._plans = PlanBook(self.ledger, proration=self.catalogue.changes.proration)
         self._drain = Drain(self.counters, self.ledger, self._defaults, now_us=micros_of(self.clock))
         self.gate = Gate(
             self.counters,
@@ -614,25 +614,36 @@ class Metering:
         timezone: str | None = None,
         subscribed_at: datetime | str | None = None,
         tax_rate: Amount | None = None,
+        trial_days: int | None = None,
     ) -> Tenant:
-        """Inserts or changes a tenant; None leaves a value as it is. In force at the next request."""
+        """Inserts or changes a tenant; None leaves a value as it is. In force at the next request.
+
+        ``trial_days``, 0 to 730, of 24 hours from ``subscribed_at`` on: free of charge, and what charges past a limit
+        blocks. Another ``timezone`` holds from now on; in the first day of a subscription, from its start.
+        """
         await self.startup()
         return await self._subscriptions.put(
-            tenant, plan=plan, timezone=timezone, subscribed_at=subscribed_at, tax_rate=tax_rate
+            tenant,
+            plan=plan,
+            timezone=timezone,
+            subscribed_at=subscribed_at,
+            tax_rate=tax_rate,
+            trial_days=trial_days,
         )
 
     async def get_tenant(self, tenant: str) -> Tenant | None:
         await self.startup()
         return await self._subscriptions.get(tenant)
 
-    async def change_plan(self, tenant: str, plan: str, *, at: datetime | str | None = None) -> Tenant:
-        """Moves a tenant to a plan, now or at an instant. The instant of change belongs to the new plan."""
+    async def change_plan(self, tenant: str, plan: str, *, at: At = None) -> Tenant:
+        """Moves a tenant to a plan at an instant, which belongs to the new plan: "now", "period_end", or one that may
+        lie ahead or back, but not before the sign-up. None: what the catalogue's ``[changes]`` say, by default now, but
+        at the period's end where the new plan's price is lower. Changes of plan that were planned for later end; of two
+        at one instant the last holds. It subscribes again who is canceled."""
         await self.startup()
         return await self._subscriptions.change_plan(tenant, plan, at=at)
 
-    async def override_plan(
-        self, tenant: str, changes: Mapping[str, Any], *, at: datetime | str | None = None
-    ) -> Tenant:
+    async def override_plan(self, tenant: str, changes: Mapping[str, Any], *, at: At = None) -> Tenant:
         """What a tenant has otherwise than its plan, now or from an instant on, in the form of a plan:
         ``{"price": "79.00", "quotas": {"api_calls": {"limit": 20_000, "per": "day"}}}``. A meter's limits are replaced
         together; None takes them away; what is not named stays, also what was overridden before. It ends with the next
@@ -640,16 +651,29 @@ class Metering:
         await self.startup()
         return await self._subscriptions.override(tenant, changes, at=at)
 
-    async def pause_subscription(self, tenant: str) -> Tenant:
-        """Suspends a tenant: from the next request on each is refused as ``tenant-suspended``, in every process. What
-        is recorded still counts."""
+    async def pause_subscription(self, tenant: str, *, at: At = None) -> Tenant:
+        """Pauses a subscription, now if no instant is named: each request is refused as ``tenant-suspended``, in every
+        process, and no fee is due. What is recorded still counts. WrongState while a payment is due, or canceled."""
         await self.startup()
-        return await self._subscriptions.set_status(tenant, SUSPENDED)
+        return await self._subscriptions.happen(tenant, "pause", at=at)
 
-    async def resume_subscription(self, tenant: str) -> Tenant:
-        """Ends a pause, from the next request on. Nothing changes for a tenant that is not suspended."""
+    async def resume_subscription(self, tenant: str, *, at: At = None) -> Tenant:
+        """Ends a pause, and undoes a pause or cancellation that is to come. It changes nothing for a tenant that has
+        neither. WrongState for one that is canceled by then: ``change_plan`` subscribes it again."""
         await self.startup()
-        return await self._subscriptions.set_status(tenant, ACTIVE)
+        return await self._subscriptions.happen(tenant, "resume", at=at)
+
+    async def cancel_subscription(self, tenant: str, *, at: At = None) -> Tenant:
+        """Ends a subscription now, at ``at="period_end"`` or at an instant: each request is refused as
+        ``payment-required``, and no fee is due from then on."""
+        await self.startup()
+        return await self._subscriptions.happen(tenant, "cancel", at=at)
+
+    async def set_payment_state(self, tenant: str, state: PaymentState) -> Tenant:
+        """Says how payment stands: past_due is served on; unpaid is refused as ``payment-required``, and no fee is due;
+        paid makes it active again. WrongState for a tenant in trial, paused or canceled."""
+        await self.startup()
+        return await self._subscriptions.set_payment_state(tenant, state)
 
     async def preview_invoice(self, tenant: str, *, period: str | None = None) -> Invoice:
         """The tenant's invoice for a calendar month in its zone, as it stands; the current month if absent."""

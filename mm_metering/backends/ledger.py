@@ -13,6 +13,7 @@ from mm_metering.core.cells import Cell, CellKey, LevelEnd
 from mm_metering.core.digest import Digest
 from mm_metering.core.facts import Fact
 from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow
+from mm_metering.core.timeline import Change
 
 MAX_SNAPSHOTS: Final = 64
 """Most tenants that one ``snapshots`` is asked for."""
@@ -211,13 +212,13 @@ class Ledger(Work, Accounts, Protocol):
         ...
 
     async def put_tenant(self, new: NewTenant, *, defaults: TenantDefaults, now_us: int) -> TenantRow:
-        """Inserts or changes a tenant; a changed value raises the revision. A new plan for a known tenant is
-        ``change_plan`` at now_us. Its cells are folded anew where the zone or the timeline changed."""
+        """Inserts or changes a tenant (``tenancy.changed_tenant``); a changed value raises the revision. Its cells are
+        folded anew where the zone or the timeline changed."""
         ...
 
-    async def change_plan(self, tenant: str, *, plan: str, version: int, at_us: int) -> TenantRow:
-        """Starts a segment at ``at_us``, in place of those that begin there or later, and splits the cells there.
-        UnknownTenant if there is none; InvalidInput for an instant before the sign-up."""
+    async def change_subscription(self, tenant: str, change: Change) -> TenantRow:
+        """Changes a tenant's timeline (``tenancy.with_change``), and splits the cells there. UnknownTenant if there is
+        none; InvalidInput for an instant before the sign-up; WrongState for what its state does not allow."""
         ...
 
     # -- reading

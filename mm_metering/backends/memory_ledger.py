@@ -29,7 +29,8 @@ from mm_metering.core.cells import LEVEL_KINDS, NO_LEVEL, Calendar, Cell, CellKe
 from mm_metering.core.digest import Digest, hash_of, total
 from mm_metering.core.facts import Fact, encode, flaw
 from mm_metering.core.periods import FIRST_US, days_us, month_start_us
-from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow, changed_tenant, with_plan
+from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow, changed_tenant, with_change
+from mm_metering.core.timeline import Change
 from mm_metering.errors import UnknownTenant, Unstorable
 
 
@@ -356,13 +357,14 @@ class MemoryLedger(MemoryWork, MemoryAccounts):
             self._refold(books, then)
         return after
 
-    async def change_plan(self, tenant: str, *, plan: str, version: int, at_us: int) -> TenantRow:
+    async def change_subscription(self, tenant: str, change: Change) -> TenantRow:
         with self._lock:
             books = self._books.get(tenant)
             if books is None or books.row is None:
                 raise UnknownTenant(f"tenant {tenant!r} is not known; put_tenant makes it")
-            then, books.row = books.calendar, with_plan(books.row, plan, version, at_us)
-            self._refold(books, then)
+            then, before, books.row = books.calendar, books.row, with_change(books.row, change)
+            if books.row != before:
+                self._refold(books, then)
             return books.row
 
     # -- reading ------------------------------------------------------------------------------------------------------

@@ -190,7 +190,8 @@ class Invoices:
             if period_span(period, terms.zone).end > now:
                 early.add(name)
                 return Entries()
-            if not books.is_billable(account, terms, period, by_itself=by_itself):
+            currency = self._rules.currency
+            if not books.is_billable(account, terms, period, currency=currency, by_itself=by_itself):
                 return Entries()
             found[name], entries = books.close(account, terms, period, self._rules, now=now, taxes=taxes)
             return entries
@@ -225,11 +226,11 @@ class Invoices:
         """Books what is decided about the month, with the taxes on what the draft is then."""
         moved = ""
         for _ in range(TRIES):
-            is_due = partial(books.is_due, period=period, now=now, by_itself=by_itself)
+            is_due = partial(books.is_due, period=period, now=now, currency=self._rules.currency, by_itself=by_itself)
             taxed = {name: await self._taxed(name, period, is_due) for name in names} if self._tax else {}
 
             def decided(account: Account, taxed: Mapping[str, Taxed | None] = taxed, is_due: IsDue = is_due) -> Entries:
-                terms = Terms(account.tenant, self._plans.known)
+                terms = self._plans.terms(account.tenant)
                 if not all(map(terms.plan, (each for each in account.tenant.segments if each.plan))):
                     raise _Moved(f"a plan of {account.tenant.id!r} is not among the ledger's versions")
                 return decide(

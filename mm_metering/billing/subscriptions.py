@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
@@ -15,16 +15,40 @@ from mm_metering.core.catalogue import Catalogue, Plan
 from mm_metering.core.catalogue_layout import overridden
 from mm_metering.core.events import aware
 from mm_metering.core.identity import tenant_id
+from mm_metering.core.lifecycles import FREE_STATES
 from mm_metering.core.money import Amount, non_negative
-from mm_metering.core.periods import from_micros, micros, zone
+from mm_metering.core.periods import Window, from_micros, micros, window_span, zone
 from mm_metering.core.tenancy import OVERRIDE, NewTenant, TenantDefaults, TenantRow, plan_name
+from mm_metering.core.timeline import Change, PlanChange, StateChange
+from mm_metering.core.zones import zone_name
 from mm_metering.errors import InvalidInput, InvalidMoney, UnknownTenant
 from mm_metering.gate.gate import Gate
 from mm_metering.gate.plans import PlanBook
 
+At: TypeAlias = datetime | str | None
+"""An aware instant, ISO text, "now" or "period_end"; None where something else says when."""
+
+PaymentState: TypeAlias = Literal["paid", "past_due", "unpaid"]
+_PAYMENT_EVENTS: Final[Mapping[str, str]] = {"paid": "pay", "past_due": "fail payment", "unpaid": "suspend"}
+NOW: Final = "now"
+PERIOD_END: Final = "period_end"
+DAY_US: Final = 86_400_000_000
+MAX_TRIAL_DAYS: Final = 730
+
+
+class Planned(BaseModel):
+    """What holds for a tenant from a later instant on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    at: datetime
+    plan: str
+    status: str
+
 
 class Tenant(BaseModel):
-    """A tenant as it stands now. ``subscribed_at`` is where its first base fee begins."""
+    """A tenant as it stands now. ``subscribed_at`` is where its first base fee begins; ``status`` one of trial, active,
+    past_due, unpaid, paused, canceled; ``planned`` what is to come, in order."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -34,6 +58,8 @@ class Tenant(BaseModel):
     subscribed_at: datetime
     status: str
     tax_rate: Decimal | None = None
+    trial_ends_at: datetime | None = None
+    planned: tuple[Planned, ...] = ()
 
 
 class Subscriptions:
@@ -66,6 +92,7 @@ class Subscriptions:
         timezone: str | None = None,
         subscribed_at: datetime | str | None = None,
         tax_rate: Amount | None = None,
+        trial_days: int | None = None,
     ) -> Tenant:
         """Inserts or changes a tenant. What is None stays as it is; a new tenant gets the catalogue's defaults."""
         name = None if plan is None else self._catalogue.plan(plan).name
@@ -73,9 +100,10 @@ class Subscriptions:
             id=tenant_id(tenant),
             plan=name,
             version=None if name is None else self._versions()[name],
-            timezone=None if timezone is None else zone(timezone).key,
+            timezone=None if timezone is None else _iana(timezone),
             subscribed_us=None if subscribed_at is None else micros(aware(subscribed_at, "subscribed_at")),
             tax_rate=None if tax_rate is None else _rate(tax_rate),
+            trial_us=None if trial_days is None else _days(trial_days) * DAY_US,
         )
         before = await self._ledger.tenant(new.id)
         if before is None and name is None and not self._defaults().plan:
@@ -86,37 +114,61 @@ class Subscriptions:
         row = await self._ledger.tenant(tenant_id(tenant))
         return None if row is None else self._shown(row)
 
-    async def change_plan(self, tenant: str, plan: str, *, at: datetime | str | None = None) -> Tenant:
-        """Moves a tenant to the newest version of a plan, now or at an instant; later changes are dropped."""
-        name = self._catalogue.plan(plan).name
-        at_us = self._now_us() if at is None else micros(aware(at, "at"))
-        before = await self._ledger.tenant(tenant_id(tenant))
-        after = await self._ledger.change_plan(tenant, plan=name, version=self._versions()[name], at_us=at_us)
-        await self._announce(before, after)
+    async def change_plan(self, tenant: str, plan: str, *, at: At = None) -> Tenant:
+        """Moves a tenant to the newest version of a plan; changes of plan that were planned for later are dropped."""
+        row = await self._row(tenant)
+        return await self._change(row, await self.plan_change(row, plan, at))
+
+    async def happen(self, tenant: str, event: str, *, at: At = None) -> Tenant:
+        """What ``lifecycles.SUBSCRIPTION`` allows: "pause", "resume", "cancel"."""
+        row = await self._row(tenant)
+        return await self._change(row, StateChange(self._at_us(row, at), event))
+
+    async def set_payment_state(self, tenant: str, state: PaymentState) -> Tenant:
+        if state not in _PAYMENT_EVENTS:
+            raise InvalidInput("state", f"{str(state)[:40]!r} is not one of {', '.join(_PAYMENT_EVENTS)}")
+        return await self.happen(tenant, _PAYMENT_EVENTS[state])
+
+    async def plan_change(self, row: TenantRow, plan: str, at: At) -> PlanChange:
+        """What ``change_plan`` would write. Without an instant the catalogue's ``[changes]`` say when it holds."""
+        new = self._catalogue.plan(plan)
+        if at is None:
+            changes, old = self._catalogue.changes, await self._plan(row, self._now_us())
+            pays = row.segment_at(self._now_us()).status not in FREE_STATES
+            is_lower = old is not None and pays and new.price < old.price
+            at = changes.downgrade if is_lower else changes.upgrade
+        return PlanChange(self._at_us(row, at), new.name, self._versions()[new.name])
+
+    async def _change(self, before: TenantRow, change: Change) -> Tenant:
+        after = await self._ledger.change_subscription(before.id, change)
+        if after != before:
+            await self._announce(before, after)
         return self._shown(after)
 
-    async def override(self, tenant: str, changes: Mapping[str, Any], *, at: datetime | str | None) -> Tenant:
-        """The tenant's plan from an instant on, with changes that it alone has."""
-        name, at_us = tenant_id(tenant), self._now_us() if at is None else micros(aware(at, "at"))
-        before = await self._ledger.tenant(name)
-        if before is None:
+    def _at_us(self, row: TenantRow, at: At) -> int:
+        if at is None or at == NOW:
+            return self._now_us()
+        if at == PERIOD_END:
+            return micros(window_span(Window.MONTH, self._clock.now(), zone(row.timezone)).end)
+        return micros(aware(at, "at"))
+
+    async def _row(self, tenant: str) -> TenantRow:
+        row = await self._ledger.tenant(tenant_id(tenant))
+        if row is None:
             raise UnknownTenant(f"tenant {tenant!r} is not known; put_tenant makes it")
+        return row
+
+    async def override(self, tenant: str, changes: Mapping[str, Any], *, at: At) -> Tenant:
+        """The tenant's plan from an instant on, with changes that it alone has."""
+        before = await self._row(tenant)
+        at_us = self._at_us(before, at)
         plan = await self._plan(before, at_us)
         if plan is None:
             raise InvalidInput("tenant", f"{tenant!r} is on no plan at that instant; change_plan puts it on one")
-        own = f"{plan.name}{OVERRIDE}{name}"
+        own = f"{plan.name}{OVERRIDE}{before.id}"
         changed = overridden(plan, changes, meters=self._catalogue.meters)
         version = await self._plans.put(own, changed, now_us=self._now_us())
-        after = await self._ledger.change_plan(name, plan=own, version=version, at_us=at_us)
-        await self._announce(before, after)
-        return self._shown(after)
-
-    async def set_status(self, tenant: str, status: str) -> Tenant:
-        """UnknownTenant if there is none."""
-        before = await self._ledger.tenant(tenant_id(tenant))
-        if before is None:
-            raise UnknownTenant(f"tenant {tenant!r} is not known; put_tenant makes it")
-        return await self._write(before, NewTenant(before.id, status=status))
+        return await self._change(before, PlanChange(at_us, own, version))
 
     async def _write(self, before: TenantRow | None, new: NewTenant) -> Tenant:
         after = await self._ledger.put_tenant(new, defaults=self._defaults(), now_us=self._now_us())
@@ -134,19 +186,23 @@ class Subscriptions:
         await self._gate.changed(after, keep=keep)
 
     async def _plan(self, row: TenantRow, now_us: int) -> Plan | None:
-        _, plan, version = row.segment_at(now_us)
-        return await self._plans.get(plan, version)
+        segment = row.segment_at(now_us)
+        return await self._plans.get(segment.plan, segment.version)
 
     def _shown(self, row: TenantRow) -> Tenant:
-        rate = None if row.tax_rate is None else Decimal(row.tax_rate)
-        plan = plan_name(row.segment_at(self._now_us()).plan)
+        number = row.segment_index(self._now_us())
+        segment, later = row.segments[number], row.segments[number + 1 :]
         return Tenant(
             id=row.id,
-            plan=plan,
-            timezone=row.timezone,
+            plan=plan_name(segment.plan),
+            timezone=zone_name(row.timezone),
             subscribed_at=from_micros(row.subscribed_us),
-            status=row.status,
-            tax_rate=rate,
+            status=segment.status,
+            tax_rate=None if row.tax_rate is None else Decimal(row.tax_rate),
+            trial_ends_at=from_micros(row.trial_ends_us) if row.trial_us else None,
+            planned=tuple(
+                Planned(at=from_micros(each.starts_us), plan=plan_name(each.plan), status=each.status) for each in later
+            ),
         )
 
     def _now_us(self) -> int:
@@ -161,6 +217,19 @@ def _windows(plan: Plan | None) -> object:
     if any(limit.cap is not None for limit in limits):
         return object()
     return {(limit.meter, limit.window) for limit in limits}, plan.ai is None
+
+
+def _iana(timezone: str) -> str:
+    zone(timezone)
+    if zone_name(timezone) != timezone:
+        raise InvalidInput("timezone", f"{timezone[:60]!r} is not an IANA time zone such as Europe/Berlin")
+    return timezone
+
+
+def _days(value: object) -> int:
+    if type(value) is not int or not 0 <= value <= MAX_TRIAL_DAYS:
+        raise InvalidInput("trial_days", f"{str(value)[:40]!r} is not a whole number from 0 to {MAX_TRIAL_DAYS}")
+    return value
 
 
 def _rate(value: Amount) -> str:

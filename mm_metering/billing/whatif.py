@@ -54,7 +54,9 @@ class WhatIf:
                 continue
             terms = await self._plans.of(account.tenant)
             in_force = segments_in(account.tenant, period, terms)
-            if not any(map(terms.plan, in_force)) or not books.is_billable(account, terms, period):
+            if not any(map(terms.plan, in_force)) or not books.is_billable(
+                account, terms, period, currency=self._catalogue.currency
+            ):
                 continue
             question.check_meters(terms, in_force)
             months[period] = compare(

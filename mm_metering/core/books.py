@@ -16,7 +16,7 @@ from mm_metering.core.identity import derived_id
 from mm_metering.core.inputs import Inputs
 from mm_metering.core.invoices import Adjustment, CreditGrant, CreditNote, Discount, Invoice, InvoiceLine, Tax
 from mm_metering.core.invoicing import billed_already, late_lines
-from mm_metering.core.lifecycles import INVOICE
+from mm_metering.core.lifecycles import INVOICE, REFUSED_AS
 from mm_metering.core.money import EXACT, plain, round_minor
 from mm_metering.core.periods import FIRST_PERIOD, days_of, later_period, micros, period_span, zone
 from mm_metering.core.rating import NO_LEVELS, Levels, Terms
@@ -132,6 +132,7 @@ def inputs(account: Account, terms: Terms, period: str, rules: Rules, *, taxes: 
     had = _had_later(account, period)
     return Inputs(
         tenant=account.tenant,
+        proration=terms.proration,
         period=period,
         currency=rules.currency,
         issue=issue,
@@ -154,6 +155,8 @@ def _late(account: Account, terms: Terms, period: str, currency: str, issue: int
     for back in range(1, LATE_MONTHS + 1):
         month = later_period(period, -back)
         newest = account.newest(month)
+        if newest is None and _is_idle(account.tenant, terms, month):
+            continue
         if newest is None or not is_billed(newest):
             break
         billed = [line for line in newest.lines if line.period in (None, month)]
@@ -171,23 +174,35 @@ def _had_later(account: Account, period: str) -> list[InvoiceLine]:
     return [line for each in later for line in each.lines if line.period == period]
 
 
-def is_billable(account: Account, terms: Terms, period: str, *, by_itself: bool = False) -> bool:
+def _is_idle(tenant: TenantRow, terms: Terms, period: str) -> bool:
+    """Whether all of the month's requests are refused."""
+    span = period_span(period, terms.zone)
+    return all(segment.status in REFUSED_AS for segment in tenant.segments_in(micros(span.start), micros(span.end)))
+
+
+def is_billable(account: Account, terms: Terms, period: str, *, currency: str, by_itself: bool = False) -> bool:
     """Whether the tenant had signed up by the month's end, or used something in it. ``by_itself``: nobody has asked for
-    its invoice, so that something must say that we bill it: usage, a sign-up in the month, or the invoice before."""
+    its invoice, so that something must say that we bill it: usage, a sign-up or a change in the month, or the invoice
+    before. A month in which all requests are refused is billed where something is left over from others."""
     span, (first, last) = period_span(period, terms.zone), days_of(period)
-    subscribed_us = account.tenant.subscribed_us
+    start_us, end_us = micros(span.start), micros(span.end)
     if any(first <= cell.key.day <= last and cell.total.count for cell in account.cells):
         return True
-    is_known = subscribed_us >= micros(span.start) or account.newest(later_period(period, -1)) is not None
-    return subscribed_us < micros(span.end) and (is_known or not by_itself)
+    if _is_idle(account.tenant, terms, period):
+        return bool(_late(account, terms, period, currency, 1) or account.due(currency))
+    changes = account.tenant.segments_in(start_us, end_us)
+    is_known = any(segment.starts_us >= start_us for segment in changes) or account.newest(later_period(period, -1))
+    return account.tenant.subscribed_us < end_us and bool(is_known or not by_itself)
 
 
-def is_due(account: Account, terms: Terms, period: str, now: datetime, *, by_itself: bool = False) -> bool:
+def is_due(
+    account: Account, terms: Terms, period: str, now: datetime, *, currency: str, by_itself: bool = False
+) -> bool:
     """Whether the month is over, to be billed, and not invoiced yet."""
     newest = account.newest(period)
     is_over = now >= period_span(period, terms.zone).end
     is_open = newest is None or not is_billed(newest)
-    return is_over and is_open and is_billable(account, terms, period, by_itself=by_itself)
+    return is_over and is_open and is_billable(account, terms, period, currency=currency, by_itself=by_itself)
 
 
 def close(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from types import MappingProxyType
@@ -23,6 +23,7 @@ from mm_metering.errors import CatalogueError, InvalidEvent
 
 Aggregation: TypeAlias = Literal["sum", "level"]
 Unit: TypeAlias = Literal["count", "money"]
+Proration: TypeAlias = Literal["second", "day"]
 Outage: TypeAlias = Literal["allow", "deny"]
 
 AI_COST_METER = "ai_cost"
@@ -113,6 +114,10 @@ class Limit:
     def by_resource(self) -> bool:
         return isinstance(self.unit_price, Mapping)
 
+    def in_trial(self) -> Limit:
+        """A trial is free: what charges past the limit blocks there."""
+        return replace(self, then="block", cap=None, unit_price=None, price=None)
+
     def price_for(self, resource: str | None) -> Price | None:
         """What overage costs the tenant; None where nothing is billed."""
         if self.price is not None:
@@ -135,6 +140,16 @@ class AiPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Changes:
+    """How plans are changed where nobody names an instant, and how fees are split then: by the second, or by the local
+    day, of which the new plan has the whole."""
+
+    upgrade: Literal["now", "period_end"] = "now"
+    downgrade: Literal["now", "period_end"] = "period_end"
+    proration: Proration = "second"
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A base price per month and the limits by meter, each meter's limits from the shortest window to the longest."""
 
@@ -143,6 +158,11 @@ class Plan:
     support: str | None = None
     quotas: Mapping[str, tuple[Limit, ...]] = field(default_factory=_nothing)
     ai: AiPolicy | None = None
+
+    def in_trial(self) -> Plan:
+        """The plan with the limits of a trial."""
+        quotas = {meter: tuple(limit.in_trial() for limit in limits) for meter, limits in self.quotas.items()}
+        return replace(self, quotas=quotas)
 
     @property
     def charged_levels(self) -> tuple[str, ...]:
@@ -192,6 +212,7 @@ class Catalogue:
     routes: Mapping[str, Mapping[str, int]] = field(default_factory=_nothing)
     exempt: tuple[str, ...] = ()
     ai_prices: Mapping[str, Decimal] = field(default_factory=_nothing)
+    changes: Changes = Changes()
     _matches: dict[tuple[str, str | None], tuple[Meter, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -221,6 +242,7 @@ class Catalogue:
             "plans": {name: _plan_form(plan, _limit_form) for name, plan in self.plans.items()},
             "routes": routes | ({"exempt": list(self.exempt)} if self.exempt else {}),
             "ai": {"prices": {model: money_text(price) for model, price in self.ai_prices.items()}},
+            "changes": {each.name: getattr(self.changes, each.name) for each in fields(Changes)},
         }
         return {key: value for key, value in tree.items() if value is not None}
 

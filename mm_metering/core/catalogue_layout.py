@@ -12,7 +12,17 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from mm_metering.core.catalogue import AI_COST_METER, UNLIMITED, AiPolicy, Catalogue, ChargeUpTo, Limit, Meter, Plan
+from mm_metering.core.catalogue import (
+    AI_COST_METER,
+    UNLIMITED,
+    AiPolicy,
+    Catalogue,
+    Changes,
+    ChargeUpTo,
+    Limit,
+    Meter,
+    Plan,
+)
 from mm_metering.core.money import is_currency, to_nanos
 from mm_metering.core.periods import Window, zone
 from mm_metering.core.price_layout import PRICE
@@ -159,6 +169,14 @@ _STORED_PLAN = table(_plan_fields(_STORED_LIMIT_FIELDS))
 _ONE_PLAN = "write at least one, such as [plans.free]"
 _PLANS = table({}, keys=_NAMES, rest=table(_plan_fields(_LIMIT_FIELDS)), least=_ONE_PLAN)
 _EXEMPT = listing(text(r"/[^ ]{0,255}", 'a path; write "/healthz"'))
+_WHEN = choice("now", "period_end")
+_CHANGES = table(
+    {
+        "upgrade": Field(_WHEN, "When a change to a plan of the same or a higher price holds; default now."),
+        "downgrade": Field(_WHEN, "When a change to a lower price holds; default period_end."),
+        "proration": Field(choice("second", "day"), "By what fees are split; default second."),
+    }
+)
 _CATALOGUE = table(
     {
         "currency": Field(_CURRENCY, "ISO 4217; default USD."),
@@ -166,6 +184,7 @@ _CATALOGUE = table(
         "default_plan": Field(_TEXT, "The plan of tenants nobody put on one; without it they are unknown."),
         "meters": Field(table({}, keys=_NAMES, rest=table(_METER_FIELDS)), "What is counted."),
         "plans": Field(_PLANS, "What tenants may buy.", _ONE_PLAN),
+        "changes": Field(_CHANGES, "How plans are changed."),
         "routes": Field(
             table(
                 {"exempt": Field(_EXEMPT, "Paths that are not metered.")},
@@ -205,6 +224,7 @@ def read_catalogue(tree: object, at: Place = ROOT) -> Catalogue:
         routes=MappingProxyType({route: MappingProxyType(costs) for route, costs in routes.items()}),
         exempt=exempt,
         ai_prices=MappingProxyType(given.get("ai", {}).get("prices", {})),
+        changes=Changes(**given.get("changes", {})),
     )
 
 

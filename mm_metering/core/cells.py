@@ -10,10 +10,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, timedelta, tzinfo
 from functools import lru_cache, partial
 from typing import Final, NamedTuple
-from zoneinfo import ZoneInfo
 
 from mm_metering.core.digest import MASK, hash_of
 from mm_metering.core.facts import Fact, encode
@@ -26,11 +25,13 @@ MAX_LEVEL: Final = 2**40
 
 
 class Segment(NamedTuple):
-    """A plan version in force from ``starts_us`` until the next segment. The first one also covers what lies before."""
+    """A plan version and the subscription's state from ``starts_us`` until the next segment. The first one also covers
+    what lies before."""
 
     starts_us: int
     plan: str
     version: int
+    status: str = "active"
 
 
 class CellKey(NamedTuple):
@@ -119,7 +120,7 @@ class Calendar:
 
 
 @lru_cache(maxsize=4096)
-def _day_around(day: date, of: ZoneInfo) -> tuple[int, int, date]:
+def _day_around(day: date, of: tzinfo) -> tuple[int, int, date]:
     """A local day with its start and its end."""
     start, end = day_span(day, of)
     return micros(start), micros(end), day

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Final, TypeVar
 
-from mm_metering.core.catalogue import Plan
+from mm_metering.core.catalogue import Plan, Proration
 from mm_metering.core.cells import Cell, CellKey, CellSum, Segment
 from mm_metering.core.invoices import Adjustment, CreditGrant, Discount, Invoice, InvoiceLine, Tax, Value
 from mm_metering.core.invoicing import draft
@@ -26,6 +26,7 @@ class Inputs:
     """The arguments of ``draft``. ``taxes`` None: the tenant's own rate. Plans are named by the tenant's timeline."""
 
     tenant: TenantRow
+    proration: Proration
     period: str
     currency: str
     issue: int
@@ -39,7 +40,7 @@ class Inputs:
 
     def draft(self, plans: Mapping[tuple[str, int], Plan]) -> Invoice:
         return draft(
-            Terms(self.tenant, plans),
+            Terms(self.tenant, plans, self.proration),
             self.period,
             self.cells,
             currency=self.currency,
@@ -58,6 +59,7 @@ class Inputs:
         form = {
             "format": FORMAT,
             "tenant": tenant,
+            "proration": self.proration,
             "period": self.period,
             "currency": self.currency,
             "issue": self.issue,
@@ -75,9 +77,10 @@ class Inputs:
     def unpack(cls, packed: bytes) -> Inputs:
         form = json.loads(zlib.decompress(packed))
         tenant = form["tenant"] | {"segments": tuple(Segment(*each) for each in form["tenant"]["segments"])}
-        row = TenantRow(**tenant)
+        row = TenantRow(**{name: value for name, value in tenant.items() if name in TenantRow.__slots__})
         return cls(
             tenant=row,
+            proration=form.get("proration", "second"),
             period=form["period"],
             currency=form["currency"],
             issue=form["issue"],

@@ -32,10 +32,12 @@ from mm_metering.core.invoices import (
     Share,
     Tax,
 )
+from mm_metering.core.lifecycles import REFUSED_AS, TRIAL
 from mm_metering.core.money import EXACT, exact, minor_unit, plain, round_minor, split
 from mm_metering.core.periods import from_micros, micros, parse_period, period_span
 from mm_metering.core.pricing import price_text, price_words, quantity_text
 from mm_metering.core.rating import NO_LEVELS, Levels, Overage, Terms, mean_price, plan_label, rate
+from mm_metering.core.tenancy import plan_name
 
 _SECOND_US = 1_000_000
 _ZERO = Decimal(0)
@@ -298,9 +300,10 @@ class _Bill(NamedTuple):
         start, end = micros(month.start) // _SECOND_US, micros(month.end) // _SECOND_US
         in_force = _in_force(self.terms, start, end)
         for since, segment in in_force[:1]:
-            yield from self._fee("base", since, segment)
+            if segment.status not in REFUSED_AS:
+                yield from self._fee("base", since, segment)
         for (_, old), (since, new) in pairwise(in_force):
-            if self._price(old) != self._price(new):
+            if self.terms.fee(old) != self.terms.fee(new):
                 yield from self._fee("proration", since, old, sign=-1)
                 yield from self._fee("proration", since, new)
 
@@ -308,18 +311,19 @@ class _Bill(NamedTuple):
         """A plan's fee, or its credit, from the second ``since`` to the month's end. No line for a change to or from
         what costs nothing, nor for a tenant without a plan."""
         plan = self.terms.plan(segment)
-        if plan is None or (kind == "proration" and not plan.price):
+        fee = self.terms.fee(segment)
+        if plan is None or (kind == "proration" and not fee):
             return
         month = period_span(self.period, self.terms.zone)
         share = Share(seconds=micros(month.end) // _SECOND_US - since, of_seconds=month.seconds)
         with localcontext(EXACT):
-            monthly = sign * plan.price
+            monthly = sign * fee
             amount, rounding = self._rounded(monthly * share.seconds / share.of_seconds)
         yield InvoiceLine(
             id=self._id("line", kind, plan_label(segment), str(since), str(sign)),
             kind=kind,
             meter=None,
-            description=self._fee_text(plan.name, since, share, sign),
+            description=self._fee_text(segment, since, share, sign),
             quantity=1,
             unit_price=amount,
             amount=amount,
@@ -333,15 +337,12 @@ class _Bill(NamedTuple):
             ),
         )
 
-    def _fee_text(self, plan: str, since: int, share: Share, sign: int) -> str:
+    def _fee_text(self, segment: Segment, since: int, share: Share, sign: int) -> str:
+        plan = plan_name(segment.plan) + (", trial" if segment.status == TRIAL else "")
         if share.seconds == share.of_seconds and sign > 0:
             return f"{plan}, {self.period}"
         unused = "unused, " if sign < 0 else ""
         return f"{plan}, {unused}{self.period} from {_moment(from_micros(since * _SECOND_US), self.terms)}"
-
-    def _price(self, segment: Segment) -> Decimal:
-        plan = self.terms.plan(segment)
-        return plan.price if plan else _ZERO
 
     def _taxes(self, subtotal: Decimal, taxes: Sequence[Tax] | None) -> Iterator[InvoiceLine]:
         """Those given, or the tenant's rate, a fraction such as "0.19", on what is due."""
@@ -385,7 +386,7 @@ class _Bill(NamedTuple):
 def _in_force(terms: Terms, start: int, end: int) -> list[tuple[int, Segment]]:
     """The plans of the seconds from ``start`` to ``end``, each with its first second there. What began and ended
     within one second never was; before the sign-up there is none."""
-    since = {segment.starts_us // _SECOND_US: segment for segment in terms.tenant.segments}
+    since = {terms.first_second(segment): segment for segment in terms.tenant.segments}
     before = [second for second in since if second <= start]
     first = [(start, since[max(before)])] if before else []
     return first + [(second, segment) for second, segment in sorted(since.items()) if start < second < end]

@@ -35,3 +35,60 @@ INVOICE: Final = Lifecycle(
         "void": {},
     },
 )
+
+TRIAL: Final = "trial"
+ACTIVE: Final = "active"
+PAST_DUE: Final = "past_due"
+UNPAID: Final = "unpaid"
+PAUSED: Final = "paused"
+CANCELED: Final = "canceled"
+
+SUBSCRIPTION: Final = Lifecycle(
+    "subscription",
+    {
+        TRIAL: {
+            "end trial": ACTIVE,
+            "change plan": TRIAL,
+            "pause": PAUSED,
+            "resume": TRIAL,
+            "cancel": CANCELED,
+        },
+        ACTIVE: {
+            "fail payment": PAST_DUE,
+            "suspend": UNPAID,
+            "pay": ACTIVE,
+            "change plan": ACTIVE,
+            "pause": PAUSED,
+            "resume": ACTIVE,
+            "cancel": CANCELED,
+        },
+        PAST_DUE: {
+            "fail payment": PAST_DUE,
+            "suspend": UNPAID,
+            "pay": ACTIVE,
+            "change plan": PAST_DUE,
+            "resume": PAST_DUE,
+            "cancel": CANCELED,
+        },
+        UNPAID: {
+            "suspend": UNPAID,
+            "pay": ACTIVE,
+            "change plan": UNPAID,
+            "resume": UNPAID,
+            "cancel": CANCELED,
+        },
+        PAUSED: {"change plan": PAUSED, "pause": PAUSED, "resume": ACTIVE, "cancel": CANCELED},
+        CANCELED: {"change plan": ACTIVE, "cancel": CANCELED},
+    },
+)
+"""What leads to its own state changes nothing in it; "resume" also undoes a pause or a cancellation that is to come."""
+
+FREE_STATES: Final = frozenset({TRIAL, UNPAID, PAUSED, CANCELED})
+"""In which no fee is due."""
+
+REFUSED_AS: Final[Mapping[str, str]] = {
+    UNPAID: "payment-required",
+    PAUSED: "tenant-suspended",
+    CANCELED: "payment-required",
+}
+"""The states in which each request is refused, and the reason that it is told."""

@@ -9,12 +9,13 @@ import calendar
 import re
 from bisect import bisect_left
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
+from mm_metering.core.zones import MovedZone, Piece, zone_name
 from mm_metering.errors import InvalidInput
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -22,6 +23,8 @@ FIRST_US = -(2**62)
 """An instant before every other, in microseconds since 1970."""
 _MICROSECOND = timedelta(microseconds=1)
 _SECOND = timedelta(seconds=1)
+_DAY = timedelta(days=1)
+LONGEST_DAY = timedelta(hours=26)
 _YEARS = range(1970, 9999)
 FIRST_PERIOD = f"{_YEARS.start}-01"
 _PERIOD = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])", re.ASCII)
@@ -75,39 +78,61 @@ def from_micros(value: int) -> datetime:
     return EPOCH + value * _MICROSECOND
 
 
-def zone(name: str) -> ZoneInfo:
-    """The IANA zone of that name; InvalidInput for anything else."""
+def zone(name: str) -> tzinfo:
+    """The IANA zone of that name, or a tenant's that has moved (``zones``); InvalidInput for anything else."""
     try:
         return _zone(name)
     except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
         raise InvalidInput("timezone", f"{str(name)[:60]!r} is not an IANA time zone such as Europe/Berlin") from error
 
 
-_zone = lru_cache(maxsize=1024)(ZoneInfo)
+@lru_cache(maxsize=1024)
+def _zone(name: str) -> tzinfo:
+    new = ZoneInfo(zone_name(name))
+    before, moved, _ = name.rpartition(">")
+    if not moved:
+        return new
+    old_name, _, second = before.rpartition("@")
+    old = _zone(old_name)
+    return MovedZone(name, old, _steps(old, new, EPOCH + int(second) * _SECOND))
+
+
+def _steps(old: tzinfo, new: tzinfo, moment: datetime) -> list[Piece]:
+    """How the clock of ``old`` comes to that of ``new``. Where it goes back day by day, the later steps are at noon, so
+    that no midnight comes twice."""
+    day, steps = local_day(moment, old), list[Piece]()
+    start = day_start(day, old)
+    while day_start(day + _DAY, new) - start > LONGEST_DAY:
+        start, day = start + LONGEST_DAY, day + _DAY
+        steps.append(Piece(moment, timezone(datetime.combine(day, time(), UTC) - start)))
+        moment = start + _DAY / 2
+    return [*steps, Piece(moment, new)]
 
 
 @lru_cache(maxsize=8192)
-def day_start(day: date, tz: ZoneInfo) -> datetime:
+def day_start(day: date, tz: tzinfo) -> datetime:
     """The first instant of a local day. A midnight that clocks skip starts at the instant they jump."""
-    start = datetime.combine(day, time(), tz).astimezone(UTC)
-    return start if start.astimezone(tz).time() == time() else _jump_over_midnight(day, start, tz)
+    midnight = datetime.combine(day, time())
+    start = midnight.replace(tzinfo=tz).astimezone(UTC)
+    is_shown = start.astimezone(tz).replace(tzinfo=None) == midnight
+    return start if is_shown else _jump_over_midnight(day, start, tz)
 
 
-def _jump_over_midnight(day: date, late: datetime, tz: ZoneInfo) -> datetime:
+def _jump_over_midnight(day: date, late: datetime, tz: tzinfo) -> datetime:
     """The instant of the jump: Toronto's clocks went from 23:30 to 00:30 in 1919, and ``late`` reads 01:00 there."""
     early = datetime.combine(day, time(fold=1), tz).astimezone(UTC)
     seconds = range((late - early) // _SECOND)
     return early + bisect_left(seconds, day, key=lambda s: (early + s * _SECOND).astimezone(tz).date()) * _SECOND
 
 
-def local_day(moment: datetime, tz: ZoneInfo) -> date:
+def local_day(moment: datetime, tz: tzinfo) -> date:
     """The day whose span holds the moment. Clocks set back over midnight (00:01 to 23:01) do not bring a day back."""
     day = moment.astimezone(tz).date()
     following = day + timedelta(days=1)
     return day if moment < day_start(following, tz) else following
 
 
-def day_span(day: date, tz: ZoneInfo) -> Span:
+def day_span(day: date, tz: tzinfo) -> Span:
     return Span(day_start(day, tz), day_start(day + timedelta(days=1), tz))
 
 
@@ -117,12 +142,12 @@ def days_us(first: date, last: date, timezone: str) -> tuple[int, int]:
     return micros(day_start(first, tz)), micros(day_start(last + timedelta(days=1), tz))
 
 
-def month_span(year: int, month: int, tz: ZoneInfo) -> Span:
+def month_span(year: int, month: int, tz: tzinfo) -> Span:
     following = (year + month // 12, month % 12 + 1)
     return Span(day_start(date(year, month, 1), tz), day_start(date(*following, 1), tz))
 
 
-def window_span(window: Window, moment: datetime, tz: ZoneInfo) -> Span:
+def window_span(window: Window, moment: datetime, tz: tzinfo) -> Span:
     """The window of that kind that holds ``moment``."""
     if window is Window.NONE:
         return FOREVER
@@ -141,7 +166,7 @@ def parse_period(period: object) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def period_span(period: str, tz: ZoneInfo) -> Span:
+def period_span(period: str, tz: tzinfo) -> Span:
     return month_span(*parse_period(period), tz)
 
 
@@ -187,7 +212,7 @@ def add_months(anchor: date, months: int) -> date:
     return date(year, month + 1, min(anchor.day, calendar.monthrange(year, month + 1)[1]))
 
 
-def anchored_span(anchor: date, moment: datetime, tz: ZoneInfo) -> Span:
+def anchored_span(anchor: date, moment: datetime, tz: tzinfo) -> Span:
     """The month-long period that holds ``moment``, of those that begin on the anchor's day of the month."""
     day = local_day(moment, tz)
     months = (day.year - anchor.year) * 12 + day.month - anchor.month

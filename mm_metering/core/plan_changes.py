@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 from mm_metering.core.catalogue import Limit, Plan
 from mm_metering.core.money import EXACT
 from mm_metering.core.periods import Window, days_of, local_day, micros, zone
+from mm_metering.core.rating import version_of
 from mm_metering.core.tenancy import OVERRIDE, TenantRow, plan_name
 
 NAMED: Final = 20
@@ -174,21 +175,21 @@ class Census:
         """Counts a tenant in the plan that is in force now, and in those that follow."""
         now_us = micros(self._now)
         following = row.segments[row.segment_index(now_us) :]
-        self.in_use.update({(each.plan, each.version) for each in following})
-        _, plan, version = row.segment_at(now_us)
-        audience, present = self.audience(plan_name(plan)), self._stored.get((plan, version))
-        audience.versions[OWN if OVERRIDE in plan else version] += 1
+        self.in_use.update(map(version_of, following))
+        segment = row.segment_at(now_us)
+        audience, present = self.audience(plan_name(segment.plan)), self._stored.get(version_of(segment))
+        audience.versions[OWN if OVERRIDE in segment.plan else segment.version] += 1
         if present is not None:
             with localcontext(EXACT):
                 audience.base += present.price
 
     def new_limits(self, row: TenantRow) -> tuple[Limit, ...]:
         """The limits that a move would make stricter for a tenant: it must be told how much of them is used."""
-        _, plan, version = row.segment_at(micros(self._now))
-        after = self._plans.get(plan_name(plan))
+        segment = row.segment_at(micros(self._now))
+        after = self._plans.get(plan_name(segment.plan))
         if after is None:
             return ()
-        key = (plan, version)
+        key = version_of(segment)
         if key not in self._new_limits:
             self._new_limits[key] = new_limits(self._stored.get(key), after)
         return self._new_limits[key]

@@ -27,18 +27,29 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, tzinfo
 from decimal import ROUND_HALF_UP, Decimal, localcontext
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
-from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict
 
-from mm_metering.core.catalogue import Limit, Plan
+from mm_metering.core.catalogue import Limit, Plan, Proration
 from mm_metering.core.cells import Cell, Segment
+from mm_metering.core.lifecycles import FREE_STATES, TRIAL
 from mm_metering.core.money import EXACT, to_nanos
-from mm_metering.core.periods import Span, Window, day_span, month_span, parse_period, zone
+from mm_metering.core.periods import (
+    Span,
+    Window,
+    day_span,
+    day_start,
+    from_micros,
+    local_day,
+    micros,
+    month_span,
+    parse_period,
+    zone,
+)
 from mm_metering.core.pricing import Price, TierUse, cost, price_text, tier_uses
 from mm_metering.core.standing import Part, parts
 from mm_metering.core.tenancy import TenantRow
@@ -57,18 +68,37 @@ class Terms:
 
     tenant: TenantRow
     plans: Mapping[tuple[str, int], Plan]
+    proration: Proration = "second"
 
     @property
-    def zone(self) -> ZoneInfo:
+    def zone(self) -> tzinfo:
         return zone(self.tenant.timezone)
 
     def plan(self, segment: Segment) -> Plan | None:
-        return self.plans.get((segment.plan, segment.version))
+        return self.plans.get(version_of(segment))
 
     def limits(self, meter: str, since_us: int) -> tuple[Limit, ...]:
         """A meter's limits under the segment that began at ``since_us``."""
-        plan = self.plan(self.tenant.segment_at(since_us))
-        return plan.quotas.get(meter, ()) if plan else ()
+        segment = self.tenant.segment_at(since_us)
+        plan = self.plan(segment)
+        limits = plan.quotas.get(meter, ()) if plan else ()
+        return tuple(limit.in_trial() for limit in limits) if segment.status == TRIAL else limits
+
+    def fee(self, segment: Segment) -> Decimal:
+        """What its plan costs a month, in the state that it is in."""
+        plan = self.plan(segment)
+        return plan.price if plan and segment.status not in FREE_STATES else Decimal(0)
+
+    def first_second(self, segment: Segment) -> int:
+        """From which second since 1970 on its fee counts: an instant belongs to the second, or the day, it lies in."""
+        if self.proration == "second":
+            return segment.starts_us // 1_000_000
+        return micros(day_start(local_day(from_micros(segment.starts_us), self.zone), self.zone)) // 1_000_000
+
+
+def version_of(segment: Segment) -> tuple[str, int]:
+    """The key of its plan among ``Terms.plans``."""
+    return segment.plan, segment.version
 
 
 def plan_label(segment: Segment) -> str:
@@ -180,7 +210,7 @@ def cap_used(meter: str, uses: Iterable[Use], terms: Terms, *, month: date) -> i
     return walk.capped_nanos[_first_day(Window.MONTH, month)]
 
 
-def used_by_window(uses: Iterable[Use], window: Window, tz: ZoneInfo) -> dict[Span, int]:
+def used_by_window(uses: Iterable[Use], window: Window, tz: tzinfo) -> dict[Span, int]:
     """The units counted in each day or month that has any, whatever the plan."""
     used: Counter[date] = Counter()
     for use in uses:
@@ -201,7 +231,7 @@ def _first_day(window: Window, day: date) -> date:
     return day if window is Window.DAY else day.replace(day=1)
 
 
-def _span(window: Window, first: date, tz: ZoneInfo) -> Span:
+def _span(window: Window, first: date, tz: tzinfo) -> Span:
     return day_span(first, tz) if window is Window.DAY else month_span(first.year, first.month, tz)
 
 

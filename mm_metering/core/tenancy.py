@@ -1,4 +1,4 @@
-"""Tenants and their plans over time, as every ledger keeps them."""
+"""Tenants, as every ledger keeps them: a zone, and a subscription as a timeline of plans and states (``timeline``)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from mm_metering.core.cells import Segment
+from mm_metering.core.periods import from_micros
+from mm_metering.core.timeline import Change, PlanChange, changed_timeline, settled
+from mm_metering.core.zones import moved_zone
 from mm_metering.errors import InvalidInput
-
-ACTIVE: Final = "active"
-SUSPENDED: Final = "suspended"
-"""A tenant's status while its subscription is paused: each of its requests is refused."""
-
 
 OVERRIDE: Final = "~"
 """Between a plan's name and the tenant whose own version of it this is: "pro~acme". No plan of a catalogue has it."""
@@ -25,16 +23,22 @@ def plan_name(plan: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TenantRow:
-    """A tenant. ``segments`` are in order of their start; ``revision`` rises with every change that decisions
-    depend on."""
+    """A tenant. ``timezone`` is a name for ``core.zones.zone``. ``segments`` are in order of their start;
+    ``trial_us`` is how long the trial lasts that begins with the sign-up; ``revision`` rises with every change that
+    decisions depend on."""
 
     id: str
     timezone: str
     subscribed_us: int
-    status: str
     revision: int
     tax_rate: str | None
     segments: tuple[Segment, ...]
+    trial_us: int = 0
+
+    @property
+    def trial_ends_us(self) -> int:
+        """When the trial is over: at the sign-up where there is none."""
+        return self.subscribed_us + self.trial_us
 
     def segment_at(self, moment_us: int) -> Segment:
         """The plan in force; the instant of a change belongs to the new plan."""
@@ -44,6 +48,10 @@ class TenantRow:
         """When a later segment begins, if one is planned."""
         following = self.segment_index(moment_us) + 1
         return self.segments[following].starts_us if following < len(self.segments) else None
+
+    def segments_in(self, start_us: int, end_us: int) -> tuple[Segment, ...]:
+        """Those in force at some time of [start, end); the first one covers what lies before it, too."""
+        return self.segments[self.segment_index(start_us) : self.segment_index(end_us - 1) + 1]
 
     def segment_index(self, moment_us: int) -> int:
         """Which segment is in force, counted from 0."""
@@ -60,7 +68,7 @@ class NewTenant:
     timezone: str | None = None
     subscribed_us: int | None = None
     tax_rate: str | None = None
-    status: str | None = None
+    trial_us: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +86,14 @@ def changed_tenant(before: TenantRow | None, new: NewTenant, defaults: TenantDef
         return _new_tenant(new, defaults, now_us)
     after = before if new.subscribed_us is None else _moved_start(before, new.subscribed_us)
     if new.plan and not _is_on(after.segment_at(now_us), new):
-        after = with_plan(after, new.plan, new.version or 0, now_us)
+        after = with_change(after, PlanChange(now_us, new.plan, new.version or 0))
+    trial_us = after.trial_us if new.trial_us is None else new.trial_us
     after = replace(
         after,
-        timezone=new.timezone or after.timezone,
+        timezone=_zone_after(before, new.timezone, now_us),
         tax_rate=new.tax_rate or after.tax_rate,
-        status=new.status or after.status,
+        trial_us=trial_us,
+        segments=settled(after.segments, after.subscribed_us + trial_us),
     )
     return before if after == before else replace(after, revision=before.revision + 1)
 
@@ -94,24 +104,38 @@ def _is_on(segment: Segment, new: NewTenant) -> bool:
     return own or (new.plan, new.version) == (segment.plan, segment.version)
 
 
+def _zone_after(before: TenantRow, timezone: str | None, now_us: int) -> str:
+    """Days that have begun keep their zone; a tenant's first day has it from the start."""
+    if timezone is None:
+        return before.timezone
+    return moved_zone(before.timezone, timezone, now_us, since_us=before.subscribed_us)
+
+
 def _new_tenant(new: NewTenant, defaults: TenantDefaults, now_us: int) -> TenantRow:
     plan, version = (new.plan, new.version or 0) if new.plan else (defaults.plan, defaults.version)
-    start = now_us if new.subscribed_us is None else new.subscribed_us
-    zone = new.timezone or defaults.timezone
-    status = new.status or ACTIVE
-    return TenantRow(new.id, zone, start, status, 1, new.tax_rate, (Segment(start, plan, version),))
+    start, trial_us = now_us if new.subscribed_us is None else new.subscribed_us, new.trial_us or 0
+    segments = settled((Segment(start, plan, version),), start + trial_us)
+    return TenantRow(new.id, new.timezone or defaults.timezone, start, 1, new.tax_rate, segments, trial_us)
 
 
 def _moved_start(row: TenantRow, subscribed_us: int) -> TenantRow:
-    first, *later = row.segments
+    """A trial moves with the sign-up."""
+    first, *later = settled(row.segments, row.subscribed_us)
     if later and later[0].starts_us <= subscribed_us:
         raise InvalidInput("subscribed_at", "lies past the tenant's first change of plan")
-    return replace(row, subscribed_us=subscribed_us, segments=(first._replace(starts_us=subscribed_us), *later))
+    segments = settled((first._replace(starts_us=subscribed_us), *later), subscribed_us + row.trial_us)
+    return replace(row, subscribed_us=subscribed_us, segments=segments)
 
 
-def with_plan(row: TenantRow, plan: str, version: int, at_us: int) -> TenantRow:
-    """The row with a plan segment from ``at_us`` on, in place of those that begin there or later."""
-    if at_us < row.subscribed_us:
-        raise InvalidInput("at", "lies before the tenant's sign-up")
-    kept = tuple(segment for segment in row.segments if segment.starts_us < at_us)
-    return replace(row, segments=(*kept, Segment(at_us, plan, version)), revision=row.revision + 1)
+def with_change(row: TenantRow, change: Change) -> TenantRow:
+    """The row after a change of its timeline; the same object if nothing changes.
+
+    InvalidInput for an instant before the sign-up, WrongState for what its state then does not allow.
+    """
+    if change.at_us < row.subscribed_us:
+        at, sign_up = from_micros(change.at_us), from_micros(row.subscribed_us)
+        raise InvalidInput(
+            "at", f"{at:%Y-%m-%dT%H:%M:%SZ} lies before the tenant's sign-up, {sign_up:%Y-%m-%dT%H:%M:%SZ}"
+        )
+    segments = settled(changed_timeline(row.segments, change, name=row.id), row.trial_ends_us)
+    return row if segments == row.segments else replace(row, segments=segments, revision=row.revision + 1)

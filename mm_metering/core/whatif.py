@@ -77,7 +77,7 @@ class Question:
                 plans[key] = new
             elif key in known:
                 plans[key] = known[key]
-        return Terms(terms.tenant, plans)
+        return Terms(terms.tenant, plans, self.catalogue.changes.proration)
 
     def check_meters(self, terms: Terms, segments: Iterable[Segment]) -> None:
         """InvalidInput where a plan that is replaced limits a meter that the new catalogue does not have."""
@@ -104,8 +104,7 @@ def _months_from(start: str, end: str) -> int:
 def segments_in(tenant: TenantRow, period: str, terms: Terms) -> tuple[Segment, ...]:
     """The plan segments that are in force at some time of a month; the first one covers what lies before it, too."""
     month = period_span(period, terms.zone)
-    first, last = tenant.segment_index(micros(month.start)), tenant.segment_index(micros(month.end) - 1)
-    return tenant.segments[first : last + 1]
+    return tenant.segments_in(micros(month.start), micros(month.end))
 
 
 class Compared(NamedTuple):

@@ -30,12 +30,12 @@ def decisions(
     return tuple(sorted(found, key=_closeness)) if len(found) > 1 else tuple(found)
 
 
-def suspended(asked: Prepared, plan: str) -> tuple[Decision, ...]:
-    """The answer to a tenant whose subscription is paused, whatever its limits say: one per meter."""
+def refused_all(asked: Prepared, plan: str, reason: str) -> tuple[Decision, ...]:
+    """The answer to a tenant whose subscription's state refuses all, whatever its limits say: one per meter."""
     wanted = {count.meter: fact.quantity for fact in asked.facts for count in fact.counts}
     wanted = wanted or {fact.event_type: fact.quantity for fact in asked.facts}
     return tuple(
-        Decision(allowed=False, meter=meter, requested=quantity, reason="tenant-suspended", plan=plan)
+        Decision(allowed=False, meter=meter, requested=quantity, reason=reason, plan=plan)
         for meter, quantity in wanted.items()
     )
 

@@ -37,6 +37,7 @@ from mm_metering.core.cells import moves_a_cell
 from mm_metering.core.decision import Decision
 from mm_metering.core.facts import Fact, decode, encode, void
 from mm_metering.core.identity import tenant_id
+from mm_metering.core.lifecycles import TRIAL
 from mm_metering.core.money import to_nanos
 from mm_metering.core.periods import zone
 from mm_metering.core.rating import plan_label
@@ -47,7 +48,7 @@ from mm_metering.gate.admission import Admission, Wish
 from mm_metering.gate.adoption import ADOPT_S, Adopter
 from mm_metering.gate.coalesce import Lane
 from mm_metering.gate.deadlines import Timing
-from mm_metering.gate.decisions import Granted, decisions, suspended
+from mm_metering.gate.decisions import Granted, decisions, refused_all
 from mm_metering.gate.flight import Fate, Outcome
 from mm_metering.gate.journal import Journal
 from mm_metering.gate.journal_file import Directory
@@ -128,7 +129,7 @@ class Gate:
         lane = self._lane_of(view.shard)
         while True:
             now_us = max(now_us, view.starts_us)
-            looks = look or view.is_suspended  # it still asks: only the counters know whether that is over
+            looks = look or bool(view.refused_as)  # it still asks: only the counters know whether that is over
             fact_id = "" if looks else self._new_id()
             asked = view.windows.prepare(wanted, now_us)
             op = view.take(asked, lane.generation, fact_id, now_us)
@@ -138,7 +139,7 @@ class Gate:
             except asyncio.CancelledError:
                 lane.take_back(op, answer)
                 raise
-            if isinstance(outcome, Taken) and not view.is_suspended:
+            if isinstance(outcome, Taken) and not view.refused_as:
                 if op.payloads and not op.hold:
                     self._reports.acknowledged(view.shard, op.payloads[outcome.chosen])
                 return Granted(view, asked, outcome.states, fact_id, now_us)
@@ -162,8 +163,8 @@ class Gate:
         return Fate.ALLOWED
 
     def _not_granted(self, view: View, asked: Prepared, outcome: Outcome, op: Take, now_us: int) -> Admission:
-        if view.is_suspended:
-            return self._refusal(view, suspended(asked, view.plan), op, now_us)
+        if view.refused_as:
+            return self._refusal(view, refused_all(asked, view.plan, view.refused_as), op, now_us)
         match outcome:
             case Denied(states=states):
                 return self._refusal(view, decisions(asked, states, view.plan, now_us, allowed=False), op, now_us)
@@ -307,8 +308,10 @@ class Gate:
     async def _make_view(self, row: TenantRow) -> View:
         now_us = self._now_us()
         segment = row.segment_at(now_us)
-        plan = await self._plans.get(segment.plan, segment.version)
-        return self._view_of(row.id, row, self._windows_of(plan, plan_label(segment), row.timezone), now_us)
+        plan, label = await self._plans.get(segment.plan, segment.version), plan_label(segment)
+        if plan is not None and segment.status == TRIAL:
+            plan, label = plan.in_trial(), f"{label} {TRIAL}"
+        return self._view_of(row.id, row, self._windows_of(plan, label, row.timezone), now_us)
 
     def _view_of(self, tenant: str, row: TenantRow | None, windows: PlanWindows, now_us: int) -> View:
         return View(tenant, row, windows, shard=self.shard_of(tenant), now_us=now_us)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from mm_metering.backends.ledger import Ledger
-from mm_metering.core.catalogue import Plan
+from mm_metering.core.catalogue import Plan, Proration
 from mm_metering.core.plan_changes import differences
 from mm_metering.core.plan_words import headline, shortened
 from mm_metering.core.rating import Terms
@@ -22,8 +22,9 @@ SAID: Final = 3
 class PlanBook:
     """Plans by (name, version)."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, *, proration: Proration = "second") -> None:
         self._ledger = ledger
+        self._proration: Proration = proration
         self._plans: dict[tuple[str, int], Plan] = {}
 
     async def get(self, plan: str, version: int) -> Plan | None:
@@ -70,4 +71,8 @@ class PlanBook:
         """The tenant with every plan of its timeline: what rating needs."""
         for segment in row.segments:
             await self.get(segment.plan, segment.version)
-        return Terms(row, self._plans)
+        return self.terms(row)
+
+    def terms(self, row: TenantRow) -> Terms:
+        """The same with the plans that are known."""
+        return Terms(row, self._plans, self._proration)

@@ -12,9 +12,10 @@ from typing import Final
 
 from mm_metering.backends.counters import Level, Stamp, Take
 from mm_metering.core.facts import Fact, line, quoted
+from mm_metering.core.lifecycles import REFUSED_AS
 from mm_metering.core.limits import Delta
 from mm_metering.core.periods import Window
-from mm_metering.core.tenancy import SUSPENDED, TenantRow
+from mm_metering.core.tenancy import TenantRow
 from mm_metering.gate.windows import FOREVER_US, PlanWindows, Prepared, field, level_field, stamp_field
 
 MAX_VIEWS: Final = 10_000
@@ -25,6 +26,7 @@ SEGMENTS: Final = 10_000
 class View:
     """A tenant at one revision and plan segment. Without a row nothing is limited, facts alone are written (an outage).
 
+    ``refused_as`` is the reason that each request is told, in a state that refuses all; "" in others.
     ``starts_us``: facts under this view do not lie before it, whatever a skewed clock says, so that a unit admitted
     under a plan is billed under it.
     """
@@ -33,8 +35,8 @@ class View:
         "_quoted",
         "_revision",
         "_tag",
-        "is_suspended",
         "plan",
+        "refused_as",
         "row",
         "shard",
         "starts_us",
@@ -49,8 +51,8 @@ class View:
         self.plan = windows.plan
         self.windows = windows
         self.shard = shard
-        self.is_suspended = row is not None and row.status == SUSPENDED
         index = row.segment_index(now_us) if row else 0
+        self.refused_as = REFUSED_AS.get(row.segments[index].status, "") if row else ""
         self.starts_us = row.segments[index].starts_us if row and index else 0
         self.valid_until_us = (row.next_change_us(now_us) if row else None) or FOREVER_US
         self._revision = row.revision * SEGMENTS + index if row else 0

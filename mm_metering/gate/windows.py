@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, tzinfo
 from decimal import Decimal
 from typing import Final, NamedTuple
-from zoneinfo import ZoneInfo
 
 from mm_metering.core.catalogue import Catalogue, Limit, Meter, Plan
 from mm_metering.core.facts import Count, Fact, quoted, rest
@@ -75,7 +74,7 @@ class Prepared:
 class PlanWindows:
     """A plan's limits in one time zone. Without a plan nothing is limited."""
 
-    def __init__(self, plan: Plan | None, zone: ZoneInfo, catalogue: Catalogue) -> None:
+    def __init__(self, plan: Plan | None, zone: tzinfo, catalogue: Catalogue) -> None:
         self.plan = plan.name if plan else ""
         self.zone = zone
         self.catalogue = catalogue

@@ -26,12 +26,13 @@ from mm_metering.backends.accounts import Wanted
 from mm_metering.backends.counters import START
 from mm_metering.backends.ledger import MAX_SNAPSHOTS, Acknowledged, ClaimRequest, Ledger, ShardRow, Snapshot, Used
 from mm_metering.backends.memory_ledger import MemoryLedger
-from mm_metering.core.cells import CellKey, CellSum, LevelEnd
+from mm_metering.core.cells import CellKey, CellSum, LevelEnd, Segment
 from mm_metering.core.digest import Digest, hash_of, total
 from mm_metering.core.facts import Count, Fact, encode, void
 from mm_metering.core.periods import micros
 from mm_metering.core.tenancy import NewTenant, TenantDefaults
-from mm_metering.errors import InvalidInput, UnknownTenant
+from mm_metering.core.timeline import PlanChange, StateChange
+from mm_metering.errors import InvalidInput, UnknownTenant, WrongState
 from mm_metering.testing.accounts_contract import AccountsContract
 from mm_metering.testing.work_contract import WorkContract
 
@@ -579,26 +580,49 @@ class LedgerContract(WorkContract, AccountsContract):
         new = NewTenant("acme", "pro", 3, "Europe/Berlin", at("2024-01-01 00:00"), "0.19")
         first = await ledger.put_tenant(new, defaults=FREE, now_us=5)
         assert first == await ledger.put_tenant(new, defaults=FREE, now_us=6) == await ledger.tenant("acme")
-        moved = await ledger.change_plan("acme", plan="free", version=1, at_us=at("2024-02-01 00:00"))
+        moved = await ledger.change_subscription("acme", PlanChange(at("2024-02-01 00:00"), "free", 1))
         assert moved.revision == first.revision + 1
         assert [segment.plan for segment in moved.segments] == ["pro", "free"]
-        again = await ledger.change_plan("acme", plan="pro", version=3, at_us=at("2024-01-20 00:00"))
-        assert [segment.starts_us for segment in again.segments] == [at("2024-01-01 00:00"), at("2024-01-20 00:00")]
+        back = await ledger.change_subscription("acme", PlanChange(at("2024-01-20 00:00"), "pro", 3))
+        assert (back.segments, back.revision) == (first.segments, moved.revision + 1)
+        assert back == await ledger.change_subscription("acme", PlanChange(at("2024-01-25 00:00"), "pro", 3))
         with pytest.raises(InvalidInput):
-            await ledger.change_plan("acme", plan="pro", version=3, at_us=at("2023-12-31 00:00"))
+            await ledger.change_subscription("acme", PlanChange(at("2023-12-31 00:00"), "pro", 3))
         with pytest.raises(UnknownTenant):
-            await ledger.change_plan("nobody", plan="pro", version=3, at_us=0)
+            await ledger.change_subscription("nobody", PlanChange(0, "pro", 3))
 
-    async def test_a_status_stays_until_it_is_changed_and_raises_the_revision(self, ledger: Ledger) -> None:
-        first = await ledger.put_tenant(NewTenant("acme", "pro", 3), defaults=FREE, now_us=5)
-        assert first.status == "active"
-        paused = await ledger.put_tenant(NewTenant("acme", status="suspended"), defaults=FREE, now_us=6)
-        assert (paused.status, paused.revision, paused.segments) == ("suspended", first.revision + 1, first.segments)
-        moved = await ledger.change_plan("acme", plan="free", version=1, at_us=7)
-        assert moved.status == "suspended"
+    async def test_a_state_holds_from_its_instant_on_whatever_the_plan(self, ledger: Ledger) -> None:
+        first = await ledger.put_tenant(NewTenant("acme", "pro", 3, trial_us=10), defaults=FREE, now_us=5)
+        assert first.segments == (Segment(5, "pro", 3, "trial"), Segment(15, "pro", 3, "active"))
+        paused = await ledger.change_subscription("acme", StateChange(12, "pause"))
+        assert paused.segments == (Segment(5, "pro", 3, "trial"), Segment(12, "pro", 3, "paused"))
+        assert paused.revision == first.revision + 1
         assert (
-            moved == await ledger.put_tenant(NewTenant("acme"), defaults=FREE, now_us=8) == await ledger.tenant("acme")
+            paused == await ledger.change_subscription("acme", StateChange(14, "pause")) == await ledger.tenant("acme")
         )
+        moved = await ledger.change_subscription("acme", PlanChange(13, "free", 1))
+        assert moved.segments == (*paused.segments, Segment(13, "free", 1, "paused"))
+        assert moved == await ledger.put_tenant(NewTenant("acme"), defaults=FREE, now_us=8)
+        running = await ledger.change_subscription("acme", StateChange(14, "resume"))
+        assert running.segments[3:] == (Segment(14, "free", 1, "trial"), Segment(15, "free", 1, "active"))
+        ended = await ledger.change_subscription("acme", StateChange(20, "cancel"))
+        with pytest.raises(WrongState, match="is canceled: pause is not possible"):
+            await ledger.change_subscription("acme", StateChange(21, "pause"))
+        with pytest.raises(UnknownTenant):
+            await ledger.change_subscription("nobody", StateChange(21, "pause"))
+        assert await ledger.tenant("acme") == ended
+
+    async def test_another_zone_holds_from_its_instant_on(self, ledger: Ledger) -> None:
+        await ledger.put_tenant(NewTenant("acme"), defaults=FREE, now_us=at("2024-01-01 00:00"))
+        await Books(ledger).fold(
+            use("a", "2024-01-16 02:00"), use("b", "2024-01-17 02:00"), use("c", "2024-01-17 04:00")
+        )
+        before = await days_of_use(ledger)
+        tokyo = NewTenant("acme", timezone="Asia/Tokyo")
+        await ledger.put_tenant(tokyo, defaults=FREE, now_us=at("2024-01-17 03:00"))
+        await Books(ledger, shard=1).fold(use("d", "2024-01-17 15:00"))
+        assert before == {date(2024, 1, 16): 1, date(2024, 1, 17): 2}
+        assert await days_of_use(ledger) == before | {date(2024, 1, 18): 1}
 
     async def test_a_first_look_makes_the_default_tenant_and_none_without_a_default(self, ledger: Ledger) -> None:
         nobody = (await look(ledger, "acme", defaults=NO_DEFAULT, now_us=7))["acme"]
@@ -670,7 +694,7 @@ class LedgerContract(WorkContract, AccountsContract):
     async def test_the_sums_of_days_are_those_of_their_cells(self, ledger: Ledger, seed: int) -> None:
         await open_tenants(ledger)
         await fold_all(Books(ledger), shuffled(history(random.Random(seed)), random.Random(seed)))
-        await ledger.change_plan("acme", plan="pro", version=2, at_us=at("2024-03-30 12:00"))
+        await ledger.change_subscription("acme", PlanChange(at("2024-03-30 12:00"), "pro", 2))
         refused = {CellKey("acme", date(2024, 3, 30), 0, "api_calls", "", ""): 3}
         await ledger.report("p", acknowledged={}, refused=refused, now_us=1)
         first, last = date(2024, 3, 29), date(2024, 3, 30)
@@ -874,6 +898,12 @@ async def fold_all(books: Books, batches: Iterable[Sequence[Fact]]) -> None:
         await books.fold(*batch)
 
 
+async def days_of_use(ledger: Ledger) -> dict[date, int]:
+    cells = await ledger.cells("acme", first=EARLY, last=LATE)
+    days = {cell.key.day for cell in cells}
+    return {day: sum(c.total.quantity for c in cells if (c.key.day, c.key.meter) == (day, "api_calls")) for day in days}
+
+
 async def open_tenants(ledger: Ledger) -> None:
     """Puts both tenants, one in a zone whose clocks change in these days."""
     for tenant, timezone in zip(TENANTS, ("Europe/Berlin", "UTC"), strict=True):
@@ -886,6 +916,6 @@ def timeline(chance: random.Random) -> list[Callable[[Ledger], Awaitable[object]
     when = at(f"2024-03-{chance.randint(28, 31)} {chance.randint(0, 23):02}:30")
     zone = NewTenant("beta", timezone=chance.choice(["Asia/Kathmandu", "America/New_York"]))
     return [
-        lambda ledger: ledger.change_plan("acme", plan="pro", version=2, at_us=when),
+        lambda ledger: ledger.change_subscription("acme", PlanChange(when, "pro", 2)),
         lambda ledger: ledger.put_tenant(zone, defaults=FREE, now_us=at("2024-01-01 00:00")),
     ]

@@ -54,7 +54,7 @@ async def test_a_lower_plan_refuses_at_the_next_take(shared_stores: dict[str, st
     first, second = await two(shared_stores, make)
     await first.change_plan("acme", "pro")
     await second.enforce_quota("acme", "api_calls", 100)
-    await first.change_plan("acme", "free")
+    await first.change_plan("acme", "free", at="now")
     with pytest.raises(QuotaExceeded, match="130 of 100"):
         await second.enforce_quota("acme", "api_calls")
 
@@ -67,14 +67,14 @@ async def test_a_paused_tenant_is_refused_at_the_next_take_until_it_is_resumed(
 ) -> None:
     first, second = await two(shared_stores, make)
     for _ in range(2):
-        assert (await first.pause_subscription("acme")).status == "suspended"
+        assert (await first.pause_subscription("acme")).status == "paused"
         for metering in (second, first, second):
             with pytest.raises(Refused, match="api_calls: this account is suspended") as found:
                 await metering.enforce_quota("acme", "api_calls", 2)
             decision = found.value.decision
             assert (decision.reason, decision.requested, decision.plan) == ("tenant-suspended", 2, "free")
             assert (await metering.check_limit("acme", "users")).reason == "tenant-suspended"
-        assert (await second.pause_subscription("acme")).status == "suspended"
+        assert (await second.pause_subscription("acme")).status == "paused"
         assert (await first.resume_subscription("acme")).status == "active"
         assert (await second.enforce_quota("acme", "api_calls")).allowed
     assert (await first.resume_subscription("acme")).status == "active"

@@ -149,7 +149,7 @@ async def test_s12_the_days_count_goes_on_through_a_change_of_plan(
     clock.set("2024-01-16T12:00:00Z")
     await metering.put_tenant("acme", plan=before, subscribed_at=JANUARY)
     await metering.record(calls(clock.now() - timedelta(hours=1), calls_before))
-    await metering.change_plan("acme", after)
+    await metering.change_plan("acme", after, at="now")
     await metering.record(calls(clock.now(), calls_after))
     invoice = await metering.preview_invoice("acme")
     assert [str(line.amount) for line in invoice.lines if line.kind == "overage"] == [overage]

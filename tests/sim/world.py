@@ -23,6 +23,7 @@ from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.digest import total
 from mm_metering.core.facts import decode
 from mm_metering.core.tenancy import NewTenant, TenantDefaults
+from mm_metering.core.timeline import PlanChange
 from mm_metering.errors import MeteringError, StoreUnavailable
 from mm_metering.gate.admission import Wish
 from mm_metering.gate.coalesce import Lane
@@ -491,7 +492,7 @@ class World:
         now = SimClock(asyncio.get_running_loop()).now()
         at_us = int(now.timestamp() * 1_000_000)
         await self.ledger.put_tenant(NewTenant(tenant, subscribed_us=0), defaults=self.defaults, now_us=at_us)
-        row = await self.ledger.change_plan(tenant, plan=plan, version=self.versions[plan], at_us=at_us)
+        row = await self.ledger.change_subscription(tenant, PlanChange(at_us, plan, self.versions[plan]))
         gate = self._gate(0, self.calm)
         await gate.changed(row, keep=False)
         await gate.aclose()

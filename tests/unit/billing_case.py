@@ -124,7 +124,7 @@ def statement_terms(statement: Statement, catalogue: Catalogue) -> Terms:
     """The tenant, with a segment per plan line, and version 1 of each plan."""
     segments = [Segment(micros(start_of(when, statement)), name, 1) for name, when in statement.plans]
     plans = {(name, 1): plan for name, plan in catalogue.plans.items()}
-    row = TenantRow("t", statement.zone, segments[0].starts_us, "active", 1, None, tuple(segments))
+    row = TenantRow("t", statement.zone, segments[0].starts_us, 1, None, tuple(segments))
     return Terms(row, plans)
 
 
@@ -323,5 +323,5 @@ def terms_of(
     timezone: str = "UTC",
 ) -> Terms:
     segments = (Segment(micros(start), plan, 1), *(Segment(at, name, 1) for at, name in then))
-    row = TenantRow("t", timezone, micros(start), "active", 1, None, segments)
+    row = TenantRow("t", timezone, micros(start), 1, None, segments)
     return Terms(row, {(name, 1): plan for name, plan in catalogue.plans.items()})

@@ -57,7 +57,7 @@ class Case(NamedTuple):
         tree = {"currency": "USD", "meters": METERS, "plans": self.month.plans}
         plans = {(name, 1): plan for name, plan in Catalogue.from_dict(tree).plans.items()}
         segments = tuple(Segment(micros(at), plan, 1) for at, plan in self.month.timeline)
-        return Terms(TenantRow("t", self.month.zone, segments[0].starts_us, "active", 1, None, segments), plans)
+        return Terms(TenantRow("t", self.month.zone, segments[0].starts_us, 1, None, segments), plans)
 
 
 # -- plans --------------------------------------------------------------------------------------------------------
@@ -198,7 +198,10 @@ def case_of(
     starts = [start for start, _ in days(*month)]
     first = sign_up.moment(starts, [])
     changes = {mark.moment(starts, []): f"p{plan % len(named)}" for mark, plan in later}
-    timeline = [(first, "p0"), *sorted((at, plan) for at, plan in changes.items() if at > first)]
+    timeline = [(first, "p0")]
+    for at, plan in sorted(changes.items()):
+        if at > first and plan != timeline[-1][1]:
+            timeline.append((at, plan))
     instants = [at for at, _ in timeline]
     events = [Event(mark.moment(starts, instants), meter, resource, units) for mark, meter, resource, units in uses]
     stood = [

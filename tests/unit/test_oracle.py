@@ -24,6 +24,7 @@ from mm_metering.core.invoicing import draft
 from mm_metering.core.periods import micros
 from mm_metering.core.rating import Terms
 from mm_metering.core.tenancy import NewTenant, TenantDefaults
+from mm_metering.core.timeline import PlanChange
 from tests.unit import oracle
 from tests.unit.billing_case import check_explained, folded
 from tests.unit.months import MARKS, METERS, NEVER_LESS, ZONES, Case, Mark, cases
@@ -134,7 +135,7 @@ async def through_a_ledger(case: Case) -> Invoice:
     rng.shuffle(came)
     half = rng.randint(0, len(came))
     batches = [came[:half], *([fact] for fact in came[half:])]
-    (since_us, plan, version), *later = terms.tenant.segments
+    (since_us, plan, version, _), *later = terms.tenant.segments
     sign_up = NewTenant("t", plan=plan, version=version, timezone=case.month.zone, subscribed_us=since_us)
     for number, batch in enumerate(batches):
         position = "0-0" if number == 0 else f"{number}-0"
@@ -143,7 +144,7 @@ async def through_a_ledger(case: Case) -> Invoice:
         if number == 0:
             await ledger.put_tenant(sign_up, defaults=defaults, now_us=since_us)
             for change in later:
-                await ledger.change_plan("t", plan=change.plan, version=change.version, at_us=change.starts_us)
+                await ledger.change_subscription("t", PlanChange(change.starts_us, change.plan, change.version))
     cells = await ledger.cells("t", first=date(2009, 1, 1), last=date(2025, 12, 31))
     day = case.first_day
     return bill(case, terms, cells, (await ledger.used("t", first=day, last=day, timezone="UTC")).carried)

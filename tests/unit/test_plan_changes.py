@@ -58,7 +58,7 @@ def tenant(name: str, *segments: tuple[str, str, int], zone: str = "UTC") -> Ten
         Segment(micros(datetime.fromisoformat(f"{day}T00:00:00+00:00")), plan, version)
         for day, plan, version in segments
     )
-    return TenantRow(name, zone, timeline[0].starts_us, "active", 1, None, timeline)
+    return TenantRow(name, zone, timeline[0].starts_us, 1, None, timeline)
 
 
 def on_pro(name: str, version: int = 1, **options: Any) -> TenantRow:

@@ -502,7 +502,7 @@ def test_a_month_is_a_month_of_the_tenants_zone(invoice: Invoice) -> None:
 
 
 def test_a_tenant_without_a_plan_has_no_fee() -> None:
-    row = TenantRow("t", "UTC", 0, "active", 1, None, (Segment(0, "", 0),))
+    row = TenantRow("t", "UTC", 0, 1, None, (Segment(0, "", 0),))
     assert draft(Terms(row, {}), "2024-01", [], currency="USD").lines == ()
 
 

@@ -33,7 +33,7 @@ from tests.unit.billing_case import folded, use_fact
 
 NOON = datetime(2024, 1, 15, 12, tzinfo=UTC)
 NOW = datetime(2024, 2, 1, tzinfo=UTC)
-ROW = TenantRow("t", "UTC", 0, "active", 1, None, (Segment(0, "pro", 1), Segment(micros(NOON), "enterprise", 1)))
+ROW = TenantRow("t", "UTC", 0, 1, None, (Segment(0, "pro", 1), Segment(micros(NOON), "enterprise", 1)))
 TODAY, DAY = NOON.date(), timedelta(days=1)
 
 
@@ -147,7 +147,7 @@ def test_a_range_has_every_day_and_their_sum() -> None:
 
 
 def test_local_days_are_the_tenants() -> None:
-    row = TenantRow("t", "America/New_York", 0, "active", 1, None, (Segment(0, "pro", 1),))
+    row = TenantRow("t", "America/New_York", 0, 1, None, (Segment(0, "pro", 1),))
     cells = folded([event(datetime(2024, 1, 16, 3, tzinfo=UTC), "api_call", "/v1", 6)], row, random.Random(1))
     assert read(cells, timezone="America/New_York").api_calls == 6
     assert read(cells, date(2024, 1, 16), date(2024, 1, 16), timezone="America/New_York").api_calls == 0

@@ -30,13 +30,14 @@ from mm_metering.backends.sql.rows import CELL, stored_cell
 from mm_metering.backends.sql.tables import usage_cell, usage_fact
 from mm_metering.backends.work import FIRST_LETTER, Alert, DeadLetter, Lease, LetterKey, Run
 from mm_metering.core.books import Account
-from mm_metering.core.cells import Calendar, Cell, CellKey, Segment
+from mm_metering.core.cells import Calendar, Cell, CellKey
 from mm_metering.core.digest import Digest, total
 from mm_metering.core.facts import Fact
 from mm_metering.core.findings import Finding
 from mm_metering.core.invoices import CreditGrant, CreditNote, Invoice, InvoiceStatus
 from mm_metering.core.periods import days_us
 from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow
+from mm_metering.core.timeline import Change
 from mm_metering.errors import StoreUnavailable, Unstorable
 
 
@@ -157,8 +158,8 @@ class SqlLedger:
     async def put_tenant(self, new: NewTenant, *, defaults: TenantDefaults, now_us: int) -> TenantRow:
         return await self._store.write(lambda tx: tenancy.put(tx, new, defaults, now_us))
 
-    async def change_plan(self, tenant: str, *, plan: str, version: int, at_us: int) -> TenantRow:
-        return await self._store.write(lambda tx: tenancy.change_plan(tx, tenant, Segment(at_us, plan, version)))
+    async def change_subscription(self, tenant: str, change: Change) -> TenantRow:
+        return await self._store.write(lambda tx: tenancy.change_subscription(tx, tenant, change))
 
     # -- reading ------------------------------------------------------------------------------------------------------
 

@@ -28,9 +28,9 @@ tenant = Table(
     Column("id", WORD, nullable=False),
     Column("timezone", WORD, nullable=False),
     Column("subscribed_us", BigInteger, nullable=False),
-    Column("status", WORD, nullable=False),
     Column("revision", BigInteger, nullable=False),
     Column("tax_rate", WORD),
+    Column("trial_us", BigInteger, nullable=False, server_default="0"),
     PrimaryKeyConstraint("id", name="mm_tenant_pkey"),
 )
 
@@ -41,6 +41,7 @@ subscription = Table(  # a tenant's timeline: one row per segment
     Column("starts_us", BigInteger, nullable=False),
     Column("plan", WORD, nullable=False),
     Column("version", BigInteger, nullable=False),
+    Column("status", WORD, nullable=False, server_default="active"),
     PrimaryKeyConstraint("tenant", "starts_us", name="mm_subscription_pkey"),
 )
 

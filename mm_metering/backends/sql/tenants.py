@@ -19,7 +19,9 @@ from mm_metering.backends.sql.engine import Transaction
 from mm_metering.backends.sql.rows import AnyRow
 from mm_metering.backends.sql.tables import subscription, tenant
 from mm_metering.core.cells import LEVEL_KINDS, Calendar, CellKey, CellSum, LevelEnd, Segment, calendar_of, fold_all
-from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow, changed_tenant, with_plan
+from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow, changed_tenant, with_change
+from mm_metering.core.timeline import Change
+from mm_metering.core.zones import last_move_us
 from mm_metering.errors import UnknownTenant
 
 MAKING_TENANTS: Final = 0x6D6D_7465_6E61_6E74
@@ -128,12 +130,13 @@ async def make(tx: Transaction, ids: Iterable[str], defaults: TenantDefaults, no
     return [row for row in made if row.id not in used]
 
 
-async def change_plan(tx: Transaction, tenant_id: str, segment: Segment) -> TenantRow:
+async def change_subscription(tx: Transaction, tenant_id: str, change: Change) -> TenantRow:
     before = await _locked(tx, tenant_id)
     if before is None:
         raise UnknownTenant(f"tenant {tenant_id!r} is not known; put_tenant makes it")
-    after = with_plan(before, segment.plan, segment.version, segment.starts_us)
-    await _replace(tx, before, after)
+    after = with_change(before, change)
+    if after != before:
+        await _replace(tx, before, after)
     return after
 
 
@@ -160,12 +163,18 @@ def _segments(row: TenantRow) -> list[dict[str, Any]]:
 
 def _first_moved_day(before: TenantRow | None, after: TenantRow) -> date | None:
     """The first local day with facts that may belong to other cells now; None if there is none."""
-    if before is None or before.timezone != after.timezone:
+    if before is None:
         return levels.FIRST_DAY
+    moves = set[int]()
+    if before.timezone != after.timezone:
+        at_us = last_move_us(before.timezone, after.timezone)
+        if at_us is None:
+            return levels.FIRST_DAY
+        moves.add(at_us)
     then, now = ([segment.starts_us for segment in row.segments] for row in (before, after))
     if then[0] != now[0]:  # the first segment also covers what lies before it
         return levels.FIRST_DAY
-    moved = set(then) ^ set(now)
+    moved = moves | set(then) ^ set(now)
     return Calendar(after.timezone, after.segments).day(min(moved)) if moved else None
 
 

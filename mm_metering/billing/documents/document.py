@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import tzinfo
 from decimal import localcontext
 from typing import Literal, TypeAlias
-from zoneinfo import ZoneInfo
 
 from pydantic.dataclasses import dataclass as checked
 
@@ -15,6 +15,7 @@ from mm_metering.billing.documents.texts import amount, clean, day, moment, pric
 from mm_metering.core.invoices import CreditNote, Invoice, InvoiceLine, LineKind
 from mm_metering.core.money import EXACT, round_minor
 from mm_metering.core.periods import zone
+from mm_metering.core.zones import zone_name
 from mm_metering.errors import InvalidInput
 
 Tone: TypeAlias = Literal["plain", "open", "good", "bad"]
@@ -111,7 +112,7 @@ def document_of(
     return _of_invoice(value, seller=seller, buyer=buyer, tz=tz)
 
 
-def _of_invoice(invoice: Invoice, *, seller: Party | None, buyer: Party | None, tz: ZoneInfo) -> Document:
+def _of_invoice(invoice: Invoice, *, seller: Party | None, buyer: Party | None, tz: tzinfo) -> Document:
     badge, tone, watermark = _badge(invoice)
     charged = [line for line in invoice.lines if line.kind not in _CLOSING]
     title = "Invoice" if invoice.number else "Draft invoice"
@@ -146,7 +147,7 @@ def _badge(invoice: Invoice) -> tuple[str, Tone, str]:
             return "Written off", "bad", ""
 
 
-def _facts(invoice: Invoice, buyer: Party | None, tz: ZoneInfo) -> Iterator[Note]:
+def _facts(invoice: Invoice, buyer: Party | None, tz: tzinfo) -> Iterator[Note]:
     if invoice.number:
         yield Note("Number", clean(invoice.number))
     yield Note("Period", clean(invoice.period))
@@ -167,7 +168,7 @@ def _facts(invoice: Invoice, buyer: Party | None, tz: ZoneInfo) -> Iterator[Note
         yield Note("Total", f"{amount(invoice.total)} {clean(invoice.currency)}")
 
 
-def _remarks(invoice: Invoice, tz: ZoneInfo) -> Iterator[Note]:
+def _remarks(invoice: Invoice, tz: tzinfo) -> Iterator[Note]:
     if invoice.status == "draft":
         yield Note("Draft", "This is not an invoice yet. Its amounts may change until it is finalized.")
     if invoice.status == "void":
@@ -183,7 +184,7 @@ def _remarks(invoice: Invoice, tz: ZoneInfo) -> Iterator[Note]:
         yield Note("Usage", f"What was {' and '.join(bounds)}.")
 
 
-def _row(number: int, line: InvoiceLine, invoice: Invoice, tz: ZoneInfo) -> Row:
+def _row(number: int, line: InvoiceLine, invoice: Invoice, tz: tzinfo) -> Row:
     return Row(
         number=str(number),
         kind=_KINDS[line.kind],
@@ -214,7 +215,7 @@ def _sums(invoice: Invoice) -> Iterator[Sum]:
 
 
 def _of_credit_note(
-    note: CreditNote, *, seller: Party | None, buyer: Party | None, invoice: Invoice | None, tz: ZoneInfo
+    note: CreditNote, *, seller: Party | None, buyer: Party | None, invoice: Invoice | None, tz: tzinfo
 ) -> Document:
     if invoice is not None and invoice.id != note.invoice:
         raise InvalidInput("invoice", f"is {invoice.id}, and credit note {note.number} is for {note.invoice}")
@@ -235,7 +236,7 @@ def _of_credit_note(
     )
 
 
-def _note_facts(note: CreditNote, buyer: Party | None, invoice: Invoice | None, tz: ZoneInfo) -> Iterator[Note]:
+def _note_facts(note: CreditNote, buyer: Party | None, invoice: Invoice | None, tz: tzinfo) -> Iterator[Note]:
     yield Note("Number", clean(note.number))
     yield Note("For invoice", clean((invoice and invoice.number) or note.invoice))
     if invoice:
@@ -285,8 +286,8 @@ def _buyer(buyer: Party | None, tenant: str) -> Block:
     return _block(buyer) if buyer else Block(clean(tenant), ())
 
 
-def _times(tz: ZoneInfo) -> str:
-    return f"Days and times are those of {tz.key}."
+def _times(tz: tzinfo) -> str:
+    return f"Days and times are those of {zone_name(str(tz))}."
 
 
 def _capital(text: str) -> str:

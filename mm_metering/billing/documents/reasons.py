@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import tzinfo
 from decimal import Decimal
-from zoneinfo import ZoneInfo
 
 from mm_metering.billing.documents.texts import amount, clean, percent, price, quantity, span
 from mm_metering.core.invoices import Explanation, InvoiceLine, Share
@@ -35,7 +35,7 @@ class Reason:
     tables: tuple[Table, ...]
 
 
-def reason(line: InvoiceLine, currency: str, zone: ZoneInfo) -> Reason | None:
+def reason(line: InvoiceLine, currency: str, zone: tzinfo) -> Reason | None:
     """None for a line that explains itself, such as a tax or a discount."""
     why = line.explanation
     if why is None:
@@ -93,7 +93,7 @@ _WINDOW_NUMBERS: Sequence[tuple[str, Callable[[WindowUse], int | Decimal]]] = (
 _SELDOM = {"Under earlier plans", "Not billed", "Events"}
 
 
-def _windows(windows: tuple[WindowUse, ...], zone: ZoneInfo) -> Table:
+def _windows(windows: tuple[WindowUse, ...], zone: tzinfo) -> Table:
     """A column of what happens seldom is there if any window has it."""
     columns = [
         (head, number)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, tzinfo
 from decimal import Decimal, localcontext
-from zoneinfo import ZoneInfo
 
 from mm_metering.core.money import EXACT, minor_unit, plain
 from mm_metering.core.periods import Span, day_span, local_day, month_span
@@ -77,7 +76,7 @@ def percent(part: int, whole: int) -> str:
         return f"{plain((Decimal(100 * part) / whole).quantize(Decimal('0.01')))} %"
 
 
-def moment(value: datetime, zone: ZoneInfo) -> str:
+def moment(value: datetime, zone: tzinfo) -> str:
     """ "2024-02-01", or with the time if it is not midnight."""
     local = value.astimezone(zone)
     if not (local.hour or local.minute or local.second):
@@ -85,11 +84,11 @@ def moment(value: datetime, zone: ZoneInfo) -> str:
     return f"{local:%Y-%m-%d %H:%M:%S}" if local.second else f"{local:%Y-%m-%d %H:%M}"
 
 
-def day(value: datetime, zone: ZoneInfo) -> str:
+def day(value: datetime, zone: tzinfo) -> str:
     return f"{value.astimezone(zone):%Y-%m-%d}"
 
 
-def span(start: datetime, end: datetime, zone: ZoneInfo) -> str:
+def span(start: datetime, end: datetime, zone: tzinfo) -> str:
     """ "2024-01-10" for a local day, "2024-01" for a local month, else both ends."""
     first = local_day(start, zone)
     if Span(start, end) == day_span(first, zone):
