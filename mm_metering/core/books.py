@@ -155,7 +155,7 @@ def _late(account: Account, terms: Terms, period: str, currency: str, issue: int
     for back in range(1, LATE_MONTHS + 1):
         month = later_period(period, -back)
         newest = account.newest(month)
-        if newest is None and _is_idle(account.tenant, terms, month):
+        if newest is None and month >= FIRST_PERIOD and _is_idle(account.tenant, terms, month):
             continue
         if newest is None or not is_billed(newest):
             break

@@ -59,6 +59,9 @@ class MovedZone(tzinfo):
             before = old._pieces
         self._pieces: Sequence[Piece] = [*(piece for piece in before if piece.starts < pieces[0].starts), *pieces]
 
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return MovedZone, (self.key, self._pieces[0].zone, self._pieces[1:])
+
     def __str__(self) -> str:
         return self.key
 
