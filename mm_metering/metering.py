@@ -21,6 +21,7 @@ from mm_metering.backends.ledger import Ledger
 from mm_metering.backends.sql import open_ledger
 from mm_metering.backends.urls import open_counters
 from mm_metering.backends.work import DeadLetter
+from mm_metering.billing.change_preview import ChangePreview
 from mm_metering.billing.invoices import DocumentForm, Invoices, Progress, TaxService
 from mm_metering.billing.subscriptions import At, PaymentState, Subscriptions, Tenant
 from mm_metering.billing.whatif import WhatIf
@@ -50,7 +51,7 @@ from mm_metering.core.simulation import Simulation
 from mm_metering.core.tenancy import TenantDefaults
 from mm_metering.core.usage import UsageRange, UsageSnapshot
 from mm_metering.core.whatif import Question
-from mm_metering.errors import MeteringError, StoreUnavailable, UnknownTenant
+from mm_metering.errors import InvalidInput, MeteringError, StoreUnavailable, UnknownTenant
 from mm_metering.gate.admission import Admission, Wish
 from mm_metering.gate.context import Bound, bind, bound_here, current
 from mm_metering.gate.deadlines import Timing
@@ -674,6 +675,26 @@ class Metering:
         paid makes it active again. WrongState for a tenant in trial, paused or canceled."""
         await self.startup()
         return await self._subscriptions.set_payment_state(tenant, state)
+
+    async def preview_change(
+        self,
+        tenant: str,
+        *,
+        plan: str | None = None,
+        event: Literal["pause", "resume", "cancel"] | None = None,
+        at: At = None,
+    ) -> ChangePreview:
+        """What ``change_plan`` with that plan, or that event of the subscription, would come to at an instant: the
+        month's invoice before and after, and the ``difference``. Nothing changes. Raises what the change itself would.
+        """
+        if (plan is None) == (event is None):
+            raise InvalidInput("plan", "or event must be named, and not both: what is to be previewed?")
+        await self._flush_of(tenant)
+        if plan is not None:
+            _, change = await self._subscriptions.plan_change(tenant, plan, at)
+        else:
+            _, change = await self._subscriptions.state_change(tenant, event or "", at)
+        return await self._invoices.preview_change(tenant, change)
 
     async def preview_invoice(self, tenant: str, *, period: str | None = None) -> Invoice:
         """The tenant's invoice for a calendar month in its zone, as it stands; the current month if absent."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, Ty
 
 from mm_metering.backends.accounts import Wanted
 from mm_metering.backends.ledger import Ledger, tenant_pages
+from mm_metering.billing.change_preview import ChangePreview, changed_account
 from mm_metering.clock import Clock
 from mm_metering.core import books
 from mm_metering.core.books import Account, Entries, Rules
@@ -45,9 +46,11 @@ from mm_metering.core.periods import (
     micros,
     parse_period,
     period_span,
+    zone,
 )
 from mm_metering.core.rating import Terms
-from mm_metering.core.tenancy import TenantRow
+from mm_metering.core.tenancy import TenantRow, plan_name, with_change
+from mm_metering.core.timeline import Change
 from mm_metering.errors import (
     InvalidInput,
     InvalidMoney,
@@ -129,9 +132,27 @@ class Invoices:
         newest = account.newest(period)
         if newest is not None and newest.status not in ("draft", "void"):
             return newest
+        return await self._drafted(account, period)
+
+    async def _drafted(self, account: Account, period: str) -> Invoice:
         terms = await self._plans.of(account.tenant)
         taxes = await self._taxes(account, terms, period)
         return books.inputs(account, terms, period, self._rules, taxes=taxes).draft(terms.plans)
+
+    async def preview_change(self, tenant: str, change: Change) -> ChangePreview:
+        """InvalidInput and WrongState as the change itself."""
+        row, now_us = await self._row(tenant), micros(self._clock.now())
+        period = f"{local_day(from_micros(max(change.at_us, now_us)), zone(row.timezone)):%Y-%m}"
+        account = await self._account(row.id, period)
+        after = with_change(account.tenant, change)
+        segment = after.segment_at(change.at_us)
+        return ChangePreview(
+            at=from_micros(change.at_us),
+            plan=plan_name(segment.plan),
+            status=segment.status,
+            before=await self._drafted(account, period),
+            after=await self._drafted(await changed_account(self._ledger, account, after, change.at_us), period),
+        )
 
     async def close(
         self,

@@ -116,28 +116,32 @@ class Subscriptions:
 
     async def change_plan(self, tenant: str, plan: str, *, at: At = None) -> Tenant:
         """Moves a tenant to the newest version of a plan; changes of plan that were planned for later are dropped."""
-        row = await self._row(tenant)
-        return await self._change(row, await self.plan_change(row, plan, at))
+        return await self._change(*await self.plan_change(tenant, plan, at))
 
     async def happen(self, tenant: str, event: str, *, at: At = None) -> Tenant:
         """What ``lifecycles.SUBSCRIPTION`` allows: "pause", "resume", "cancel"."""
-        row = await self._row(tenant)
-        return await self._change(row, StateChange(self._at_us(row, at), event))
+        return await self._change(*await self.state_change(tenant, event, at))
 
     async def set_payment_state(self, tenant: str, state: PaymentState) -> Tenant:
         if state not in _PAYMENT_EVENTS:
             raise InvalidInput("state", f"{str(state)[:40]!r} is not one of {', '.join(_PAYMENT_EVENTS)}")
         return await self.happen(tenant, _PAYMENT_EVENTS[state])
 
-    async def plan_change(self, row: TenantRow, plan: str, at: At) -> PlanChange:
-        """What ``change_plan`` would write. Without an instant the catalogue's ``[changes]`` say when it holds."""
-        new = self._catalogue.plan(plan)
+    async def state_change(self, tenant: str, event: str, at: At) -> tuple[TenantRow, Change]:
+        """The tenant, and what ``happen`` does to it."""
+        row = await self._row(tenant)
+        return row, StateChange(self._at_us(row, at), event)
+
+    async def plan_change(self, tenant: str, plan: str, at: At) -> tuple[TenantRow, Change]:
+        """The tenant, and what ``change_plan`` does to it. Without an instant the catalogue's ``[changes]`` say when it
+        holds."""
+        row, new = await self._row(tenant), self._catalogue.plan(plan)
         if at is None:
             changes, old = self._catalogue.changes, await self._plan(row, self._now_us())
             pays = row.segment_at(self._now_us()).status not in FREE_STATES
             is_lower = old is not None and pays and new.price < old.price
             at = changes.downgrade if is_lower else changes.upgrade
-        return PlanChange(self._at_us(row, at), new.name, self._versions()[new.name])
+        return row, PlanChange(self._at_us(row, at), new.name, self._versions()[new.name])
 
     async def _change(self, before: TenantRow, change: Change) -> Tenant:
         after = await self._ledger.change_subscription(before.id, change)

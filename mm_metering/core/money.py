@@ -117,7 +117,7 @@ def minor_unit(currency: str) -> Decimal:
 def round_minor(amount: Decimal, currency: str) -> Decimal:
     """Rounded half up to the currency's minor unit: once per invoice line, never before."""
     with localcontext(EXACT):
-        return amount.quantize(minor_unit(currency), ROUND_HALF_UP)
+        return amount.quantize(minor_unit(currency), ROUND_HALF_UP) + 0  # no -0.00
 
 
 def split(total: Decimal, weights: Sequence[int], currency: str) -> list[Decimal]:
