@@ -151,13 +151,17 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A base price per month and the limits by meter, each meter's limits from the shortest window to the longest."""
+    """A base price per month and the limits by meter, each meter's limits from the shortest window to the longest.
+
+    ``minimum`` is the least that a month's fees and usage come to; 0 where nothing is committed.
+    """
 
     name: str
     price: Decimal
     support: str | None = None
     quotas: Mapping[str, tuple[Limit, ...]] = field(default_factory=_nothing)
     ai: AiPolicy | None = None
+    minimum: Decimal = Decimal(0)
 
     def in_trial(self) -> Plan:
         """The plan with the limits of a trial."""
@@ -302,6 +306,7 @@ def _stored_limit_form(limit: Limit) -> dict[str, Any]:
 def _plan_form(plan: Plan, limit_form: Callable[[Limit], dict[str, Any]]) -> dict[str, Any]:
     form: dict[str, Any] = {
         "price": money_text(plan.price),
+        "minimum": money_text(plan.minimum) if plan.minimum else None,
         "support": plan.support,
         "quotas": {meter: [limit_form(limit) for limit in limits] for meter, limits in plan.quotas.items()},
         "ai": None if plan.ai is None else _ai_form(plan.ai),

@@ -159,6 +159,7 @@ def _plan_fields(limit_fields: Mapping[str, Field]) -> dict[str, Field]:
     quota = _quota(limit_fields)
     return {
         "price": Field(money(), "Base price of a month.", 'write price = "0.00" for a plan that is free'),
+        "minimum": Field(money(), "The least that a month's fees and usage come to; default 0.00."),
         "support": Field(_TEXT, "The kind of support, in a word."),
         "quotas": Field(table({}, keys=_METERS, rest=quota), "Limits by meter: one or a list of them."),
         "ai": Field(table(_AI_FIELDS), "Budgets and models of AI calls."),
@@ -235,7 +236,8 @@ def read_stored_plan(name: str, definition: object) -> Plan:
 
 
 def overridden(plan: Plan, changes: object, *, meters: Mapping[str, Meter] | None = None) -> Plan:
-    """The plan as one tenant has it: with another ``price``, other ``quotas`` by meter, other ``ai`` settings.
+    """The plan as one tenant has it: with another ``price`` or ``minimum``, other ``quotas`` by meter, other ``ai``
+    settings.
 
     ``changes`` has these keys in the Python form of a plan. A meter's limits are replaced together, and so is each AI
     setting; None takes them away, and what is not named stays. The result keeps every rule of a plan, or CatalogueError
@@ -251,6 +253,7 @@ def overridden(plan: Plan, changes: object, *, meters: Mapping[str, Meter] | Non
     found = replace(
         plan,
         price=given.get("price", plan.price),
+        minimum=given.get("minimum", plan.minimum),
         quotas=MappingProxyType(quotas),
         ai=_overridden_ai(plan.ai, given["ai"]) if given.get("ai") else plan.ai,
     )
@@ -279,6 +282,7 @@ def _overrides(limit_fields: Mapping[str, Field]) -> Shape[Given]:
     return table(
         {
             "price": Field(money(), "Another base price of a month."),
+            "minimum": Field(money(), "Another minimum of a month; 0.00 for none."),
             "quotas": Field(quotas, "Other limits by meter."),
             "ai": Field(Shape(_read_ai_changes, table(_AI_FIELDS).schema), "Other budgets and models of AI calls."),
         }
@@ -440,7 +444,8 @@ def _plan(name: str, given: Given, at: Place, find: Find) -> Plan:
     quotas = _quotas(given.get("quotas", {}), at, find)
     ai = AiPolicy(**given["ai"]) if "ai" in given else None
     _check_fallback(ai, at / "ai")
-    return Plan(name, given["price"], given.get("support"), MappingProxyType(quotas), ai)
+    minimum = given.get("minimum", Decimal(0))
+    return Plan(name, given["price"], given.get("support"), MappingProxyType(quotas), ai, minimum)
 
 
 def _quotas(given: Mapping[str, Limits], at: Place, find: Find) -> dict[str, tuple[Limit, ...]]:

@@ -16,7 +16,16 @@ from mm_metering.core.pricing import TierUse
 from mm_metering.core.rating import WindowUse
 
 LineKind: TypeAlias = Literal[
-    "base", "proration", "overage", "late_usage", "adjustment", "discount", "tax", "credit", "carried_over"
+    "base",
+    "proration",
+    "overage",
+    "commitment",
+    "late_usage",
+    "adjustment",
+    "discount",
+    "tax",
+    "credit",
+    "carried_over",
 ]
 InvoiceStatus: TypeAlias = Literal["draft", "finalized", "paid", "void", "uncollectible"]
 CreditKind: TypeAlias = Literal["promo", "paid"]
@@ -42,7 +51,8 @@ class Share(Value):
 
 class Explanation(Value):
     """How a line came about. Overage: the overage of ``windows`` times ``unit_price``, or through ``tiers``. Fees:
-    ``share`` of it.
+    ``share`` of it. Commitment: ``share`` of the month's minimum, or where plans with other ones were in force that
+    month's minimum itself, less what ``rounding`` says was used.
 
     ``rounding`` says what was rounded to what; ``events`` counts the facts in the windows. ``billed_before`` is what
     earlier invoices had of the same usage, which a late line takes off.

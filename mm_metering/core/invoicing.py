@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal, localcontext
 from itertools import pairwise
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from mm_metering.core.cells import Cell, Segment
+from mm_metering.core.commitments import Commitment, Stay
 from mm_metering.core.identity import derived_id
 from mm_metering.core.invoices import (
     FEES,
@@ -57,8 +58,8 @@ def draft(
     taxes: Sequence[Tax] | None = None,
     levels_before: Levels = NO_LEVELS,
 ) -> Invoice:
-    """The invoice of a calendar month in the tenant's zone: base, proration, overage by meter, ``late`` lines,
-    adjustments, discounts, tax, credit.
+    """The invoice of a calendar month in the tenant's zone: base, proration, overage by meter, commitment, ``late``
+    lines, adjustments, discounts, tax, credit.
 
     ``cells`` of other months are ignored. Usage so far and the whole month's fees are billed, also before the month is
     over. ``levels_before`` has each level (meter, resource) as the month begins. ``taxes`` None: the tenant's own rate.
@@ -68,7 +69,8 @@ def draft(
     year, month = parse_period(period)
     inside = (cell for cell in cells if (cell[0].day.year, cell[0].day.month) == (year, month))
     usage = rate(inside, terms, period=period, levels_before=levels_before)
-    lines = [*bill.fees(), *map(bill.overage, usage), *late]
+    lines = [*bill.fees(), *map(bill.overage, usage)]
+    lines += [*bill.commitment(lines), *late]
     lines += [bill.adjustment(each) for each in adjustments]
     return bill.invoice(lines, discounts, grants, taxes)
 
@@ -88,7 +90,8 @@ def late_lines(
     month ``into``.
 
     ``cells`` are that month's, ``billed`` its invoice's lines and those that later invoices had for it. One line per
-    meter and resource, one for its fees if the plans of that month have changed since; negative if too much was billed.
+    meter and resource, one for its fees if the plans of that month have changed since, one for its commitment, which
+    shrinks as these grow; negative if too much was billed.
     """
     now = draft(terms, period, cells, currency=currency, levels_before=levels_before).lines
     return _Bill(terms, into, currency, issue).differences(period, now, billed)
@@ -102,37 +105,47 @@ def billed_already(
 
 
 _Use: TypeAlias = tuple[str, str]
-"""A meter and a resource; ("", "") for fees."""
+"""A meter and a resource; ("", "") for fees, ("", "commitment") for what tops up to the minimum."""
+_FEES: _Use = ("", "")
+_COMMITMENT: _Use = ("", "commitment")
+_OTHER_THAN_USAGE: dict[_Use, tuple[LineKind, str]] = {
+    _FEES: ("proration", "changes of plan in"),
+    _COMMITMENT: ("commitment", "minimum of"),
+}
 
 
 def _by_use(lines: Iterable[InvoiceLine]) -> dict[_Use, list[InvoiceLine]]:
     found: dict[_Use, list[InvoiceLine]] = defaultdict(list)
     for line in lines:
-        if line.kind in METERED | FEES:
+        if line.kind == "commitment":
+            found[_COMMITMENT].append(line)
+        elif line.kind in METERED | FEES:
             found[line.meter or "", line.resource].append(line)
     return found
 
 
 @dataclass(slots=True)
 class _Nets:
-    """What is left of the fees, the usage and the adjustments of an invoice while discounts are taken off."""
+    """What is left of the fees, the usage, the commitment and the adjustments of an invoice while discounts are taken
+    off. A commitment that shrank is set against all of it: it is usage that the minimum had paid already."""
 
-    base: Decimal
-    metered: Decimal
-    other: Decimal
+    base: Decimal = _ZERO
+    metered: Decimal = _ZERO
+    commitment: Decimal = _ZERO
+    other: Decimal = _ZERO
 
     @classmethod
     def of(cls, lines: Iterable[InvoiceLine]) -> _Nets:
-        nets = cls(_ZERO, _ZERO, _ZERO)
+        nets = cls()
         with localcontext(EXACT):
             for line in lines:
-                group = "base" if line.kind in FEES else "metered" if line.kind in METERED else "other"
+                group = _group(line.kind)
                 setattr(nets, group, getattr(nets, group) + line.amount)
         return nets
 
     def take(self, scope: DiscountScope, amount: Decimal, currency: str) -> None:
         """Takes the amount off, in proportion where it concerns all."""
-        groups = ("base", "metered", "other") if scope == "all" else (scope,)
+        groups = _GROUPS if scope == "all" else (scope,)
         unit = minor_unit(currency)
         with localcontext(EXACT):
             weights = [max(0, int(getattr(self, group) / unit)) for group in groups]
@@ -141,8 +154,18 @@ class _Nets:
 
     def room(self, scope: DiscountScope) -> Decimal:
         with localcontext(EXACT):
-            nets = (self.base, self.metered, self.other) if scope == "all" else (getattr(self, scope),)
-            return max(_ZERO, sum((max(_ZERO, net) for net in nets), _ZERO))
+            nets = [getattr(self, group) for group in (_GROUPS if scope == "all" else (scope,))]
+            shrunk = min(_ZERO, self.commitment) if scope == "all" else _ZERO
+            return max(_ZERO, sum((max(_ZERO, net) for net in nets), shrunk))
+
+
+_GROUPS: Final = ("base", "metered", "commitment", "other")
+
+
+def _group(kind: LineKind) -> str:
+    if kind == "commitment":
+        return kind
+    return "base" if kind in FEES else "metered" if kind in METERED else "other"
 
 
 class _Bill(NamedTuple):
@@ -202,9 +225,9 @@ class _Bill(NamedTuple):
             return None
         with localcontext(EXACT):
             amount = due - had
-        if not meter:
-            text = f"changes of plan in {period}, after its invoice"
-            line = self._plain_line("proration", text, amount, period)
+        if use in _OTHER_THAN_USAGE:
+            kind, words = _OTHER_THAN_USAGE[use]
+            line = self._plain_line(kind, f"{words} {period}, after its invoice", amount, period)
             return line.model_copy(update={"period": period})
         with localcontext(EXACT):
             quantity = sum(line.quantity for line in now) - sum(line.quantity for line in billed)
@@ -336,6 +359,43 @@ class _Bill(NamedTuple):
                 share=share,
             ),
         )
+
+    def commitment(self, billed: Sequence[InvoiceLine]) -> Iterator[InvoiceLine]:
+        """What the fees and the usage that are billed leave short of the month's minimum, if anything."""
+        found = Commitment.of(self._stays(), period_span(self.period, self.terms.zone).seconds)
+        if found is None:
+            return
+        used = self._sum(billed)
+        with localcontext(EXACT):
+            amount, rounding = self._rounded(found.amount - used)
+        if amount <= 0:
+            return
+        minimum = round_minor(found.amount, self.currency)
+        yield InvoiceLine(
+            id=self._id("line", "commitment"),
+            kind="commitment",
+            meter=None,
+            description=f"minimum {plain(minimum)}, less {plain(used)} used",
+            quantity=1,
+            unit_price=amount,
+            amount=amount,
+            explanation=Explanation(
+                windows=(),
+                unit_price=found.terms[0][0] if found.share else minimum,
+                plan_version=", ".join(found.plans),
+                rounding=f"{found.words}, less {plain(used)}: {rounding}",
+                events=0,
+                share=found.share,
+            ),
+        )
+
+    def _stays(self) -> Iterator[Stay]:
+        month = period_span(self.period, self.terms.zone)
+        end = micros(month.end) // _SECOND_US
+        in_force = _in_force(self.terms, micros(month.start) // _SECOND_US, end)
+        ends = [*(since for since, _ in in_force[1:]), end]
+        for (since, segment), until in zip(in_force, ends, strict=False):  # none before the sign-up, but an end
+            yield Stay(plan_label(segment), self.terms.minimum(segment), until - since)
 
     def _fee_text(self, segment: Segment, since: int, share: Share, sign: int) -> str:
         plan = plan_name(segment.plan) + (", trial" if segment.status == TRIAL else "")

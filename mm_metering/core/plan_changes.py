@@ -34,8 +34,8 @@ Form: TypeAlias = Mapping[str, Any]
 
 
 class ValueChange(NamedTuple):
-    """A value beside the quotas, as a plans file says it; None where one side has none. ``name`` is "price", "support"
-    or "ai daily_budget"."""
+    """A value beside the quotas, as a plans file says it; None where one side has none. ``name`` is "price", "minimum",
+    "support" or "ai daily_budget"."""
 
     name: str
     before: object
@@ -101,7 +101,7 @@ def _values(plan: Plan | None) -> dict[str, object]:
     if plan is None:
         return {}
     said = plan.definition()
-    own = {name: said[name] for name in ("price", "support") if name in said}
+    own = {name: said[name] for name in ("price", "minimum", "support") if name in said}
     return own | {f"ai {name}": value for name, value in said.get("ai", {}).items()}
 
 

@@ -89,6 +89,11 @@ class Terms:
         plan = self.plan(segment)
         return plan.price if plan and segment.status not in FREE_STATES else Decimal(0)
 
+    def minimum(self, segment: Segment) -> Decimal:
+        """The least that its fee and usage of a month come to, in the state that it is in."""
+        plan = self.plan(segment)
+        return plan.minimum if plan and segment.status not in FREE_STATES else Decimal(0)
+
     def first_second(self, segment: Segment) -> int:
         """From which second since 1970 on its fee counts: an instant belongs to the second, or the day, it lies in."""
         if self.proration == "second":

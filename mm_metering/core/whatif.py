@@ -3,8 +3,8 @@
 Each plan of the timeline is replaced by the new catalogue's plan of the same name. A tenant's own version ("pro~acme")
 and a plan that the new catalogue does not have stay as they are.
 
-An amount is the subtotal of ``draft`` over fees, usage and discounts: before tax and credit, and without what other
-months or hands put on an invoice (late usage, adjustments). All usage counts in its own month.
+An amount is the subtotal of ``draft`` over fees, usage, commitment and discounts: before tax and credit, and without
+what other months or hands put on an invoice (late usage, adjustments). All usage counts in its own month.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from mm_metering.core import cells as folding
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.cells import Calendar, Cell, CellKey, CellSum, Segment
 from mm_metering.core.facts import Count, Fact
-from mm_metering.core.invoices import Invoice, InvoiceLine
+from mm_metering.core.invoices import FEES, Invoice, InvoiceLine
 from mm_metering.core.invoicing import draft
 from mm_metering.core.periods import day_start, days_between, micros, period_span, zone
 from mm_metering.core.pricing import TierUse
@@ -236,8 +236,10 @@ def _check_explained(invoice: Invoice) -> None:
             assert (line.quantity, line.unit_price) == (units, why.unit_price)
             exact = explained_by_tiers(why.tiers, line) if why.tiers else units * why.unit_price
         else:
-            assert why.share is not None
-            exact = why.unit_price * why.share.seconds / why.share.of_seconds
+            assert why.share is not None or line.kind == "commitment"
+            exact = why.unit_price * why.share.seconds / why.share.of_seconds if why.share else why.unit_price
+            if line.kind == "commitment":
+                exact -= sum(each.amount for each in invoice.lines if each.kind in FEES | {"overage"})
         assert line.amount == exact.quantize(cent, "ROUND_HALF_UP")
         if not why.tiers:
             assert line.amount == (line.quantity * line.unit_price).quantize(cent, "ROUND_HALF_UP")

@@ -124,8 +124,13 @@ def several(first: dict[str, Any], most: int, size: int) -> list[dict[str, Any]]
 def plans(kinds: tuple[str, ...]) -> st.SearchStrategy[list[dict[str, Any]]]:
     limits = {"calls": quotas(kinds), "tokens": quotas(kinds), "disk": LEVEL_QUOTAS}
     plan = st.builds(
-        lambda price, given: {"price": price, "quotas": {meter: each for meter, each in given.items() if each}},
+        lambda price, least, given: {
+            "price": price,
+            "minimum": least,
+            "quotas": {meter: each for meter, each in given.items() if each},
+        },
         st.sampled_from(("0.00", "99.00", "499.00", "19.995")),
+        st.sampled_from(("0.00", "0.00", "0.00", "100.00", "120.005", "1000.00")),
         st.fixed_dictionaries(limits),
     )
     return st.lists(plan, min_size=1, max_size=3)

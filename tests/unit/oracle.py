@@ -77,7 +77,8 @@ def invoice(month: Month, events: Sequence[Event], levels: Sequence[Event]) -> l
     for (meter, resource, price), units in (usage(month, events) | stood(month, levels)).items():
         if units:
             billed.append(("overage", meter, resource, units, half_up(cost(json.loads(price), units), 2)))
-    return billed
+    short = half_up(minimum(month), 2) - sum(amount for *_, amount in billed)
+    return [*billed, ("commitment", None, "", Fraction(1), short)] if short > 0 else billed
 
 
 def fees(month: Month) -> Iterator[Line]:
@@ -92,6 +93,17 @@ def fees(month: Month) -> Iterator[Line]:
             if amount or kind == "base":
                 yield kind, None, "", Fraction(1), half_up(amount * share, 2)
         old = price
+
+
+def minimum(month: Month) -> Fraction:
+    """Walked from change to change; a change belongs to the second it lies in."""
+    start, end = month.span()
+    least = {since.replace(microsecond=0): month.plans[plan].get("minimum", "0") for since, plan in month.timeline}
+    total = Fraction(0)
+    for since, until in pairwise([*sorted(least), max(end, *least)]):
+        seconds = (min(until, end) - max(since, start)) // SECOND
+        total += Fraction(least[since]) * max(0, seconds)
+    return total / ((end - start) // SECOND)
 
 
 def usage(month: Month, events: Sequence[Event]) -> Units:

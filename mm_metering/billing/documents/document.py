@@ -24,6 +24,7 @@ _KINDS: dict[LineKind, str] = {
     "base": "Plan",
     "proration": "Change of plan",
     "overage": "Usage",
+    "commitment": "Minimum",
     "late_usage": "Late usage",
     "adjustment": "Adjustment",
     "discount": "Discount",

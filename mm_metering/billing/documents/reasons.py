@@ -57,17 +57,17 @@ def _notes(line: InvoiceLine, why: Explanation, currency: str) -> Iterator[Note]
         yield Note("Plan version", clean(why.plan_version))
     if why.events:
         yield Note("Usage events", quantity(why.events))
-    yield from _computed(why, currency)
+    yield from _computed(line, why, currency)
     if why.billed_before is not None:
         yield Note("Billed before", f"{amount(why.billed_before)} {clean(currency)}, by earlier invoices: taken off")
     if why.rounding:
         yield Note("Rounding", clean(why.rounding).replace("-", "−"))
 
 
-def _computed(why: Explanation, currency: str) -> Iterator[Note]:
+def _computed(line: InvoiceLine, why: Explanation, currency: str) -> Iterator[Note]:
     each = f"{price(why.unit_price, currency)} {clean(currency)}"
     if why.share:
-        yield Note("Monthly fee", each)
+        yield Note("Monthly minimum" if line.kind == "commitment" else "Monthly fee", each)
         yield Note("Share", _share(why.share))
     elif why.tiers:
         yield Note("Computed", "the sum of the tiers below")
