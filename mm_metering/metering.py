@@ -23,7 +23,7 @@ from mm_metering.backends.urls import open_counters
 from mm_metering.backends.work import DeadLetter
 from mm_metering.billing.change_preview import ChangePreview
 from mm_metering.billing.invoices import DocumentForm, Invoices, Progress, TaxService
-from mm_metering.billing.subscriptions import At, PaymentState, Subscriptions, Tenant
+from mm_metering.billing.subscriptions import Anchor, At, PaymentState, Subscriptions, Tenant
 from mm_metering.billing.whatif import WhatIf
 from mm_metering.clock import Clock, SystemClock, micros_of
 from mm_metering.core.books import Rules
@@ -616,11 +616,15 @@ class Metering:
         subscribed_at: datetime | str | None = None,
         tax_rate: Amount | None = None,
         trial_days: int | None = None,
+        anchor: Anchor | None = None,
     ) -> Tenant:
         """Inserts or changes a tenant; None leaves a value as it is. In force at the next request.
 
         ``trial_days``, 0 to 730, of 24 hours from ``subscribed_at`` on: free of charge, and what charges past a limit
         blocks. Another ``timezone`` holds from now on; in the first day of a subscription, from its start.
+        ``anchor``: the day on which the tenant's months begin, for quotas, fees and invoices alike: "calendar" (the
+        1st), "anniversary" (that of the sign-up), or a day from 1 to 31, which is the last one in shorter months. It
+        can be changed in the first month. "2024-01" is then the month that begins in January.
         """
         await self.startup()
         return await self._subscriptions.put(
@@ -630,6 +634,7 @@ class Metering:
             subscribed_at=subscribed_at,
             tax_rate=tax_rate,
             trial_days=trial_days,
+            anchor=anchor,
         )
 
     async def get_tenant(self, tenant: str) -> Tenant | None:

@@ -11,18 +11,26 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 from mm_metering.core.books import Account, Entries
 from mm_metering.core.invoices import CreditGrant, CreditNote, Invoice, InvoiceStatus
+from mm_metering.core.periods import days_of
 
 Decide: TypeAlias = Callable[[Account], Entries]
 
 
 class Wanted(NamedTuple):
-    """What an account must hold: the cells of the catalogue's meters, without scopes, of the days from ``first`` to
-    ``last``, both included; the invoices of ``periods``; the levels at the start of each of ``level_days``."""
+    """What an account must hold: the invoices of ``periods``; the cells of the catalogue's meters, without scopes, of
+    the tenant's months ``usage``, in order; and, with ``levels``, each level at their start."""
 
     periods: Sequence[str] = ()
-    first: date = date.max
-    last: date = date.min
-    level_days: Sequence[date] = ()
+    usage: Sequence[str] = ()
+    levels: bool = False
+
+    def days(self, anchor: int) -> tuple[date, date] | None:
+        """The first and the last day with wanted cells, both included."""
+        return (days_of(self.usage[0], anchor)[0], days_of(self.usage[-1], anchor)[1]) if self.usage else None
+
+    def level_days(self, anchor: int) -> list[date]:
+        """At whose start each level is wanted."""
+        return [days_of(month, anchor)[0] for month in self.usage] if self.levels else []
 
 
 class Accounts(Protocol):

@@ -64,14 +64,15 @@ class MemoryAccounts:
             return None
         invoices = [each for each in self._found(self._invoices, tenant) if each.period in wanted.periods]
         ids = {None, *(each.id for each in invoices)}
+        days = wanted.days(row.anchor_day)
         return Account(
             row,
             cells=[
                 cell
-                for cell in self._cells_of(tenant, wanted.first, wanted.last)
+                for cell in (self._cells_of(tenant, *days) if days else ())
                 if not cell.key.scope and not cell.key.meter.startswith("*")
             ],
-            levels_before={day: self._levels_of(tenant, day) for day in wanted.level_days},
+            levels_before={day: self._levels_of(tenant, day) for day in wanted.level_days(row.anchor_day)},
             invoices=sorted(invoices, key=lambda each: (each.period, each.issue)),
             grants=self._found(self._grants, tenant),
             notes=[each for each in self._found(self._notes, tenant) if each.invoice in ids],

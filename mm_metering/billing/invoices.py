@@ -39,13 +39,12 @@ from mm_metering.core.invoices import (
 from mm_metering.core.lifecycles import INVOICE
 from mm_metering.core.money import Amount, exact, minor_unit, non_negative, plain
 from mm_metering.core.periods import (
-    days_of,
     from_micros,
     later_period,
     local_day,
     micros,
     parse_period,
-    period_span,
+    period_of,
     zone,
 )
 from mm_metering.core.rating import Terms
@@ -127,7 +126,7 @@ class Invoices:
         month that is now. A month that was invoiced: what was invoiced."""
         row = await self._row(tenant)
         terms = await self._plans.of(row)
-        period = period or f"{local_day(self._clock.now(), terms.zone):%Y-%m}"
+        period = period or period_of(local_day(self._clock.now(), terms.zone), row.anchor_day)
         account = await self._account(row.id, period)
         newest = account.newest(period)
         if newest is not None and newest.status not in ("draft", "void"):
@@ -142,7 +141,8 @@ class Invoices:
     async def preview_change(self, tenant: str, change: Change) -> ChangePreview:
         """InvalidInput and WrongState as the change itself."""
         row, now_us = await self._row(tenant), micros(self._clock.now())
-        period = f"{local_day(from_micros(max(change.at_us, now_us)), zone(row.timezone)):%Y-%m}"
+        day = local_day(from_micros(max(change.at_us, now_us)), zone(row.timezone))
+        period = period_of(day, row.anchor_day)
         account = await self._account(row.id, period)
         after = with_change(account.tenant, change)
         segment = after.segment_at(change.at_us)
@@ -162,13 +162,14 @@ class Invoices:
         *,
         not_over: Callable[[str], None] = lambda _: None,
         by_itself: bool = False,
+        anchored: bool = False,
     ) -> list[Invoice]:
         """Every tenant's invoice of the month, or one's: drafts until the grace is over, then finalized.
 
         PeriodNotOver if that month is not over for the tenant, or for any of them. Where zones differ, those are left
         out for whom it is not over yet, and told to ``not_over``: close the month again. ``by_itself`` leaves those out
         that nothing says we bill: they signed up before the month, used nothing in it, and have no invoice of the month
-        before.
+        before. ``anchored``: only those whose months begin on another day than the first.
         """
         parse_period(period)
         closed: dict[str, Invoice] = {}
@@ -176,7 +177,7 @@ class Invoices:
             closed = {each.tenant: each for each in await self.every(None, period, None, ALL) if books.is_billed(each)}
         waiting: list[str] = []
         seen = 0
-        async for names in self._pages(tenant):
+        async for names in self._pages(tenant, anchored=anchored):
             rest = [name for name in names if name not in closed]
             closed |= await self._close(period, rest, waiting, by_itself=by_itself)
             seen += len(names)
@@ -188,16 +189,19 @@ class Invoices:
         return [closed[name] for name in sorted(closed)]
 
     async def close_last_month(self, today: datetime) -> None:
-        """What the worker does daily. Those for whom the month is not over yet come tomorrow."""
-        with suppress(PeriodNotOver):
-            await self.close(later_period(f"{today:%Y-%m}", -1), None, lambda _: None, by_itself=True)
+        """What the worker does daily. Those for whom the month is not over yet come tomorrow; months that begin later
+        than the calendar's may end in this one."""
+        for back in (2, 1):
+            with suppress(PeriodNotOver):
+                period = later_period(f"{today:%Y-%m}", -back)
+                await self.close(period, None, lambda _: None, by_itself=True, anchored=back == 2)
 
-    async def _pages(self, tenant: str | None) -> AsyncIterator[list[str]]:
+    async def _pages(self, tenant: str | None, *, anchored: bool) -> AsyncIterator[list[str]]:
         if tenant is not None:
             yield [(await self._row(tenant)).id]
             return
         async for rows in tenant_pages(self._ledger, AT_ONCE):
-            yield [row.id for row in rows]
+            yield [row.id for row in rows if row.anchor_day > 1 or not anchored]
 
     async def _close(
         self, period: str, names: Sequence[str], waiting: list[str], *, by_itself: bool
@@ -208,7 +212,7 @@ class Invoices:
 
         def decide(account: Account, terms: Terms, taxes: Taxes) -> Entries:
             name = account.tenant.id
-            if period_span(period, terms.zone).end > now:
+            if terms.month(period).end > now:
                 early.add(name)
                 return Entries()
             currency = self._rules.currency
@@ -577,12 +581,7 @@ class Invoices:
     def _wanted(self, period: str) -> Wanted:
         months = books.usage_months(period)
         bills_levels = any(plan.charged_levels for plan in self._plans.known.values())
-        return Wanted(
-            periods=books.months_of(period),
-            first=days_of(months[0])[0],
-            last=days_of(period)[1],
-            level_days=[days_of(month)[0] for month in months] if bills_levels else (),
-        )
+        return Wanted(periods=books.months_of(period), usage=months, levels=bills_levels)
 
     async def _row(self, tenant: str) -> TenantRow:
         row = await self._ledger.tenant(tenant_id(tenant))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final, Literal, TypeAlias
@@ -17,7 +18,7 @@ from mm_metering.core.events import aware
 from mm_metering.core.identity import tenant_id
 from mm_metering.core.lifecycles import FREE_STATES
 from mm_metering.core.money import Amount, non_negative
-from mm_metering.core.periods import Window, from_micros, micros, window_span, zone
+from mm_metering.core.periods import Window, from_micros, local_day, micros, window_span, zone
 from mm_metering.core.tenancy import OVERRIDE, NewTenant, TenantDefaults, TenantRow, plan_name
 from mm_metering.core.timeline import Change, PlanChange, StateChange
 from mm_metering.core.zones import zone_name
@@ -30,6 +31,11 @@ At: TypeAlias = datetime | str | None
 
 PaymentState: TypeAlias = Literal["paid", "past_due", "unpaid"]
 _PAYMENT_EVENTS: Final[Mapping[str, str]] = {"paid": "pay", "past_due": "fail payment", "unpaid": "suspend"}
+Anchor: TypeAlias = Literal["calendar", "anniversary"] | int
+"""On which day months begin: the 1st, that of the sign-up, or a day of the month from 1 to 31."""
+CALENDAR: Final = "calendar"
+ANNIVERSARY: Final = "anniversary"
+LAST_DAY: Final = 31
 NOW: Final = "now"
 PERIOD_END: Final = "period_end"
 DAY_US: Final = 86_400_000_000
@@ -48,7 +54,8 @@ class Planned(BaseModel):
 
 class Tenant(BaseModel):
     """A tenant as it stands now. ``subscribed_at`` is where its first base fee begins; ``status`` one of trial, active,
-    past_due, unpaid, paused, canceled; ``planned`` what is to come, in order."""
+    past_due, unpaid, paused, canceled; its months begin on the day ``anchor_day``; ``planned`` is what is to come, in
+    order."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -59,6 +66,7 @@ class Tenant(BaseModel):
     status: str
     tax_rate: Decimal | None = None
     trial_ends_at: datetime | None = None
+    anchor_day: int = 1
     planned: tuple[Planned, ...] = ()
 
 
@@ -93,9 +101,11 @@ class Subscriptions:
         subscribed_at: datetime | str | None = None,
         tax_rate: Amount | None = None,
         trial_days: int | None = None,
+        anchor: Anchor | None = None,
     ) -> Tenant:
         """Inserts or changes a tenant. What is None stays as it is; a new tenant gets the catalogue's defaults."""
         name = None if plan is None else self._catalogue.plan(plan).name
+        before = await self._ledger.tenant(tenant_id(tenant))
         new = NewTenant(
             id=tenant_id(tenant),
             plan=name,
@@ -105,10 +115,24 @@ class Subscriptions:
             tax_rate=None if tax_rate is None else _rate(tax_rate),
             trial_us=None if trial_days is None else _days(trial_days) * DAY_US,
         )
-        before = await self._ledger.tenant(new.id)
+        if anchor is not None:
+            new = replace(new, anchor_day=self._anchor_day(anchor, new, before))
         if before is None and name is None and not self._defaults().plan:
             raise UnknownTenant("plan: the catalogue has no default_plan, so a new tenant needs one")
         return await self._write(before, new)
+
+    def _anchor_day(self, anchor: Anchor, new: NewTenant, before: TenantRow | None) -> int:
+        if anchor == CALENDAR:
+            return 1
+        if anchor == ANNIVERSARY:
+            known = (before.subscribed_us, before.timezone) if before else (self._now_us(), self._defaults().timezone)
+            signed_up_us = known[0] if new.subscribed_us is None else new.subscribed_us
+            return local_day(from_micros(signed_up_us), zone(new.timezone or known[1])).day
+        if type(anchor) is not int or not 1 <= anchor <= LAST_DAY:
+            raise InvalidInput(
+                "anchor", f"{str(anchor)[:40]!r} is not calendar, anniversary or a day from 1 to {LAST_DAY}"
+            )
+        return anchor
 
     async def get(self, tenant: str) -> Tenant | None:
         row = await self._ledger.tenant(tenant_id(tenant))
@@ -153,7 +177,7 @@ class Subscriptions:
         if at is None or at == NOW:
             return self._now_us()
         if at == PERIOD_END:
-            return micros(window_span(Window.MONTH, self._clock.now(), zone(row.timezone)).end)
+            return micros(window_span(Window.MONTH, self._clock.now(), zone(row.timezone), row.anchor_day).end)
         return micros(aware(at, "at"))
 
     async def _row(self, tenant: str) -> TenantRow:
@@ -204,6 +228,7 @@ class Subscriptions:
             status=segment.status,
             tax_rate=None if row.tax_rate is None else Decimal(row.tax_rate),
             trial_ends_at=from_micros(row.trial_ends_us) if row.trial_us else None,
+            anchor_day=row.anchor_day,
             planned=tuple(
                 Planned(at=from_micros(each.starts_us), plan=plan_name(each.plan), status=each.status) for each in later
             ),

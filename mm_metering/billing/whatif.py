@@ -9,7 +9,6 @@ from mm_metering.backends.ledger import Ledger, tenant_pages
 from mm_metering.core import books
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.cells import Segment
-from mm_metering.core.periods import days_of, period_span
 from mm_metering.core.rating import NO_LEVELS
 from mm_metering.core.simulation import Simulation, Tally
 from mm_metering.core.tenancy import OVERRIDE, TenantRow
@@ -66,10 +65,10 @@ class WhatIf:
                 account.cells,
                 currency=self._catalogue.currency,
                 discounts=account.discounts,
-                levels_before=account.levels_before.get(days_of(period)[0], NO_LEVELS),
+                levels_before=account.levels_before.get(terms.days(period)[0], NO_LEVELS),
             )
             segments += in_force
-            tally.running += period_span(period, terms.zone).end > question.asked_at
+            tally.running += terms.month(period).end > question.asked_at
         if not months:
             tally.left_out += 1
             return
@@ -79,7 +78,6 @@ class WhatIf:
         tally.add(row.id, plans, months)
 
     def _wanted(self, period: str, question: Question) -> Wanted:
-        first, last = days_of(period)
         plans = (*self._plans.known.values(), *question.catalogue.plans.values())
         bills_levels = any(plan.charged_levels for plan in plans)
-        return Wanted(first=first, last=last, level_days=[first] if bills_levels else ())
+        return Wanted(usage=(period,), levels=bills_levels)

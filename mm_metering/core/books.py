@@ -18,7 +18,7 @@ from mm_metering.core.invoices import Adjustment, CreditGrant, CreditNote, Disco
 from mm_metering.core.invoicing import billed_already, late_lines
 from mm_metering.core.lifecycles import INVOICE, REFUSED_AS
 from mm_metering.core.money import EXACT, plain, round_minor
-from mm_metering.core.periods import FIRST_PERIOD, days_of, later_period, micros, period_span, zone
+from mm_metering.core.periods import FIRST_PERIOD, later_period, micros, period_span, zone
 from mm_metering.core.rating import NO_LEVELS, Levels, Terms
 from mm_metering.core.tenancy import TenantRow
 from mm_metering.errors import InvalidInput, NotFound, PeriodNotOver, WrongState
@@ -127,7 +127,7 @@ def usage_months(period: str) -> tuple[str, ...]:
 def inputs(account: Account, terms: Terms, period: str, rules: Rules, *, taxes: Sequence[Tax] | None = None) -> Inputs:
     """All that the month's invoice follows from. A month that was invoiced and voided is invoiced again, as its next
     issue."""
-    newest, (first, last) = account.newest(period), days_of(period)
+    newest, (first, last) = account.newest(period), terms.days(period)
     issue = 1 if newest is None else newest.issue + (newest.status == "void")
     had = _had_later(account, period)
     return Inputs(
@@ -162,7 +162,7 @@ def _late(account: Account, terms: Terms, period: str, currency: str, issue: int
         billed = [line for line in newest.lines if line.period in (None, month)]
         billed += _had_later(account, month)
         options: dict[str, Any] = {"into": period, "currency": currency, "issue": issue}
-        stood = account.levels_before.get(days_of(month)[0], NO_LEVELS)
+        stood = account.levels_before.get(terms.days(month)[0], NO_LEVELS)
         late = late_lines(terms, month, account.cells, billed, levels_before=stood, **options)
         lines = [*late, *lines]
     return lines
@@ -176,7 +176,7 @@ def _had_later(account: Account, period: str) -> list[InvoiceLine]:
 
 def _is_idle(tenant: TenantRow, terms: Terms, period: str) -> bool:
     """Whether all of the month's requests are refused."""
-    span = period_span(period, terms.zone)
+    span = terms.month(period)
     return all(segment.status in REFUSED_AS for segment in tenant.segments_in(micros(span.start), micros(span.end)))
 
 
@@ -184,7 +184,7 @@ def is_billable(account: Account, terms: Terms, period: str, *, currency: str, b
     """Whether the tenant had signed up by the month's end, or used something in it. ``by_itself``: nobody has asked for
     its invoice, so that something must say that we bill it: usage, a sign-up or a change in the month, or the invoice
     before. A month in which all requests are refused is billed where something is left over from others."""
-    span, (first, last) = period_span(period, terms.zone), days_of(period)
+    span, (first, last) = terms.month(period), terms.days(period)
     start_us, end_us = micros(span.start), micros(span.end)
     if any(first <= cell.key.day <= last and cell.total.count for cell in account.cells):
         return True
@@ -200,7 +200,7 @@ def is_due(
 ) -> bool:
     """Whether the month is over, to be billed, and not invoiced yet."""
     newest = account.newest(period)
-    is_over = now >= period_span(period, terms.zone).end
+    is_over = now >= terms.month(period).end
     is_open = newest is None or not is_billed(newest)
     return is_over and is_open and is_billable(account, terms, period, currency=currency, by_itself=by_itself)
 
@@ -222,7 +222,7 @@ def close(
     if newest is not None and is_billed(newest):
         return newest, Entries()
     basis, found = _drafted(account, terms, period, rules, now=now, taxes=taxes)
-    if now < period_span(period, terms.zone).end + rules.grace:
+    if now < terms.month(period).end + rules.grace:
         return found, Entries(invoices=(found,))
     reason = _suspicion(account, found, rules)
     if reason:
@@ -251,7 +251,7 @@ def _drafted(
     account: Account, terms: Terms, period: str, rules: Rules, *, now: datetime, taxes: Sequence[Tax] | None
 ) -> tuple[Inputs, Invoice]:
     """With its two bounds; PeriodNotOver before the month's end."""
-    end = period_span(period, terms.zone).end
+    end = terms.month(period).end
     if now < end:
         raise still_runs(account.tenant, period)
     basis = inputs(account, terms, period, rules, taxes=taxes)
@@ -259,7 +259,7 @@ def _drafted(
 
 
 def still_runs(tenant: TenantRow, period: str) -> PeriodNotOver:
-    end = period_span(period, zone(tenant.timezone)).end
+    end = period_span(period, zone(tenant.timezone), tenant.anchor_day).end
     return PeriodNotOver(
         f"{period} ends at {end:%Y-%m-%dT%H:%M:%SZ} for {tenant.id!r}; preview_invoice shows it until then"
     )

@@ -35,7 +35,7 @@ from mm_metering.core.invoices import (
 )
 from mm_metering.core.lifecycles import REFUSED_AS, TRIAL
 from mm_metering.core.money import EXACT, exact, minor_unit, plain, round_minor, split
-from mm_metering.core.periods import from_micros, micros, parse_period, period_span
+from mm_metering.core.periods import from_micros, micros
 from mm_metering.core.pricing import price_text, price_words, quantity_text
 from mm_metering.core.rating import NO_LEVELS, Levels, Overage, Terms, mean_price, plan_label, rate
 from mm_metering.core.tenancy import plan_name
@@ -66,8 +66,8 @@ def draft(
     The ids depend on tenant, period and ``issue`` only: count issues up for a new invoice after a void.
     """
     bill = _Bill(terms, period, currency, issue)
-    year, month = parse_period(period)
-    inside = (cell for cell in cells if (cell[0].day.year, cell[0].day.month) == (year, month))
+    first, last = terms.days(period)
+    inside = (cell for cell in cells if first <= cell[0].day <= last)
     usage = rate(inside, terms, period=period, levels_before=levels_before)
     lines = [*bill.fees(), *map(bill.overage, usage)]
     lines += [*bill.commitment(lines), *late]
@@ -261,7 +261,7 @@ class _Bill(NamedTuple):
 
     def _discounts(self, discounts: Sequence[Discount], nets: _Nets) -> Iterator[InvoiceLine]:
         """Percentages first. None takes more than is there."""
-        month = period_span(self.period, self.terms.zone)
+        month = self.terms.month(self.period)
         for each in sorted(discounts, key=lambda each: each.percent is None):
             if each.starts_at >= month.end or (each.ends_at is not None and each.ends_at <= month.start):
                 continue
@@ -278,7 +278,7 @@ class _Bill(NamedTuple):
         self, grants: Sequence[CreditGrant], nets: _Nets, due: Decimal
     ) -> Iterator[tuple[CreditUse, InvoiceLine]]:
         """By priority, then the earliest expiry, then the earliest grant. Credit for usage pays usage, without tax."""
-        end = period_span(self.period, self.terms.zone).end
+        end = self.terms.month(self.period).end
         metered = nets.room("metered")
         for grant in sorted(grants, key=_burn_order):
             if grant.currency != self.currency or (grant.expires_at is not None and grant.expires_at < end):
@@ -319,7 +319,7 @@ class _Bill(NamedTuple):
 
     def fees(self) -> Iterator[InvoiceLine]:
         """The plan at the month's start or the sign-up, then a credit and a charge for each change of plan."""
-        month = period_span(self.period, self.terms.zone)
+        month = self.terms.month(self.period)
         start, end = micros(month.start) // _SECOND_US, micros(month.end) // _SECOND_US
         in_force = _in_force(self.terms, start, end)
         for since, segment in in_force[:1]:
@@ -337,7 +337,7 @@ class _Bill(NamedTuple):
         fee = self.terms.fee(segment)
         if plan is None or (kind == "proration" and not fee):
             return
-        month = period_span(self.period, self.terms.zone)
+        month = self.terms.month(self.period)
         share = Share(seconds=micros(month.end) // _SECOND_US - since, of_seconds=month.seconds)
         with localcontext(EXACT):
             monthly = sign * fee
@@ -362,7 +362,7 @@ class _Bill(NamedTuple):
 
     def commitment(self, billed: Sequence[InvoiceLine]) -> Iterator[InvoiceLine]:
         """What the fees and the usage that are billed leave short of the month's minimum, if anything."""
-        found = Commitment.of(self._stays(), period_span(self.period, self.terms.zone).seconds)
+        found = Commitment.of(self._stays(), self.terms.month(self.period).seconds)
         if found is None:
             return
         used = self._sum(billed)
@@ -390,7 +390,7 @@ class _Bill(NamedTuple):
         )
 
     def _stays(self) -> Iterator[Stay]:
-        month = period_span(self.period, self.terms.zone)
+        month = self.terms.month(self.period)
         end = micros(month.end) // _SECOND_US
         in_force = _in_force(self.terms, micros(month.start) // _SECOND_US, end)
         ends = [*(since for since, _ in in_force[1:]), end]
@@ -399,10 +399,11 @@ class _Bill(NamedTuple):
 
     def _fee_text(self, segment: Segment, since: int, share: Share, sign: int) -> str:
         plan = plan_name(segment.plan) + (", trial" if segment.status == TRIAL else "")
+        period = self.period if self.terms.tenant.anchor_day == 1 else "{} to {}".format(*self.terms.days(self.period))
         if share.seconds == share.of_seconds and sign > 0:
-            return f"{plan}, {self.period}"
+            return f"{plan}, {period}"
         unused = "unused, " if sign < 0 else ""
-        return f"{plan}, {unused}{self.period} from {_moment(from_micros(since * _SECOND_US), self.terms)}"
+        return f"{plan}, {unused}{period} from {_moment(from_micros(since * _SECOND_US), self.terms)}"
 
     def _taxes(self, subtotal: Decimal, taxes: Sequence[Tax] | None) -> Iterator[InvoiceLine]:
         """Those given, or the tenant's rate, a fraction such as "0.19", on what is due."""

@@ -102,6 +102,7 @@ def _steps(old: tzinfo, new: tzinfo, moment: datetime) -> list[Piece]:
     that no midnight comes twice."""
     day, steps = local_day(moment, old), list[Piece]()
     start = day_start(day, old)
+    moment = max(moment, start + _SECOND)  # a day that begins at this instant has begun
     while day_start(day + _DAY, new) - start > LONGEST_DAY:
         start, day = start + LONGEST_DAY, day + _DAY
         steps.append(Piece(moment, timezone(datetime.combine(day, time(), UTC) - start)))
@@ -142,20 +143,27 @@ def days_us(first: date, last: date, timezone: str) -> tuple[int, int]:
     return micros(day_start(first, tz)), micros(day_start(last + timedelta(days=1), tz))
 
 
-def month_span(year: int, month: int, tz: tzinfo) -> Span:
+def month_day(year: int, month: int, anchor: int) -> date:
+    """The day of a month on which its billing month begins: the last one where it has no such day (31 Jan, 29 Feb,
+    31 Mar)."""
+    return date(year, month, min(anchor, calendar.monthrange(year, month)[1]))
+
+
+def month_span(year: int, month: int, tz: tzinfo, anchor: int = 1) -> Span:
+    """The month that begins on its day ``anchor``, 1 to 31; it ends where the next one begins."""
     following = (year + month // 12, month % 12 + 1)
-    return Span(day_start(date(year, month, 1), tz), day_start(date(*following, 1), tz))
+    return Span(day_start(month_day(year, month, anchor), tz), day_start(month_day(*following, anchor), tz))
 
 
-def window_span(window: Window, moment: datetime, tz: tzinfo) -> Span:
-    """The window of that kind that holds ``moment``."""
+def window_span(window: Window, moment: datetime, tz: tzinfo, anchor: int = 1) -> Span:
+    """The window of that kind that holds ``moment``; months begin on the day ``anchor``."""
     if window is Window.NONE:
         return FOREVER
     if window.seconds:
         start = EPOCH + (moment - EPOCH) // _SECOND // window.seconds * window.seconds * _SECOND
         return Span(start, start + timedelta(seconds=window.seconds))
     day = local_day(moment, tz)
-    return day_span(day, tz) if window is Window.DAY else month_span(day.year, day.month, tz)
+    return day_span(day, tz) if window is Window.DAY else period_span(period_of(day, anchor), tz, anchor)
 
 
 def parse_period(period: object) -> tuple[int, int]:
@@ -166,8 +174,24 @@ def parse_period(period: object) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def period_span(period: str, tz: tzinfo) -> Span:
-    return month_span(*parse_period(period), tz)
+def period_span(period: str, tz: tzinfo, anchor: int = 1) -> Span:
+    return month_span(*parse_period(period), tz, anchor)
+
+
+def month_first(day: date, anchor: int = 1) -> date:
+    """The first day of the billing month that holds a day."""
+    if anchor == 1:
+        return day.replace(day=1)
+    first = month_day(day.year, day.month, anchor)
+    if day < first:
+        year, month = divmod(12 * day.year + day.month - 2, 12)
+        first = month_day(year, month + 1, anchor)
+    return first
+
+
+def period_of(day: date, anchor: int = 1) -> str:
+    """ "2024-01": the calendar month in which the billing month of a day begins."""
+    return f"{month_first(day, anchor):%Y-%m}"
 
 
 def later_period(period: str, months: int) -> str:
@@ -177,10 +201,11 @@ def later_period(period: str, months: int) -> str:
     return f"{year:04}-{month + 1:02}"
 
 
-def days_of(period: str) -> tuple[date, date]:
-    """The first and the last day of a month."""
+def days_of(period: str, anchor: int = 1) -> tuple[date, date]:
+    """The first and the last day of a billing month."""
     year, month = parse_period(period)
-    return date(year, month, 1), date(year, month, calendar.monthrange(year, month)[1])
+    following = (year + month // 12, month % 12 + 1)
+    return month_day(year, month, anchor), month_day(*following, anchor) - _DAY
 
 
 def parse_day(day: date | str, field: str) -> date:
@@ -203,19 +228,3 @@ def days_between(first: date, last: date) -> Iterator[date]:
     """Every day from first to last, both included."""
     for offset in range((last - first).days + 1):
         yield first + timedelta(days=offset)
-
-
-def add_months(anchor: date, months: int) -> date:
-    """``anchor`` moved by whole months, always counted from the anchor itself: 31 Jan → 29 Feb → 31 Mar."""
-    index = anchor.year * 12 + anchor.month - 1 + months
-    year, month = divmod(index, 12)
-    return date(year, month + 1, min(anchor.day, calendar.monthrange(year, month + 1)[1]))
-
-
-def anchored_span(anchor: date, moment: datetime, tz: tzinfo) -> Span:
-    """The month-long period that holds ``moment``, of those that begin on the anchor's day of the month."""
-    day = local_day(moment, tz)
-    months = (day.year - anchor.year) * 12 + day.month - anchor.month
-    if add_months(anchor, months) > day:
-        months -= 1
-    return Span(day_start(add_months(anchor, months), tz), day_start(add_months(anchor, months + 1), tz))

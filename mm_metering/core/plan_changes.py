@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from mm_metering.core.catalogue import Limit, Plan
 from mm_metering.core.money import EXACT
-from mm_metering.core.periods import Window, days_of, local_day, micros, zone
+from mm_metering.core.periods import Window, days_of, local_day, micros, period_of, zone
 from mm_metering.core.rating import version_of
 from mm_metering.core.tenancy import OVERRIDE, TenantRow, plan_name
 
@@ -197,7 +197,7 @@ class Census:
     def weigh(self, row: TenantRow, uses: Collection[Use], levels: Mapping[tuple[str, str], int]) -> None:
         """Takes what a tenant has used since its month began; ``levels`` as they stand, by (meter, resource)."""
         today = local_day(self._now, zone(row.timezone))
-        used = [(limit, _used(limit, uses, levels, today)) for limit in self.new_limits(row)]
+        used = [(limit, _used(limit, uses, levels, today, row.anchor_day)) for limit in self.new_limits(row)]
         over = [Over(row.id, limit, units) for limit, units in used if units > (limit.maximum or 0)]
         if over:
             audience = self.audience(plan_name(row.segment_at(micros(self._now)).plan))
@@ -226,10 +226,10 @@ def _has(present: Plan | None, limit: Limit) -> bool:
     )
 
 
-def _used(limit: Limit, uses: Iterable[Use], levels: Mapping[tuple[str, str], int], today: date) -> int:
+def _used(limit: Limit, uses: Iterable[Use], levels: Mapping[tuple[str, str], int], today: date, anchor: int) -> int:
     if limit.is_level:
         return sum(value for (meter, _), value in levels.items() if meter == limit.meter)
-    first, last = (today, today) if limit.window is Window.DAY else days_of(f"{today:%Y-%m}")
+    first, last = (today, today) if limit.window is Window.DAY else days_of(period_of(today, anchor), anchor)
     return sum(use.quantity for use in uses if use.meter == limit.meter and first <= use.day <= last)
 
 

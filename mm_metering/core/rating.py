@@ -43,11 +43,13 @@ from mm_metering.core.periods import (
     Window,
     day_span,
     day_start,
+    days_of,
     from_micros,
     local_day,
     micros,
-    month_span,
-    parse_period,
+    month_first,
+    period_of,
+    period_span,
     zone,
 )
 from mm_metering.core.pricing import Price, TierUse, cost, price_text, tier_uses
@@ -73,6 +75,23 @@ class Terms:
     @property
     def zone(self) -> tzinfo:
         return zone(self.tenant.timezone)
+
+    def month(self, period: str) -> Span:
+        return period_span(period, self.zone, self.tenant.anchor_day)
+
+    def days(self, period: str) -> tuple[date, date]:
+        """The first and the last day of a month."""
+        return days_of(period, self.tenant.anchor_day)
+
+    def first_day(self, window: Window, day: date) -> date:
+        """The first day of the day or month that holds a day."""
+        return day if window is Window.DAY else month_first(day, self.tenant.anchor_day)
+
+    def window(self, window: Window, first: date) -> Span:
+        """The day or month that begins on a day."""
+        return (
+            day_span(first, self.zone) if window is Window.DAY else self.month(period_of(first, self.tenant.anchor_day))
+        )
 
     def plan(self, segment: Segment) -> Plan | None:
         return self.plans.get(version_of(segment))
@@ -199,28 +218,20 @@ def rate(
     by_meter = _by_meter(of_month)
     lines = [line for meter, uses in by_meter.items() for line in _lines(meter, uses, terms)]
     if period is not None:
-        month = month_span(*parse_period(period), terms.zone)
+        month = terms.month(period)
         lines += _level_lines(of_month, terms, month, levels_before)
     return sorted(lines, key=lambda line: line.meter)
 
 
 def cap_used(meter: str, uses: Iterable[Use], terms: Terms, *, month: date) -> int:
-    """Nano-units counted against a meter's cap in the calendar month of the day ``month``: what the counters hold.
+    """Nano-units counted against a meter's cap in the month of the day ``month``: what the counters hold.
 
     May lie past the cap. ``uses`` must hold that whole month; resources do not matter, since a cap has one price.
     """
     walk = _Walk(meter, terms)
     for _ in walk.steps(uses):
         pass
-    return walk.capped_nanos[_first_day(Window.MONTH, month)]
-
-
-def used_by_window(uses: Iterable[Use], window: Window, tz: tzinfo) -> dict[Span, int]:
-    """The units counted in each day or month that has any, whatever the plan."""
-    used: Counter[date] = Counter()
-    for use in uses:
-        used[_first_day(window, use.day)] += use.quantity
-    return {_span(window, first, tz): quantity for first, quantity in sorted(used.items())}
+    return walk.capped_nanos[terms.first_day(Window.MONTH, month)]
 
 
 def _by_meter(cells: Iterable[Cell]) -> dict[str, list[Use]]:
@@ -230,14 +241,6 @@ def _by_meter(cells: Iterable[Cell]) -> dict[str, list[Use]]:
         if not key.scope:
             by_meter[key.meter].append(Use(key.day, key.since_us, key.resource, total.quantity, total.count))
     return by_meter
-
-
-def _first_day(window: Window, day: date) -> date:
-    return day if window is Window.DAY else day.replace(day=1)
-
-
-def _span(window: Window, first: date, tz: tzinfo) -> Span:
-    return day_span(first, tz) if window is Window.DAY else month_span(first.year, first.month, tz)
 
 
 class _Step(NamedTuple):
@@ -269,7 +272,7 @@ class _Walk:
                 if not limit.blocks and not limit.is_level:
                     yield self._step(use, limit, limits)
             for window in (Window.DAY, Window.MONTH):
-                self.counted[window, _first_day(window, use.day)] += use.quantity
+                self.counted[window, self.terms.first_day(window, use.day)] += use.quantity
 
     def _order(self, use: Use) -> tuple[date, int, Decimal, str]:
         prices = [limit.price_for(use.resource) for limit in self.terms.limits(self.meter, use.since_us)]
@@ -284,19 +287,19 @@ class _Walk:
         billed = max(0, min(use.quantity, blocked_from) - free)
         if limit.cap is not None and isinstance(price, Decimal):
             billed = min(billed, self._spend(limit.cap, price, past, use.day))
-        before = self.counted[limit.window, _first_day(limit.window, use.day)]
+        before = self.counted[limit.window, self.terms.first_day(limit.window, use.day)]
         return _Step(use, limit, price, before, past, billed if price is not None else 0)
 
     def _room(self, limit: Limit, use: Use) -> int:
         """How many of the use's units still fit under the limit."""
         if limit.maximum is None:
             return use.quantity
-        counted = self.counted[limit.window, _first_day(limit.window, use.day)]
+        counted = self.counted[limit.window, self.terms.first_day(limit.window, use.day)]
         return min(use.quantity, max(0, limit.maximum - counted))
 
     def _spend(self, cap: Decimal, price: Decimal, past: int, day: date) -> int:
         """Counts the units against the month's cap; how many of them were still under it."""
-        month, nanos = _first_day(Window.MONTH, day), to_nanos(price)
+        month, nanos = self.terms.first_day(Window.MONTH, day), to_nanos(price)
         left = max(0, to_nanos(cap) - self.capped_nanos[month])
         self.capped_nanos[month] += nanos * past
         return min(past, left // nanos) if nanos else past
@@ -334,7 +337,7 @@ def _lines(meter: str, uses: Iterable[Use], terms: Terms) -> Iterator[Overage]:
         if step.price is not None:
             by_resource = step.limit.by_resource
             rows = lines[step.use.resource if by_resource else "", step.price]
-            key = (_first_day(step.limit.window, step.use.day), step.use.since_us)
+            key = (terms.first_day(step.limit.window, step.use.day), step.use.since_us)
             rows.setdefault(key, _Row(step.limit, 0 if by_resource else step.before)).add(step)
     for (resource, price), rows in sorted(lines.items(), key=_order_of_lines):
         windows = tuple(_window_use(key, row, terms) for key, row in sorted(rows.items()) if row.billed)
@@ -352,7 +355,7 @@ def _order_of_lines(line: tuple[_LineKey, object]) -> tuple[str, bool, Decimal, 
 
 def _window_use(key: _RowKey, row: _Row, terms: Terms) -> WindowUse:
     first, since_us = key
-    span = _span(row.limit.window, first, terms.zone)
+    span = terms.window(row.limit.window, first)
     return WindowUse(
         start=span.start,
         end=span.end,

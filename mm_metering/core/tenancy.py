@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from mm_metering.core.cells import Segment
-from mm_metering.core.periods import from_micros
+from mm_metering.core.periods import Window, from_micros, micros, window_span, zone
 from mm_metering.core.timeline import Change, PlanChange, changed_timeline, settled
 from mm_metering.core.zones import moved_zone
 from mm_metering.errors import InvalidInput
@@ -24,7 +24,8 @@ def plan_name(plan: str) -> str:
 @dataclass(frozen=True, slots=True)
 class TenantRow:
     """A tenant. ``timezone`` is a name for ``core.zones.zone``. ``segments`` are in order of their start;
-    ``trial_us`` is how long the trial lasts that begins with the sign-up; ``revision`` rises with every change that
+    ``trial_us`` is how long the trial lasts that begins with the sign-up; ``anchor_day``, 1 to 31, the day on which its
+    months begin; ``revision`` rises with every change that
     decisions depend on."""
 
     id: str
@@ -34,6 +35,7 @@ class TenantRow:
     tax_rate: str | None
     segments: tuple[Segment, ...]
     trial_us: int = 0
+    anchor_day: int = 1
 
     @property
     def trial_ends_us(self) -> int:
@@ -69,6 +71,7 @@ class NewTenant:
     subscribed_us: int | None = None
     tax_rate: str | None = None
     trial_us: int | None = None
+    anchor_day: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,7 @@ def changed_tenant(before: TenantRow | None, new: NewTenant, defaults: TenantDef
         timezone=_zone_after(before, new.timezone, now_us),
         tax_rate=new.tax_rate or after.tax_rate,
         trial_us=trial_us,
+        anchor_day=_anchor_after(before, new.anchor_day, now_us),
         segments=settled(after.segments, after.subscribed_us + trial_us),
     )
     return before if after == before else replace(after, revision=before.revision + 1)
@@ -111,11 +115,26 @@ def _zone_after(before: TenantRow, timezone: str | None, now_us: int) -> str:
     return moved_zone(before.timezone, timezone, now_us, since_us=before.subscribed_us)
 
 
+def _anchor_after(before: TenantRow, anchor_day: int | None, now_us: int) -> int:
+    """Months that have ended stay what they were: it can be changed in the first one only."""
+    if anchor_day is None or anchor_day == before.anchor_day:
+        return before.anchor_day
+    tz, signed_up = zone(before.timezone), from_micros(before.subscribed_us)
+    ends = min(window_span(Window.MONTH, signed_up, tz, anchor).end for anchor in (before.anchor_day, anchor_day))
+    if now_us >= micros(ends):
+        raise InvalidInput(
+            "anchor", f"can be changed until {ends:%Y-%m-%dT%H:%M:%SZ}, the end of the tenant's first month"
+        )
+    return anchor_day
+
+
 def _new_tenant(new: NewTenant, defaults: TenantDefaults, now_us: int) -> TenantRow:
     plan, version = (new.plan, new.version or 0) if new.plan else (defaults.plan, defaults.version)
     start, trial_us = now_us if new.subscribed_us is None else new.subscribed_us, new.trial_us or 0
     segments = settled((Segment(start, plan, version),), start + trial_us)
-    return TenantRow(new.id, new.timezone or defaults.timezone, start, 1, new.tax_rate, segments, trial_us)
+    return TenantRow(
+        new.id, new.timezone or defaults.timezone, start, 1, new.tax_rate, segments, trial_us, new.anchor_day or 1
+    )
 
 
 def _moved_start(row: TenantRow, subscribed_us: int) -> TenantRow:

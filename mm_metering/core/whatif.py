@@ -21,7 +21,7 @@ from mm_metering.core.catalogue import Catalogue, Limit, Plan
 from mm_metering.core.cells import Cell, CellSum, Segment
 from mm_metering.core.invoices import Discount
 from mm_metering.core.invoicing import draft
-from mm_metering.core.periods import Window, later_period, micros, parse_period, period_span
+from mm_metering.core.periods import Window, later_period, micros, parse_period
 from mm_metering.core.rating import NO_LEVELS, Levels, Terms, plan_label
 from mm_metering.core.tenancy import OVERRIDE, TenantRow
 from mm_metering.errors import InvalidInput
@@ -103,7 +103,7 @@ def _months_from(start: str, end: str) -> int:
 
 def segments_in(tenant: TenantRow, period: str, terms: Terms) -> tuple[Segment, ...]:
     """The plan segments that are in force at some time of a month; the first one covers what lies before it, too."""
-    month = period_span(period, terms.zone)
+    month = terms.month(period)
     return tenant.segments_in(micros(month.start), micros(month.end))
 
 

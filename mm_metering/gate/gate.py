@@ -110,7 +110,7 @@ class Gate:
         if journal is not None:
             self._adopter = Adopter(journal, shards=counters.shards, lane_of=self._lane_of, shard_of=self.shard_of)
         self._views = Views()
-        self._windows: dict[tuple[str, str], PlanWindows] = {}
+        self._windows: dict[tuple[str, str, int], PlanWindows] = {}
         self._reports = Reports(new_id())
         self._not_loaded = Seldom(log, "tenants not loaded in time")
 
@@ -311,18 +311,18 @@ class Gate:
         plan, label = await self._plans.get(segment.plan, segment.version), plan_label(segment)
         if plan is not None and segment.status == TRIAL:
             plan, label = plan.in_trial(), f"{label} {TRIAL}"
-        return self._view_of(row.id, row, self._windows_of(plan, label, row.timezone), now_us)
+        return self._view_of(row.id, row, self._windows_of(plan, label, row.timezone, row.anchor_day), now_us)
 
     def _view_of(self, tenant: str, row: TenantRow | None, windows: PlanWindows, now_us: int) -> View:
         return View(tenant, row, windows, shard=self.shard_of(tenant), now_us=now_us)
 
-    def _windows_of(self, plan: Plan | None, label: str, timezone: str) -> PlanWindows:
-        key = (label if plan else "", timezone)
+    def _windows_of(self, plan: Plan | None, label: str, timezone: str, anchor: int = 1) -> PlanWindows:
+        key = (label if plan else "", timezone, anchor)
         known = self._windows.get(key)
         if known is None:
             if len(self._windows) >= MAX_WINDOWS:
                 self._windows.clear()
-            known = self._windows[key] = PlanWindows(plan, zone(timezone), self._catalogue)
+            known = self._windows[key] = PlanWindows(plan, zone(timezone), self._catalogue, anchor)
         return known
 
     async def _snapshot(self, tenant: str) -> Snapshot:

@@ -23,7 +23,7 @@ from mm_metering.core.events import MAX_AHEAD_S, UsageEvent, aware, metadata_jso
 from mm_metering.core.facts import Count, Fact
 from mm_metering.core.identity import resource_name, tenant_id
 from mm_metering.core.money import to_nanos
-from mm_metering.core.periods import from_micros, local_day, micros, zone
+from mm_metering.core.periods import from_micros, local_day, micros, period_of, zone
 from mm_metering.errors import EventConflict, InvalidEvent
 from mm_metering.gate.gate import Gate
 from mm_metering.gate.windows import default_cost
@@ -84,7 +84,8 @@ class Recorder:
         for tenant, occurred_us in dict.fromkeys((f.tenant, f.occurred_us) for f in facts if f.occurred_us < oldest_us):
             row = await self._ledger.tenant(tenant)
             moment = from_micros(occurred_us)
-            period = f"{local_day(moment, zone(row.timezone if row else self._catalogue.timezone)):%Y-%m}"
+            day = local_day(moment, zone(row.timezone if row else self._catalogue.timezone))
+            period = period_of(day, row.anchor_day if row else 1)
             if any(is_billed(each) for each in await self._ledger.invoices(tenant=tenant, period=period)):
                 raise InvalidEvent(
                     "occurred_at",

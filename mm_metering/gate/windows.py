@@ -74,9 +74,10 @@ class Prepared:
 class PlanWindows:
     """A plan's limits in one time zone. Without a plan nothing is limited."""
 
-    def __init__(self, plan: Plan | None, zone: tzinfo, catalogue: Catalogue) -> None:
+    def __init__(self, plan: Plan | None, zone: tzinfo, catalogue: Catalogue, anchor: int = 1) -> None:
         self.plan = plan.name if plan else ""
         self.zone = zone
+        self._anchor = anchor
         self.catalogue = catalogue
         self._limits = plan.limits if plan else {}
         self._gauges: dict[str, tuple[Gauge, ...]] = {}
@@ -99,8 +100,8 @@ class PlanWindows:
 
     def _gauge(self, limit: Limit, at_us: int) -> Gauge:
         moment = from_micros(at_us)
-        span = window_span(limit.window, moment, self.zone)
-        cap = self._cap(limit, window_span(Window.MONTH, moment, self.zone))
+        span = window_span(limit.window, moment, self.zone, self._anchor)
+        cap = self._cap(limit, window_span(Window.MONTH, moment, self.zone, self._anchor))
         maximum = UNBOUNDED if limit.maximum is None or not limit.blocks else limit.maximum
         free = limit.maximum or 0
         slot = Slot(field(limit.meter, limit.window, span), limit.meter, maximum, free, cap[2], cap[0], cap[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from mm_metering.core.tenancy import NewTenant, TenantDefaults
 
 FREE: Final = TenantDefaults(plan="free", version=1, timezone="UTC")
 THEN: Final = datetime(2024, 2, 2, 12, 0, 0, 123456, tzinfo=UTC)
-ALL: Final = Wanted(periods=("2023-12", "2024-01", "2024-02"), first=date(2024, 1, 1), last=date(2024, 2, 29))
+ALL: Final = Wanted(periods=("2023-12", "2024-01", "2024-02"), usage=("2024-01", "2024-02"))
 NO_SUCH_PRICE: Final = Decimal("0.000000000000123456789012")
 
 

@@ -26,6 +26,7 @@ from mm_metering.backends.accounts import Wanted
 from mm_metering.backends.counters import START
 from mm_metering.backends.ledger import MAX_SNAPSHOTS, Acknowledged, ClaimRequest, Ledger, ShardRow, Snapshot, Used
 from mm_metering.backends.memory_ledger import MemoryLedger
+from mm_metering.core.books import Account, Entries
 from mm_metering.core.cells import CellKey, CellSum, LevelEnd, Segment
 from mm_metering.core.digest import Digest, hash_of, total
 from mm_metering.core.facts import Count, Fact, encode, void
@@ -754,21 +755,38 @@ class LedgerContract(WorkContract, AccountsContract):
         days = ("2023-12-31 23:59", "2024-01-01 00:00", "2024-01-31 23:59", "2024-02-01 00:00")
         await Books(ledger).fold(*(use(day, day, 7) for day in days), hold, ai_close(hold))
         await Books(ledger, shard=1).fold(level("s", "2024-01-05 12:00", 4), level("t", "2024-02-05 12:00", 9))
-        january = Wanted(
-            first=date(2024, 1, 1), last=date(2024, 1, 31), level_days=(date(2024, 1, 1), date(2024, 2, 1))
-        )
-        account = await ledger.account("acme", january)
+        account = await ledger.account("acme", Wanted(usage=("2024-01",), levels=True))
         assert account is not None
         wanted = [
             cell
-            for cell in await ledger.cells("acme", first=january.first, last=january.last)
+            for cell in await ledger.cells("acme", first=date(2024, 1, 1), last=date(2024, 1, 31))
             if not cell.key.scope and not cell.key.meter.startswith("*")
         ]
         assert {cell.key.meter for cell in wanted} == {"api_calls", "ai_requests", "ai_cost", "users"}
         assert sorted(account.cells) == sorted(wanted)
-        assert {day: _moved(values) for day, values in account.levels_before.items()} == {
-            date(2024, 1, 1): {},
-            date(2024, 2, 1): {("users", "seats"): 4},
+        assert {day: _moved(values) for day, values in account.levels_before.items()} == {date(2024, 1, 1): {}}
+
+    async def test_the_months_of_an_account_begin_on_the_tenants_own_day(self, ledger: Ledger) -> None:
+        """In one booking, too, of tenants with different ones."""
+        books, sign_up = Books(ledger), at("2024-01-01 00:00")
+        for name, day in (("acme", 1), ("beta", 31)):
+            await ledger.put_tenant(NewTenant(name, subscribed_us=0, anchor_day=day), defaults=FREE, now_us=sign_up)
+            days = ("2024-01-30 12:00", "2024-01-31 12:00", "2024-02-28 12:00", "2024-02-29 12:00")
+            facts = [use(f"{name}{number}", when, 1)._replace(tenant=name) for number, when in enumerate(days)]
+            seat = level(f"{name}s", "2024-01-15 12:00", 4)._replace(tenant=name)
+            await books.fold(*facts, seat)
+        seen = {}
+
+        def look(account: Account) -> Entries:
+            mine = {cell.key.day.isoformat()[5:] for cell in account.cells if cell.key.meter == "api_calls"}
+            stood = {f"{day:%m-%d}": len(levels) for day, levels in account.levels_before.items()}
+            seen[account.tenant.id] = (mine, stood)
+            return Entries()
+
+        await ledger.book(["acme", "beta"], Wanted(usage=("2024-01",), levels=True), look)
+        assert seen == {
+            "acme": ({"01-30", "01-31"}, {"01-01": 0}),
+            "beta": ({"01-31", "02-28"}, {"01-31": 1}),
         }
 
     async def test_a_level_rests_on_all_of_its_facts(self, ledger: Ledger) -> None:

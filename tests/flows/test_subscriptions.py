@@ -16,6 +16,7 @@ from mm_metering.errors import (
     CatalogueError,
     FeatureNotInPlan,
     InvalidInput,
+    PeriodNotOver,
     QuotaExceeded,
     Refused,
     UnknownTenant,
@@ -364,6 +365,58 @@ async def test_a_preview_says_what_is_new_and_changes_nothing(metering: Metering
         await metering.preview_change("acme")
     with pytest.raises(WrongState, match="explode is not possible"):
         await metering.preview_change("acme", event="explode")  # type: ignore[arg-type]
+
+
+# -- months that begin on another day ----------------------------------------------------------------------------------
+
+
+async def test_an_anniversary_is_the_month_of_quotas_fees_and_invoices_alike(
+    metering: Metering, clock: FrozenClock
+) -> None:
+    await pro(metering, clock, "2024-01-20T15:00:00Z", anchor="anniversary")
+    tenant = await metering.get_tenant("acme")
+    assert tenant is not None
+    assert tenant.anchor_day == 20
+    for day in ("2024-01-25", "2024-02-10", "2024-02-20"):
+        clock.set(f"{day}T12:00:00Z")
+        await metering.record(UsageEvent(tenant="acme", event_type="export", resource="report_pdf", quantity=30))
+    decision = await metering.check_limit("acme", "reports")
+    assert (decision.used, decision.resets_at) == (30, datetime(2024, 3, 20, tzinfo=UTC))
+    with pytest.raises(PeriodNotOver, match="2024-02 ends at 2024-03-20T00:00:00Z"):
+        await metering.close_period("2024-02", tenant="acme")
+    [invoice] = await metering.close_period("2024-01", tenant="acme")
+    # 30 days 9 hours of 31 days, and 60 reports where 50 are free
+    assert [(line.kind, plain(line.amount)) for line in invoice.lines] == [("base", "97.00"), ("overage", "50.00")]
+    assert invoice.lines[0].description == "pro, 2024-01-20 to 2024-02-19 from 2024-01-20 15:00:00"
+    assert await fees_of(metering, "2024-02") == ["99.00"]
+    await metering.change_plan("acme", "free")
+    after = await metering.get_tenant("acme")
+    assert after is not None
+    assert [each.at for each in after.planned] == [datetime(2024, 3, 20, tzinfo=UTC)]
+
+
+async def test_the_worker_finalizes_months_that_end_within_this_one(metering: Metering, clock: FrozenClock) -> None:
+    """The month of 31 January ends on 29 February; its grace is over on 1 March."""
+    await pro(metering, clock, "2024-01-31T00:00:00Z", anchor=31)
+    for now in ("2024-02-29T06:00:00Z", "2024-03-01T06:00:00Z"):
+        clock.set(now)
+        await metering.flush()
+        await metering._invoices.close_last_month(clock.now())
+    assert [(each.period, each.status, plain(each.total)) for each in await metering.list_invoices()] == [
+        ("2024-01", "finalized", "99.00")
+    ]
+
+
+async def test_an_anchor_can_be_changed_in_the_first_month_only(metering: Metering, clock: FrozenClock) -> None:
+    await pro(metering, clock, "2024-01-20T00:00:00Z")
+    assert (await metering.put_tenant("acme", anchor=25)).anchor_day == 25
+    clock.set("2024-01-25T00:00:00Z")
+    assert (await metering.put_tenant("acme", anchor=25)).anchor_day == 25
+    with pytest.raises(InvalidInput, match="can be changed until 2024-01-25T00:00:00Z"):
+        await metering.put_tenant("acme", anchor="calendar")
+    for wrong in (0, 32, "monthly", True):
+        with pytest.raises(InvalidInput, match="is not calendar, anniversary or a day from 1 to 31"):
+            await metering.put_tenant("acme", anchor=wrong)  # type: ignore[arg-type]
 
 
 # -- zones -------------------------------------------------------------------------------------------------------------

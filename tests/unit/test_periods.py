@@ -16,17 +16,18 @@ from mm_metering.core.periods import (
     FOREVER,
     Span,
     Window,
-    add_months,
-    anchored_span,
     day_span,
     day_start,
     days_between,
+    days_of,
     from_micros,
     local_day,
     micros,
+    month_first,
     month_span,
     parse_day,
     parse_period,
+    period_of,
     period_span,
     window_span,
     zone,
@@ -114,15 +115,15 @@ def test_every_day_with_a_change_of_clocks_is_whole(name: str) -> None:
         month = month_span(first.year, first.month, tz)
         if month.seconds % 86_400 == 0:
             continue
-        changed = [day for day in days_of(first) if unusual(day_span(day, tz))]
+        changed = [day for day in month_from(first) if unusual(day_span(day, tz))]
         for day in changed:
             span = day_span(day, tz)
             moments = [span.start + step * timedelta(minutes=15) for step in range(span.seconds // 900)]
             assert {local_day(moment, tz) for moment in moments} == ({day} if moments else set())
 
 
-def days_of(first: date) -> list[date]:
-    return list(days_between(first, add_months(first, 1) - timedelta(days=1)))
+def month_from(first: date) -> list[date]:
+    return list(days_between(*days_of(f"{first:%Y-%m}")))
 
 
 @pytest.mark.parametrize(
@@ -200,25 +201,29 @@ def test_a_period_is_a_month_in_the_tenants_zone() -> None:
 
 
 def test_month_anchors_do_not_drift() -> None:
-    january = date(2024, 1, 31)
-    assert [add_months(january, n) for n in (1, 2, 3, 13, -2)] == [
-        date(2024, 2, 29),
-        date(2024, 3, 31),
-        date(2024, 4, 30),
-        date(2025, 2, 28),
-        date(2023, 11, 30),
+    assert [days_of(f"{period}", 31)[0] for period in ("2024-01", "2024-02", "2024-03", "2025-02")] == [
+        *(date(2024, 1, 31), date(2024, 2, 29), date(2024, 3, 31), date(2025, 2, 28)),
     ]
+    assert days_of("2024-01", 20) == (date(2024, 1, 20), date(2024, 2, 19))
+    assert days_of("2024-12", 31) == (date(2024, 12, 31), date(2025, 1, 30))
+    assert (period_of(date(2024, 1, 19), 20), period_of(date(2024, 1, 20), 20)) == ("2023-12", "2024-01")
 
 
-@given(st.dates(date(2000, 1, 1), date(2030, 12, 31)), st.datetimes(at(2031), at(2099)))
-def test_anchored_months_hold_their_moment_and_begin_on_the_anchors_day(anchor: date, naive: datetime) -> None:
-    tz, moment = zone("Europe/Berlin"), naive.replace(tzinfo=UTC)
-    span = anchored_span(anchor, moment, tz)
+@given(st.integers(1, 31), st.datetimes(at(2001), at(2099)), st.sampled_from(("UTC", "Europe/Berlin", "Asia/Tokyo")))
+def test_anchored_months_hold_their_moment_and_begin_on_the_anchors_day(
+    anchor: int, naive: datetime, name: str
+) -> None:
+    tz, moment = zone(name), naive.replace(tzinfo=UTC)
+    span = window_span(Window.MONTH, moment, tz, anchor)
     assert span.contains(moment)
     first, following = local_day(span.start, tz), local_day(span.end, tz)
-    assert first.day == anchor.day or (first + timedelta(days=1)).day == 1
-    assert anchored_span(anchor, span.end, tz).start == span.end
+    assert first.day == anchor or (first + timedelta(days=1)).day == 1
+    assert window_span(Window.MONTH, span.end, tz, anchor).start == span.end
     assert (following.year - first.year) * 12 + following.month - first.month == 1
+    period = period_of(local_day(moment, tz), anchor)
+    assert period_span(period, tz, anchor) == span
+    assert days_of(period, anchor) == (first, following - timedelta(days=1))
+    assert month_first(following - timedelta(days=1), anchor) == first
 
 
 # -- what callers write -------------------------------------------------------------------------------------------

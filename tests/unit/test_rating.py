@@ -19,8 +19,8 @@ from mm_metering.core.cells import Segment
 from mm_metering.core.facts import Count, Fact
 from mm_metering.core.invoices import Explanation, Invoice, InvoiceLine
 from mm_metering.core.invoicing import draft
-from mm_metering.core.periods import Window, micros, month_span, zone
-from mm_metering.core.rating import Overage, Terms, Use, cap_used, rate, used_by_window
+from mm_metering.core.periods import micros
+from mm_metering.core.rating import Overage, Terms, Use, cap_used, rate
 from mm_metering.core.tenancy import TenantRow
 from tests.unit.billing_case import (
     JANUARY,
@@ -680,15 +680,6 @@ def test_cap_used_counts_only_under_plans_with_a_cap() -> None:
     terms = terms_of(catalogue, "plain", then=[(middle, "pro")])
     uses = [Use(date(2024, 1, 2), 0, "", 10_500), Use(date(2024, 1, 12), middle, "", 10_007)]
     assert cap_used("api_calls", uses, terms, month=date(2024, 1, 1)) == 70_000_000
-
-
-def test_used_by_window_sums_over_plans_and_resources() -> None:
-    tz = zone("America/New_York")
-    uses = [Use(date(2024, 3, 10), 0, "a", 3), Use(date(2024, 3, 10), 9, "b", 4), Use(date(2024, 3, 11), 9, "b", 5)]
-    days = used_by_window(uses, Window.DAY, tz)
-    assert [(span.seconds // 3600, used) for span, used in days.items()] == [(23, 7), (24, 5)]
-    assert used_by_window(uses, Window.MONTH, tz) == {month_span(2024, 3, tz): 12}
-    assert used_by_window([], Window.DAY, tz) == {}
 
 
 # -- the invoice as a value ---------------------------------------------------------------------------------------

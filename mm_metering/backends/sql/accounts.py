@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from decimal import Decimal
 from operator import itemgetter
 from typing import Any, Final, TypeVar
@@ -55,7 +56,7 @@ def _numbered(account: Account, numbers: Counter[str]) -> Account:
 
 async def _accounts(tx: Transaction, rows: Sequence[TenantRow], wanted: Wanted) -> list[Account]:
     ids = [row.id for row in rows]
-    own_cells = await _cells(tx, ids, wanted)
+    own_cells = await _cells(tx, rows, wanted)
     months = [(each, period) for each in ids for period in wanted.periods]
     invoices = await _documents(tx, invoice, Invoice, order=("period", "issue"), columns=_MONTH, keys=months)
     numbered = [each.id for theirs in invoices.values() for each in theirs]
@@ -68,7 +69,7 @@ async def _accounts(tx: Transaction, rows: Sequence[TenantRow], wanted: Wanted) 
         Account(
             row,
             cells=own_cells[row.id],
-            levels_before={day: await levels.values(tx, row.id, day) for day in wanted.level_days},
+            levels_before={day: await levels.values(tx, row.id, day) for day in wanted.level_days(row.anchor_day)},
             invoices=invoices[row.id],
             grants=grants[row.id],
             notes=[note for each in invoices[row.id] for note in notes[each.id]],
@@ -79,11 +80,16 @@ async def _accounts(tx: Transaction, rows: Sequence[TenantRow], wanted: Wanted) 
     ]
 
 
-async def _cells(tx: Transaction, ids: Sequence[str], wanted: Wanted) -> dict[str, list[Cell]]:
+async def _cells(tx: Transaction, rows: Sequence[TenantRow], wanted: Wanted) -> dict[str, list[Cell]]:
     found: dict[str, list[Cell]] = defaultdict(list)
-    if wanted.first <= wanted.last:
+    anchored: dict[tuple[date, date] | None, list[str]] = defaultdict(list)
+    for each in rows:
+        anchored[wanted.days(each.anchor_day)].append(each.id)
+    for days, ids in anchored.items():
+        if days is None:
+            continue
         within = (
-            usage_cell.c.day.between(wanted.first, wanted.last),
+            usage_cell.c.day.between(*days),
             usage_cell.c.scope == "",
             usage_cell.c.meter > cells.EVENT_METERS_END,
             cells.IS_SHOWN,

@@ -31,6 +31,7 @@ tenant = Table(
     Column("revision", BigInteger, nullable=False),
     Column("tax_rate", WORD),
     Column("trial_us", BigInteger, nullable=False, server_default="0"),
+    Column("anchor_day", BigInteger, nullable=False, server_default="1"),
     PrimaryKeyConstraint("id", name="mm_tenant_pkey"),
 )
 

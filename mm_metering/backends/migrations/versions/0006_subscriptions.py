@@ -1,4 +1,4 @@
-"""A subscription's state is part of its timeline; a tenant may be in trial."""
+"""A subscription's state is part of its timeline; a tenant may be in trial, and have months of its own."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ PAUSED_LATER = """
 
 def upgrade() -> None:
     op.add_column("mm_tenant", sa.Column("trial_us", sa.BigInteger, nullable=False, server_default="0"))
+    op.add_column("mm_tenant", sa.Column("anchor_day", sa.BigInteger, nullable=False, server_default="1"))
     op.add_column("mm_subscription", sa.Column("status", WORD, nullable=False, server_default="active"))
     now = int(time.time()) * 1_000_000
     op.execute(PAUSED_NOW.format(now=now))
