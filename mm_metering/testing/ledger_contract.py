@@ -779,7 +779,7 @@ class LedgerContract(WorkContract, AccountsContract):
 
         def look(account: Account) -> Entries:
             mine = {cell.key.day.isoformat()[5:] for cell in account.cells if cell.key.meter == "api_calls"}
-            stood = {f"{day:%m-%d}": len(levels) for day, levels in account.levels_before.items()}
+            stood = {f"{day:%m-%d}": len(_moved(levels)) for day, levels in account.levels_before.items()}
             seen[account.tenant.id] = (mine, stood)
             return Entries()
 
