@@ -17,7 +17,7 @@ from mm_metering.core.catalogue_file import parse
 from mm_metering.core.schema import shown
 from mm_metering.errors import CatalogueError
 
-__all__ = ["Source", "load", "seed", "write_starter"]
+__all__ = ["Source", "load", "seed", "shipped", "text_of", "write_starter"]
 
 Source: TypeAlias = "Catalogue | Mapping[str, Any] | str | os.PathLike[str]"
 """A catalogue, its Python form, or the path of a file that ends in .toml."""
@@ -30,7 +30,12 @@ def load(source: Source) -> Catalogue:
     if isinstance(source, Mapping):
         return Catalogue.from_dict(source)
     path = _toml_path(source)
-    return parse(_text_of(path), path)
+    return parse(text_of(path), path)
+
+
+def shipped(name: str) -> Catalogue:
+    """The catalogue "seed", or "starter", of this package."""
+    return load(Path(__file__).with_name(f"{name}.toml"))
 
 
 def write_starter(file: str) -> None:
@@ -52,7 +57,8 @@ def _toml_path(source: object) -> str:
     return path
 
 
-def _text_of(path: str) -> str:
+def text_of(path: str) -> str:
+    """The text of a file in UTF-8; CatalogueError if there is none."""
     try:
         return Path(path).read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
@@ -67,5 +73,5 @@ def _text_of(path: str) -> str:
 
 
 _STARTER = Path(__file__).with_name("starter.toml")
-seed: Catalogue = load(Path(__file__).with_name("seed.toml"))
+seed: Catalogue = shipped("seed")
 """Free, Pro and Enterprise, as the documentation's table has them."""

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+BAR_WIDTH: Final = 50
+"""Characters of the longest bar."""
 FILE_WIDTH: Final = 160
 """Columns of a table that is not written to a terminal."""
 

@@ -45,7 +45,12 @@ class WrittenFloat(float):
 
 def parse(text: str, file: str) -> Catalogue:
     """The catalogue that the text of ``file`` describes; CatalogueError with file and line otherwise."""
-    return read_catalogue(_toml(text, file), Place(file=file, line_of=lambda path: _nearest(lines_of(text), path)))
+    return read_catalogue(*toml(text, file))
+
+
+def toml(text: str, file: str) -> tuple[dict[str, object], Place]:
+    """The tree of a TOML text, and where it stands; CatalogueError with file and line if it is none."""
+    return _toml(text, file), Place(file=file, line_of=lambda path: _nearest(lines_of(text), path))
 
 
 def lines_of(text: str) -> dict[KeyPath, int]:

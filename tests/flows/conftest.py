@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,12 +12,34 @@ import pytest
 import pytest_asyncio
 
 from mm_metering import FrozenClock, Metering
+from mm_metering.cli import main
 from mm_metering.gate.deadlines import Timing
 
 Make: TypeAlias = Callable[..., Awaitable[Metering]]
 PATIENT = Timing(decision_s=10, load_s=10)
 """No outage policy on a machine that is busy with other tests."""
 STORES = ("memory+memory", "redis+sqlite", "redis+postgres")
+
+
+class Shell:
+    """Runs the command line: its exit code, and what it said. No error is a traceback."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+
+    def __call__(self, *words: object) -> tuple[int, str, str]:
+        self._monkeypatch.setattr(sys, "argv", ["mm-metering", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = self._capsys.readouterr()
+        assert "Traceback" not in said.err
+        return int(ended.value.code or 0), said.out, said.err
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(monkeypatch, capsys)
 
 
 @pytest.fixture
