@@ -50,12 +50,14 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """At an instant: another plan, or zone, or one of EVENTS. Exactly one of them."""
+    """At an instant: another plan, or zone, or one of EVENTS; exactly one of them. A plan may hold ``since`` an earlier
+    instant."""
 
     at: datetime
     plan: str | None = None
     event: str | None = None
     timezone: str | None = None
+    since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

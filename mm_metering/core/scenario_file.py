@@ -98,7 +98,9 @@ def _step(given: Given, at: Place) -> Step:
     what = [key for key in ("plan", "do", "timezone") if key in given]
     if len(what) != 1:
         raise at.wrong(f"name one of plan, timezone, or do ({', '.join(EVENTS)})")
-    return Step(given["at"], given.get("plan"), given.get("do"), given.get("timezone"))
+    if "since" in given and what != ["plan"]:
+        raise at.wrong("since is when a plan holds from; name the plan")
+    return Step(given["at"], given.get("plan"), given.get("do"), given.get("timezone"), given.get("since"))
 
 
 def _parsed(read: Callable[[object], Any], what: str) -> Shape[Any]:
@@ -209,6 +211,7 @@ _GROUP = table(
                     {
                         "at": Field(_INSTANT, "When.", 'write at = "2024-01-16T12:00:00Z"'),
                         "plan": Field(_TEXT, "Another plan."),
+                        "since": Field(_INSTANT, "From when the plan holds, if it is backdated."),
                         "do": Field(choice(*EVENTS), "What happens to the subscription."),
                         "timezone": Field(_ZONE, "Another zone."),
                     }
@@ -263,7 +266,8 @@ def to_toml(scenario: Scenario, comment: str = "") -> str:
             forms = [_usage_form(usage) for usage in group.usage if usage.meter == meter]
             lines.append(f"{meter} = {forms[0] if len(forms) == 1 else '[' + ', '.join(forms) + ']'}")
         for step in group.steps:
-            what = {"plan": step.plan, "do": step.event, "timezone": step.timezone}
+            since = _instant(step.since) if step.since else None
+            what = {"plan": step.plan, "since": since, "do": step.event, "timezone": step.timezone}
             lines += ["", f"[[tenants.{_text(group.name)}.changes]]", f'at = "{_instant(step.at)}"']
             lines += [f"{key} = {_text(value)}" for key, value in what.items() if value]
     for period in dict.fromkeys(month for month, _, _ in scenario.expect):

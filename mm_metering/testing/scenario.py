@@ -36,7 +36,6 @@ from mm_metering.errors import CatalogueError, Refused
 from mm_metering.metering import Metering
 
 Source: TypeAlias = "Scenario | Mapping[str, Any] | str | os.PathLike[str]"
-SHIPPED: Final = ("seed", "starter")
 _LONGEST_WAIT: Final = timedelta(days=35)
 """After the last month has begun to end, everywhere and whatever its anchor, it is over and its grace, too."""
 _ZERO = Decimal(0)
@@ -101,7 +100,7 @@ def load_scenario(source: Source) -> tuple[Scenario, Catalogue]:
 
 def _catalogue(named: str | Mapping[str, Any], base: Path, at: Place) -> Catalogue:
     if isinstance(named, str):
-        return catalogues.shipped(named) if named in SHIPPED else catalogues.load(str(base / named))
+        return catalogues.named(named if named in catalogues.SHIPPED else str(base / named))
     try:
         return Catalogue.from_dict(named)
     except CatalogueError as error:
@@ -198,8 +197,8 @@ class _Run:
                     trial_days=group.trial_days,
                     anchor=cast("Anchor", group.anchor),
                 )
-            case Step(plan=str() as plan):
-                await self._metering.change_plan(event.tenant, plan, at="now")
+            case Step(plan=str() as plan, since=since):
+                await self._metering.change_plan(event.tenant, plan, at=since or "now")
             case Step(timezone=str() as timezone):
                 await self._metering.put_tenant(event.tenant, timezone=timezone)
             case Step(event=str() as name):
