@@ -165,8 +165,12 @@ def month_day(year: int, month: int, anchor: int) -> date:
 
 def month_span(year: int, month: int, tz: tzinfo, anchor: int = 1) -> Span:
     """The month that begins on its day ``anchor``, 1 to 31; it ends where the next one begins."""
-    following = (year + month // 12, month % 12 + 1)
-    return Span(day_start(month_day(year, month, anchor), tz), day_start(month_day(*following, anchor), tz))
+    following = month_day(*_month_after(year, month), anchor)
+    return Span(day_start(month_day(year, month, anchor), tz), day_start(following, tz))
+
+
+def _month_after(year: int, month: int) -> tuple[int, int]:
+    return year + month // 12, month % 12 + 1
 
 
 def window_span(window: Window, moment: datetime, tz: tzinfo, anchor: int = 1) -> Span:
@@ -177,7 +181,10 @@ def window_span(window: Window, moment: datetime, tz: tzinfo, anchor: int = 1) -
         start = EPOCH + (moment - EPOCH) // _SECOND // window.seconds * window.seconds * _SECOND
         return Span(start, start + timedelta(seconds=window.seconds))
     day = local_day(moment, tz)
-    return day_span(day, tz) if window is Window.DAY else period_span(period_of(day, anchor), tz, anchor)
+    if window is Window.DAY:
+        return day_span(day, tz)
+    first = month_first(day, anchor)
+    return month_span(first.year, first.month, tz, anchor)
 
 
 def parse_period(period: object) -> tuple[int, int]:
@@ -218,8 +225,7 @@ def later_period(period: str, months: int) -> str:
 def days_of(period: str, anchor: int = 1) -> tuple[date, date]:
     """The first and the last day of a billing month."""
     year, month = parse_period(period)
-    following = (year + month // 12, month % 12 + 1)
-    return month_day(year, month, anchor), month_day(*following, anchor) - _DAY
+    return month_day(year, month, anchor), month_day(*_month_after(year, month), anchor) - _DAY
 
 
 def parse_day(day: date | str, field: str) -> date:

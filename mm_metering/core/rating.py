@@ -48,7 +48,6 @@ from mm_metering.core.periods import (
     local_day,
     micros,
     month_first,
-    period_of,
     period_span,
     zone,
 )

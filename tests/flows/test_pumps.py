@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from mm_metering import catalogues
 from mm_metering.core.catalogue import Catalogue
-from mm_metering.core.pumps import MOVES, attack, words
+from mm_metering.core.pumps import MOVES, Burst, attack, trip_cost, words
 from mm_metering.core.scenario_file import to_toml
 from mm_metering.testing import run_scenario
 from tests.flows.conftest import Shell
@@ -155,3 +156,6 @@ def test_the_command_names_them_and_writes_scenarios(tmp_path: Path, shell: Shel
 def test_a_trip_costs_what_its_invoice_says_and_nothing_where_it_is_refused() -> None:
     [best, *_] = attack(Catalogue.from_dict(sound(downgrade="now")))
     assert (best.plan, best.instead, best.cost, best.saves) == ("basic", "large", Decimal("31.08"), Decimal("61.92"))
+    burst = Burst(datetime(2024, 1, 16, 12, tzinfo=UTC), "api_calls", None, 100)
+    assert trip_cost(catalogues.seed, "free", (), (burst,)) == 0
+    assert trip_cost(catalogues.seed, "free", (), (burst, burst._replace(units=1))) is None
