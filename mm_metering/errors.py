@@ -19,6 +19,12 @@
     │   └── NotApplied           the file or the schema is newer than the ledger's
     ├── UnknownTenant            no such tenant, and the catalogue has no default plan
     ├── MissingExtra             an optional part is not installed; says the install line
+    ├── BillingError             the payment provider said no, or did not answer
+    │   ├── CardDeclined         carries ``.decline_code`` and whether trying again makes sense
+    │   ├── ActionRequired       the customer must confirm; carries ``.client_secret``
+    │   ├── ProviderRateLimited  too many calls at once; ``.retry_after_s``
+    │   ├── ProviderUnavailable  no answer; ``.outcome_unknown`` says whether it may have happened
+    │   └── InvalidRequest       asked for something that cannot be, or with a wrong key
     ├── StoreUnavailable         the counters or the ledger did not answer in time
     └── Unstorable               facts whose values the ledger cannot hold; carries them as ``.facts``
 
@@ -133,6 +139,54 @@ class MissingExtra(MeteringError, ImportError):
     def __init__(self, extra: str, needed_for: str) -> None:
         super().__init__(f'{needed_for} needs an extra: pip install "mm-metering[{extra}]"')
         self.extra = extra
+
+
+class BillingError(MeteringError):
+    """What a payment provider's adapter raises. Nothing of it holds a key or a card number."""
+
+
+class CardDeclined(BillingError):
+    """The bank said no. ``decline_code`` is the provider's word; ``is_final``: asking again with the same card is of no
+    use, and may be fined."""
+
+    def __init__(self, decline_code: str) -> None:
+        way = "ask for another card" if decline_code in HARD_DECLINES else "try again later, or ask for another card"
+        super().__init__(f"the card was declined ({decline_code}); {way}")
+        self.decline_code = decline_code
+        self.is_final = decline_code in HARD_DECLINES
+
+
+HARD_DECLINES = frozenset({"lost_card", "stolen_card", "pickup_card", "fraudulent", "expired_card", "do_not_try_again"})
+"""After which the same card is not asked again."""
+
+
+class ActionRequired(BillingError):
+    """The customer must confirm the payment; ``client_secret`` is for the provider's own page or script, and not for a
+    log: it is not in the message."""
+
+    def __init__(self, client_secret: str) -> None:
+        super().__init__("the customer must confirm this payment; send them to it with the client_secret")
+        self.client_secret = client_secret
+
+
+class ProviderRateLimited(BillingError):
+    """Too many calls. Nothing happened; ask again after ``retry_after_s`` with the same key."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__(f"the payment provider asks for fewer calls; try again in {retry_after_s:g} s")
+        self.retry_after_s = retry_after_s
+
+
+class ProviderUnavailable(BillingError):
+    """No usable answer. With ``outcome_unknown`` it may have happened: ask again with the same key, or look first."""
+
+    def __init__(self, message: str, *, outcome_unknown: bool) -> None:
+        super().__init__(message)
+        self.outcome_unknown = outcome_unknown
+
+
+class InvalidRequest(BillingError):
+    """It cannot be done as asked: an unknown id, a state that does not allow it, a wrong key, a key used twice."""
 
 
 class StoreUnavailable(MeteringError):
