@@ -105,7 +105,9 @@ def _quotas(given: Mapping[str, Any], find: Find, at: Place) -> Mapping[str, tup
 
 def _raises(name: str, value: Any, find: Find, at: Place) -> list[Limit]:
     meter, here = find(name, {"limit": value}, at), at / name
-    by_window = {Window(each): units for each, units in value.items()} if isinstance(value, Mapping) else None
+    by_window = None
+    if isinstance(value, Mapping):  # in the order of windows, so that equal ones are equal however they are written
+        by_window = {window: value[window] for window in Window if window in value}
     if meter.aggregation == "level":
         if by_window is not None:
             raise here.wrong(f"{name} is a level and has no window; write {name} = 5")

@@ -8,7 +8,7 @@ from decimal import Decimal
 from types import MappingProxyType
 
 from mm_metering.core.catalogue import Addon, HeldAddon, Limit, Plan
-from mm_metering.core.money import MAX_MONEY, plain, to_nanos
+from mm_metering.core.money import MAX_MONEY, to_nanos
 from mm_metering.core.periods import Window
 from mm_metering.core.schema import MAX_COUNT
 from mm_metering.errors import InvalidInput
@@ -90,13 +90,14 @@ def _limit_moved(limit: Limit, raises: tuple[Limit, ...], by: int) -> Limit:
 def _check(name: str, held: HeldAddon, plan: Plan) -> None:
     if held.fee > MAX_MONEY:
         raise InvalidInput(
-            "quantity",
-            f"{held.quantity:,} x {name} cost {plain(held.fee)} a month; the largest amount is {MAX_MONEY:,}",
+            "quantity", f"{held.quantity:,} x {name} cost {held.fee:,} a month; the largest amount is {MAX_MONEY:,}"
         )
     for meter in held.quotas:
         for limit in plan.quotas.get(meter, ()):
-            most = to_nanos(Decimal(MAX_MONEY)) if limit.unit == "money" else MAX_COUNT
+            is_money = limit.unit == "money"
+            most, shown = (to_nanos(Decimal(MAX_MONEY)), MAX_MONEY) if is_money else (MAX_COUNT, MAX_COUNT)
             if limit.maximum is not None and limit.maximum > most:
                 raise InvalidInput(
-                    "quantity", f"{held.quantity:,} x {name} raise {meter} past {most:,}, the largest limit; take fewer"
+                    "quantity",
+                    f"{held.quantity:,} x {name} raise {meter} past {shown:,}, the largest limit; take fewer",
                 )

@@ -256,7 +256,7 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ("calls", -1, "pro", "quantity: -1 is not allowed; the least is 0"),
     ("calls", True, "pro", "quantity: expected an int, got bool True"),
     ("calls", "2", "pro", "quantity: expected an int, got str 2"),
-    ("calls", 450_001, "pro", "quantity: 450,001 x calls cost 9000020.00 a month; the largest amount is 9,000,000"),
+    ("calls", 450_001, "pro", "quantity: 450,001 x calls cost 9,000,020.00 a month; the largest amount is 9,000,000"),
     ("calls", 10**30, "pro", f"quantity: is too large; the most is 2**53 - 1 = {MOST:,}"),
 ]
 
