@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from decimal import Decimal
+from itertools import groupby
 from types import MappingProxyType
 
 from mm_metering.core.catalogue import Addon, HeldAddon, Limit, Plan
-from mm_metering.core.money import MAX_MONEY, to_nanos
+from mm_metering.core.money import MAX_MONEY, from_nanos, plain, to_nanos
 from mm_metering.core.periods import Window
-from mm_metering.core.schema import MAX_COUNT
+from mm_metering.core.schema import MAX_COUNT, money_text
 from mm_metering.errors import InvalidInput
 
 
@@ -71,6 +72,19 @@ def bare(plan: Plan) -> Plan:
     for each in plan.addons.values():
         plan = replace(plan, quotas=_moved(plan.quotas, each, -each.quantity))
     return replace(plan, addons=MappingProxyType({}))
+
+
+def terms_words(sold: Addon | HeldAddon) -> str:
+    """ "20.00 each, +50 api_calls per day or month, +3 users"."""
+    raises = (_raise_words(meter, each) for meter, each in sorted(sold.quotas.items()))
+    return ", ".join([f"{money_text(sold.price)} each", *(words for each in raises for words in each)])
+
+
+def _raise_words(meter: str, raises: tuple[Limit, ...]) -> Iterator[str]:
+    for units, same in groupby(raises, key=lambda each: each.maximum or 0):
+        limits = tuple(same)
+        shown = plain(from_nanos(units)) if limits[0].unit == "money" else str(units)
+        yield f"+{shown} {_named(meter, limits)}"
 
 
 def _moved(quotas: Mapping[str, tuple[Limit, ...]], held: HeldAddon, by: int) -> Mapping[str, tuple[Limit, ...]]:
