@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from mm_metering import CatalogueError, FrozenClock, Metering, QuotaExceeded, UsageEvent
+from mm_metering.core.catalogue_file import parse
 from mm_metering.core.invoices import Invoice
 from mm_metering.errors import InvalidInput, MeteringError, UnknownTenant
 from tests.flows.conftest import Make
@@ -128,6 +130,26 @@ async def used(metering: Metering, calls: int, *, at: str) -> None:
     await metering.record(
         UsageEvent(tenant="acme", event_type="api_call", resource="/x", quantity=calls, occurred_at=moment)
     )
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "billing.md").read_text().partition("## Minimums and add-ons")[2]
+
+
+async def test_the_example_of_the_page(make: Make, clock: FrozenClock) -> None:
+    written, shown = re.findall(r"```(?:toml|text)\n(.*?)```", PAGE, re.DOTALL)[:2]
+    clock.set(JANUARY)
+    metering = await make(catalogue=parse(written, "plans.toml"))
+    await metering.put_tenant("acme", plan="pro")
+    await metering.set_addon("acme", "extra_calls", quantity=2)
+    clock.set("2024-01-16T10:00:00Z")
+    await used(metering, 32_150, at="2024-01-10T12:00:00Z")
+    clock.set(NOON)
+    await metering.set_addon("acme", "extra_calls", quantity=1)
+    clock.set("2024-01-20T12:00:00Z")
+    await used(metering, 17_000, at="2024-01-20T12:00:00Z")
+    invoice = await metering.preview_invoice("acme")
+    rows = [*((line.description, line.amount) for line in invoice.lines), ("total", invoice.total)]
+    assert "".join(f"{what:58}{amount:>6}\n" for what, amount in rows) == shown
 
 
 # -- in force ----------------------------------------------------------------------------------------------------------
