@@ -645,7 +645,8 @@ class Metering:
         """Moves a tenant to a plan at an instant, which belongs to the new plan: "now", "period_end", or one that may
         lie ahead or back, but not before the sign-up. None: what the catalogue's ``[changes]`` say, by default now, but
         at the period's end where the new plan's price is lower. Changes of plan that were planned for later end; of two
-        at one instant the last holds. It subscribes again who is canceled."""
+        at one instant the last holds. Add-ons go along where the new plan may have them, on the terms of now. It
+        subscribes again who is canceled."""
         await self.startup()
         return await self._subscriptions.change_plan(tenant, plan, at=at)
 
@@ -653,9 +654,18 @@ class Metering:
         """What a tenant has otherwise than its plan, now or from an instant on, in the form of a plan:
         ``{"price": "79.00", "quotas": {"api_calls": {"limit": 20_000, "per": "day"}}}``. A meter's limits are replaced
         together; None takes them away; what is not named stays, also what was overridden before. It ends with the next
-        ``change_plan``. CatalogueError for what a plans file may not say either."""
+        ``change_plan``; add-ons stay. CatalogueError for what a plans file may not say either."""
         await self.startup()
         return await self._subscriptions.override(tenant, changes, at=at)
+
+    async def set_addon(self, tenant: str, addon: str, *, quantity: int, at: At = None) -> Tenant:
+        """How many of an add-on a tenant has, now or from an instant on; 0 takes it away. Its limits are raised at the
+        next request, its fee is split to the second. What is planned stays, and has it too where the plan may.
+
+        CatalogueError for an add-on that is not sold, InvalidInput where the plan may not have it or not so many.
+        """
+        await self.startup()
+        return await self._subscriptions.set_addon(tenant, addon, quantity=quantity, at=at)
 
     async def pause_subscription(self, tenant: str, *, at: At = None) -> Tenant:
         """Pauses a subscription, now if no instant is named: each request is refused as ``tenant-suspended``, in every

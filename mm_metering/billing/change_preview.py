@@ -1,4 +1,6 @@
-"""What a change of a subscription would come to: the invoice as it stands, and as it would be then. Nothing is written.
+"""What a change of a subscription would come to: the invoice as it stands, and as it would be then.
+
+Nothing is written, but perhaps a version of a plan that nobody is on, where add-ons go along.
 
 The tenant's cells are folded in memory as the ledger would fold them, and the rest is the code that makes invoices. So
 a preview is what the change does, to the cent, as long as nothing else happens meanwhile.

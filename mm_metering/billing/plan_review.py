@@ -68,7 +68,8 @@ async def review(ledger: Ledger, catalogue: Catalogue, *, now: datetime, progres
     """Reads every tenant once, and the usage of those that a new limit could touch. Writes nothing."""
     stored = await stored_plans(ledger)
     found = differences(stored, catalogue.plans)
-    census = Census(stored, {each.plan: each.after for each in found if each.after is not None}, now=now)
+    moved = {each.plan: each.after for each in found if each.after is not None}
+    census = Census(stored, moved, now=now, addons=catalogue.addons)
     recorded: Counter[str] = Counter()
 
     async for page in _pages(ledger, progress):

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict
 
 from mm_metering.backends.ledger import Ledger
+from mm_metering.billing.addons import Addons
 from mm_metering.clock import Clock
 from mm_metering.core.catalogue import Catalogue, Plan
 from mm_metering.core.catalogue_layout import overridden
@@ -55,7 +56,7 @@ class Planned(BaseModel):
 class Tenant(BaseModel):
     """A tenant as it stands now. ``subscribed_at`` is where its first base fee begins; ``status`` one of trial, active,
     past_due, unpaid, paused, canceled; its months begin on the day ``anchor_day``; ``planned`` is what is to come, in
-    order."""
+    order; ``addons`` says how many it has of each."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -68,6 +69,7 @@ class Tenant(BaseModel):
     trial_ends_at: datetime | None = None
     anchor_day: int = 1
     planned: tuple[Planned, ...] = ()
+    addons: Mapping[str, int] = {}
 
 
 class Subscriptions:
@@ -91,6 +93,7 @@ class Subscriptions:
         self._clock = clock
         self._defaults = defaults
         self._versions = versions
+        self._addons = Addons(plans, catalogue=catalogue, clock=clock)
 
     async def put(
         self,
@@ -119,6 +122,9 @@ class Subscriptions:
             new = replace(new, anchor_day=self._anchor_day(anchor, new, before))
         if before is None and name is None and not self._defaults().plan:
             raise UnknownTenant("plan: the catalogue has no default_plan, so a new tenant needs one")
+        if before and name and name != plan_name(before.segment_at(self._now_us()).plan):
+            own, version = await self._addons.carried(before, (name, self._versions()[name]), self._now_us())
+            new = replace(new, plan=own, version=version)
         return await self._write(before, new)
 
     def _anchor_day(self, anchor: Anchor, new: NewTenant, before: TenantRow | None) -> int:
@@ -136,7 +142,7 @@ class Subscriptions:
 
     async def get(self, tenant: str) -> Tenant | None:
         row = await self._ledger.tenant(tenant_id(tenant))
-        return None if row is None else self._shown(row)
+        return None if row is None else await self._shown(row)
 
     async def change_plan(self, tenant: str, plan: str, *, at: At = None) -> Tenant:
         """Moves a tenant to the newest version of a plan; changes of plan that were planned for later are dropped."""
@@ -165,13 +171,15 @@ class Subscriptions:
             pays = row.segment_at(self._now_us()).status not in FREE_STATES
             is_lower = old is not None and pays and new.price < old.price
             at = changes.downgrade if is_lower else changes.upgrade
-        return row, PlanChange(self._at_us(row, at), new.name, self._versions()[new.name])
+        at_us = self._at_us(row, at)
+        version = await self._addons.carried(row, (new.name, self._versions()[new.name]), at_us)
+        return row, PlanChange(at_us, *version)
 
     async def _change(self, before: TenantRow, change: Change) -> Tenant:
         after = await self._ledger.change_subscription(before.id, change)
         if after != before:
             await self._announce(before, after)
-        return self._shown(after)
+        return await self._shown(after)
 
     def _at_us(self, row: TenantRow, at: At) -> int:
         if at is None or at == NOW:
@@ -198,11 +206,16 @@ class Subscriptions:
         version = await self._plans.put(own, changed, now_us=self._now_us())
         return await self._change(before, PlanChange(at_us, own, version))
 
+    async def set_addon(self, tenant: str, addon: str, *, quantity: int, at: At) -> Tenant:
+        """So many of an add-on beside the tenant's plan from an instant on; what is planned stays."""
+        row = await self._row(tenant)
+        return await self._change(row, await self._addons.change(row, addon, quantity, self._at_us(row, at)))
+
     async def _write(self, before: TenantRow | None, new: NewTenant) -> Tenant:
         after = await self._ledger.put_tenant(new, defaults=self._defaults(), now_us=self._now_us())
         if after != before:
             await self._announce(before, after)
-        return self._shown(after)
+        return await self._shown(after)
 
     async def _announce(self, before: TenantRow | None, after: TenantRow) -> None:
         """The counters keep what they have where neither zone nor windows nor caps changed."""
@@ -217,7 +230,8 @@ class Subscriptions:
         segment = row.segment_at(now_us)
         return await self._plans.get(segment.plan, segment.version)
 
-    def _shown(self, row: TenantRow) -> Tenant:
+    async def _shown(self, row: TenantRow) -> Tenant:
+        plan = await self._plan(row, self._now_us())
         number = row.segment_index(self._now_us())
         segment, later = row.segments[number], row.segments[number + 1 :]
         return Tenant(
@@ -232,6 +246,7 @@ class Subscriptions:
             planned=tuple(
                 Planned(at=from_micros(each.starts_us), plan=plan_name(each.plan), status=each.status) for each in later
             ),
+            addons={name: held.quantity for name, held in plan.addons.items()} if plan else {},
         )
 
     def _now_us(self) -> int:

@@ -19,10 +19,11 @@ from mm_metering.core.plan_changes import (
     Over,
     PlanDifference,
     Stored,
+    holdings,
     limit_forms,
     newest_versions,
 )
-from mm_metering.core.plan_words import headline, limit_name, past_words
+from mm_metering.core.plan_words import headline, holding_words, limit_name, moved_words, past_words
 from mm_metering.core.schema import money_text, unknown
 from mm_metering.errors import InvalidInput
 from mm_metering.metering import Metering
@@ -151,6 +152,9 @@ def _show_review(found: Review, catalogue: Catalogue) -> None:
     same = [name for name in catalogue.plans if name not in changed]
     if same:
         _say(f"as stored: {', '.join(same)}")
+    for holding in holdings(found.audiences.values()):
+        if words := moved_words(holding, catalogue.addons.get(holding.addon)):
+            _say(words)
 
 
 def _facts(each: PlanDifference, audience: Audience, currency: str) -> Iterator[Row]:
@@ -202,6 +206,7 @@ def _show_versions(stored: Stored, audiences: Mapping[str, Audience]) -> None:
         if own := audience.versions[OWN]:
             rows.append((f"{plan}, with overrides", "", f"{own:,}", ""))
     _table(rows)
+    _say_holdings(audiences.values())
 
 
 def _show_plan(plan: str, stored: Stored, audiences: Mapping[str, Audience]) -> None:
@@ -212,9 +217,11 @@ def _show_plan(plan: str, stored: Stored, audiences: Mapping[str, Audience]) -> 
     for version in range(1, newest[plan] + 1):
         found = stored[plan, version]
         support = f", support {found.support}" if found.support else ""
+        minimum = f", minimum {money_text(found.minimum)}" if found.minimum else ""
         mark = ", newest" if version == newest[plan] else ""
         _say(
-            f"{plan}@{version}: price {money_text(found.price)}{support}, tenants: {audience.versions[version]:,}{mark}"
+            f"{plan}@{version}: price {money_text(found.price)}{minimum}{support}, "
+            f"tenants: {audience.versions[version]:,}{mark}"
         )
         forms = limit_forms(found)
         limits = [(limit_name(*key), str(form["limit"]), past_words(form)) for key, form in forms.items()]
@@ -224,6 +231,12 @@ def _show_plan(plan: str, stored: Stored, audiences: Mapping[str, Audience]) -> 
             _table([("limit of", ">at most", "past it"), *limits, *settings], indent=2)
     if own := audience.versions[OWN]:
         _say(f"{plan}, with overrides: tenants: {own:,}")
+    _say_holdings([audience])
+
+
+def _say_holdings(audiences: Iterable[Audience]) -> None:
+    for holding in holdings(audiences):
+        _say(holding_words(holding))
 
 
 def _setting(value: object) -> str:
@@ -235,7 +248,8 @@ def _versions(versions: Mapping[str, int]) -> str:
 
 
 def _size(catalogue: Catalogue) -> str:
-    sizes = ((len(catalogue.plans), "plan"), (len(catalogue.meters), "meter"))
+    sizes = [(len(catalogue.plans), "plan"), (len(catalogue.meters), "meter")]
+    sizes += [(len(catalogue.addons), "add-on")] if catalogue.addons else []
     return ", ".join(f"{number} {what}{'' if number == 1 else 's'}" for number, what in sizes)
 
 

@@ -10,12 +10,12 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, cast
 
-from mm_metering.core.money import from_nanos, to_nanos
+from mm_metering.core.money import EXACT, from_nanos, to_nanos
 from mm_metering.core.periods import Window
 from mm_metering.core.pricing import Price, Scheme, UnitPrice, price_form
 from mm_metering.core.schema import money_text, unknown
@@ -150,10 +150,37 @@ class Changes:
 
 
 @dataclass(frozen=True, slots=True)
+class Addon:
+    """What is sold beside a plan, for ``price`` a month each, with ``plans`` or, where that is None, with each that it
+    fits. ``quotas``: what one adds to which of a meter's limits, as limits whose ``maximum`` are the units added."""
+
+    name: str
+    price: Decimal
+    plans: tuple[str, ...] | None = None
+    quotas: Mapping[str, tuple[Limit, ...]] = field(default_factory=_nothing)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldAddon:
+    """So many of an add-on, on the terms on which they were sold."""
+
+    quantity: int
+    price: Decimal
+    quotas: Mapping[str, tuple[Limit, ...]] = field(default_factory=_nothing)
+
+    @property
+    def fee(self) -> Decimal:
+        """All of them, a month."""
+        with localcontext(EXACT):
+            return self.quantity * self.price
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A base price per month and the limits by meter, each meter's limits from the shortest window to the longest.
 
-    ``minimum`` is the least that a month's fees and usage come to; 0 where nothing is committed.
+    ``minimum`` is the least that a month's fees and usage come to; 0 where nothing is committed. ``addons`` are a
+    tenant's, in its own version of the plan: the limits are raised by them, ``price`` is without them.
     """
 
     name: str
@@ -162,6 +189,7 @@ class Plan:
     quotas: Mapping[str, tuple[Limit, ...]] = field(default_factory=_nothing)
     ai: AiPolicy | None = None
     minimum: Decimal = Decimal(0)
+    addons: Mapping[str, HeldAddon] = field(default_factory=_nothing)
 
     def in_trial(self) -> Plan:
         """The plan with the limits of a trial."""
@@ -215,6 +243,7 @@ class Catalogue:
     plans: Mapping[str, Plan]
     routes: Mapping[str, Mapping[str, int]] = field(default_factory=_nothing)
     exempt: tuple[str, ...] = ()
+    addons: Mapping[str, Addon] = field(default_factory=_nothing)
     ai_prices: Mapping[str, Decimal] = field(default_factory=_nothing)
     changes: Changes = Changes()
     _matches: dict[tuple[str, str | None], tuple[Meter, ...]] = field(
@@ -244,6 +273,7 @@ class Catalogue:
             "default_plan": self.default_plan,
             "meters": {name: _meter_form(meter) for name, meter in self.meters.items()},
             "plans": {name: _plan_form(plan, _limit_form) for name, plan in self.plans.items()},
+            "addons": {name: _addon_form(addon) for name, addon in self.addons.items()},
             "routes": routes | ({"exempt": list(self.exempt)} if self.exempt else {}),
             "ai": {"prices": {model: money_text(price) for model, price in self.ai_prices.items()}},
             "changes": {each.name: getattr(self.changes, each.name) for each in fields(Changes)},
@@ -274,6 +304,13 @@ class Catalogue:
             return self.plans[name if name in self.plans else name.removesuffix("_monthly")]
         except (KeyError, TypeError, AttributeError):
             raise CatalogueError(unknown("plan", name, self.plans)) from None
+
+    def addon(self, name: str) -> Addon:
+        """The add-on of that name; CatalogueError with a suggestion otherwise."""
+        try:
+            return self.addons[name]
+        except (KeyError, TypeError):
+            raise CatalogueError(unknown("add-on", name, self.addons)) from None
 
 
 # ---- back to plain data ----
@@ -310,8 +347,28 @@ def _plan_form(plan: Plan, limit_form: Callable[[Limit], dict[str, Any]]) -> dic
         "support": plan.support,
         "quotas": {meter: [limit_form(limit) for limit in limits] for meter, limits in plan.quotas.items()},
         "ai": None if plan.ai is None else _ai_form(plan.ai),
+        "addons": {name: _held_form(held) for name, held in plan.addons.items()} or None,
     }
     return {key: value for key, value in form.items() if value is not None}
+
+
+def _addon_form(addon: Addon) -> dict[str, Any]:
+    form = {"price": money_text(addon.price), "plans": _plain(addon.plans), "quotas": _raises_form(addon.quotas)}
+    return {key: value for key, value in form.items() if value is not None}
+
+
+def _held_form(held: HeldAddon) -> dict[str, Any]:
+    return {"quantity": held.quantity, "price": money_text(held.price), "quotas": _raises_form(held.quotas)}
+
+
+def _raises_form(quotas: Mapping[str, tuple[Limit, ...]]) -> dict[str, Any]:
+    """A level by its number, the others by window; money is text."""
+    return {
+        meter: _limit_form(raises[0])["limit"]
+        if raises[0].is_level
+        else {each.window.value: _limit_form(each)["limit"] for each in raises}
+        for meter, raises in quotas.items()
+    }
 
 
 def _ai_form(ai: AiPolicy) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
+from mm_metering.core.addon_layout import ADDONS, HELD, read_addons, read_held
+from mm_metering.core.addons import bare, raised
 from mm_metering.core.catalogue import (
     AI_COST_METER,
     UNLIMITED,
@@ -27,6 +29,8 @@ from mm_metering.core.money import is_currency, to_nanos
 from mm_metering.core.periods import Window, zone
 from mm_metering.core.price_layout import PRICE
 from mm_metering.core.schema import (
+    METER_NAMES,
+    NAMES,
     NANO_PLACES,
     ROOT,
     Field,
@@ -54,12 +58,8 @@ Find: TypeAlias = Callable[[str, Given, Place], Meter]
 
 _WINDOWS = tuple(Window)
 
-_NAME = r"[a-z][a-z0-9_]{0,62}"
-_NAME_WORDS = "a name of lower-case letters, digits and _ that starts with a letter (at most 63 characters)"
-_NAMES = Keys(_NAME, _NAME_WORDS)
 _MODELS = Keys(".{1,256}", "a name of 1 to 256 printable characters")
 _ROUTES = Keys(r"[A-Z]{3,16} /[^ ]{0,255}", 'a route; write "METHOD /path", such as "POST /v1/search"')
-_METERS = Keys(".{1,256}", "a meter's name")
 _WRITE_LIMIT = 'write a whole number from 0, or "unlimited"; 0 that blocks means not in the plan'
 
 _TEXT = text()
@@ -127,7 +127,7 @@ _LIMIT_FIELDS = {
 }
 _STORED_LIMIT_FIELDS = _LIMIT_FIELDS | {"unit": Field(choice("count", "money"), "The meter's unit.")}
 _METER_FIELDS = {
-    "event": Field(text(_NAME, _NAME_WORDS), "The event type it counts; a level may have none."),
+    "event": Field(text(*NAMES), "The event type it counts; a level may have none."),
     "resource": Field(_TEXT, 'Only events whose resource matches this glob, such as "report_*".'),
     "aggregation": Field(choice("sum", "level"), '"sum" (default) adds up in windows, "level" is a standing amount.'),
     "unit": Field(choice("count", "money"), '"count" (default), or "money": it sums the provider cost of the events.'),
@@ -161,14 +161,16 @@ def _plan_fields(limit_fields: Mapping[str, Field]) -> dict[str, Field]:
         "price": Field(money(), "Base price of a month.", 'write price = "0.00" for a plan that is free'),
         "minimum": Field(money(), "The least that a month's fees and usage come to; default 0.00."),
         "support": Field(_TEXT, "The kind of support, in a word."),
-        "quotas": Field(table({}, keys=_METERS, rest=quota), "Limits by meter: one or a list of them."),
+        "quotas": Field(table({}, keys=METER_NAMES, rest=quota), "Limits by meter: one or a list of them."),
         "ai": Field(table(_AI_FIELDS), "Budgets and models of AI calls."),
     }
 
 
-_STORED_PLAN = table(_plan_fields(_STORED_LIMIT_FIELDS))
+_STORED_PLAN = table(
+    _plan_fields(_STORED_LIMIT_FIELDS) | {"addons": Field(HELD, "What the tenant has beside it, by name.")}
+)
 _ONE_PLAN = "write at least one, such as [plans.free]"
-_PLANS = table({}, keys=_NAMES, rest=table(_plan_fields(_LIMIT_FIELDS)), least=_ONE_PLAN)
+_PLANS = table({}, keys=NAMES, rest=table(_plan_fields(_LIMIT_FIELDS)), least=_ONE_PLAN)
 _EXEMPT = listing(text(r"/[^ ]{0,255}", 'a path; write "/healthz"'))
 _WHEN = choice("now", "period_end")
 _CHANGES = table(
@@ -183,15 +185,19 @@ _CATALOGUE = table(
         "currency": Field(_CURRENCY, "ISO 4217; default USD."),
         "timezone": Field(_TIMEZONE, "IANA zone of tenants that have none of their own; default UTC."),
         "default_plan": Field(_TEXT, "The plan of tenants nobody put on one; without it they are unknown."),
-        "meters": Field(table({}, keys=_NAMES, rest=table(_METER_FIELDS)), "What is counted."),
+        "meters": Field(table({}, keys=NAMES, rest=table(_METER_FIELDS)), "What is counted."),
         "plans": Field(_PLANS, "What tenants may buy.", _ONE_PLAN),
         "changes": Field(_CHANGES, "How plans are changed."),
+        "addons": Field(ADDONS, "What they may buy beside it: for a price, more of its limits."),
         "routes": Field(
             table(
                 {"exempt": Field(_EXEMPT, "Paths that are not metered.")},
                 keys=_ROUTES,
                 rest=table(
-                    {}, keys=_METERS, rest=whole(), least="write { api_calls = 5 }, or { api_calls = 0 } to switch off"
+                    {},
+                    keys=METER_NAMES,
+                    rest=whole(),
+                    least="write { api_calls = 5 }, or { api_calls = 0 } to switch off",
                 ),
             ),
             "What a request costs by route, over the default of one api_calls; 0 switches off.",
@@ -210,6 +216,7 @@ def read_catalogue(tree: object, at: Place = ROOT) -> Catalogue:
     meters = {name: _meter(name, entry, at / "meters" / name) for name, entry in given.get("meters", {}).items()}
     find = _finder(meters)
     plans = {name: _plan(name, entry, at / "plans" / name, find) for name, entry in given["plans"].items()}
+    addons = read_addons(given.get("addons", {}), plans, find, at / "addons")
     routes = dict(given.get("routes", {}))
     exempt = routes.pop("exempt", ())
     _check_default_plan(given.get("default_plan"), plans, at)
@@ -222,6 +229,7 @@ def read_catalogue(tree: object, at: Place = ROOT) -> Catalogue:
         default_plan=given.get("default_plan"),
         meters=MappingProxyType(meters),
         plans=MappingProxyType(plans),
+        addons=MappingProxyType(addons),
         routes=MappingProxyType({route: MappingProxyType(costs) for route, costs in routes.items()}),
         exempt=exempt,
         ai_prices=MappingProxyType(given.get("ai", {}).get("prices", {})),
@@ -240,13 +248,15 @@ def overridden(plan: Plan, changes: object, *, meters: Mapping[str, Meter] | Non
     settings.
 
     ``changes`` has these keys in the Python form of a plan. A meter's limits are replaced together, and so is each AI
-    setting; None takes them away, and what is not named stays. The result keeps every rule of a plan, or CatalogueError
-    says which not. ``meters`` are the catalogue's: with them no unknown meter passes. Without them, for changes that
-    were checked before, a meter that the plan does not limit is what its new limits make of it (unit = "money").
+    setting; None takes them away, and what is not named stays. Add-ons raise the new limits. The result keeps every
+    rule of a plan, or CatalogueError says which not. ``meters`` are the catalogue's: with them no unknown meter passes.
+    Without them, for changes that were checked before, a meter that the plan does not limit is what its new limits make
+    of it (unit = "money").
     """
     at = Place(("overrides",))
     given = (_STORED_OVERRIDES if meters is None else _OVERRIDES).read(changes, at)
     entries = given.get("quotas", {})
+    held, plan = plan.addons, bare(plan)
     find = _stored_meter_of(plan) if meters is None else _finder(meters)
     quotas = {name: limits for name, limits in plan.quotas.items() if name not in entries}
     quotas |= _quotas({name: limits for name, limits in entries.items() if limits is not None}, at, find)
@@ -259,7 +269,7 @@ def overridden(plan: Plan, changes: object, *, meters: Mapping[str, Meter] | Non
     )
     _check_fallback(found.ai, at / "ai")
     _check_budgets(found, meters, at / "ai")
-    return found
+    return raised(found, held)
 
 
 def _overridden_ai(ai: AiPolicy | None, changes: Given) -> AiPolicy:
@@ -278,7 +288,7 @@ def _read_ai_changes(value: object, at: Place) -> Given:
 
 
 def _overrides(limit_fields: Mapping[str, Field]) -> Shape[Given]:
-    quotas = table({}, keys=_METERS, rest=_or_nothing(_quota(limit_fields)))
+    quotas = table({}, keys=METER_NAMES, rest=_or_nothing(_quota(limit_fields)))
     return table(
         {
             "price": Field(money(), "Another base price of a month."),
@@ -445,7 +455,8 @@ def _plan(name: str, given: Given, at: Place, find: Find) -> Plan:
     ai = AiPolicy(**given["ai"]) if "ai" in given else None
     _check_fallback(ai, at / "ai")
     minimum = given.get("minimum", Decimal(0))
-    return Plan(name, given["price"], given.get("support"), MappingProxyType(quotas), ai, minimum)
+    held = MappingProxyType(read_held(given.get("addons", {}), at / "addons"))
+    return Plan(name, given["price"], given.get("support"), MappingProxyType(quotas), ai, minimum, held)
 
 
 def _quotas(given: Mapping[str, Limits], at: Place, find: Find) -> dict[str, tuple[Limit, ...]]:

@@ -18,6 +18,7 @@ from mm_metering.core.rating import WindowUse
 LineKind: TypeAlias = Literal[
     "base",
     "proration",
+    "addon",
     "overage",
     "commitment",
     "late_usage",
@@ -34,7 +35,7 @@ DiscountScope: TypeAlias = Literal["base", "metered", "all"]
 
 METERED: frozenset[LineKind] = frozenset({"overage", "late_usage"})
 """What a credit or discount of scope "metered" applies to."""
-FEES: frozenset[LineKind] = frozenset({"base", "proration"})
+FEES: frozenset[LineKind] = frozenset({"base", "proration", "addon"})
 _ZERO = Decimal(0)
 
 

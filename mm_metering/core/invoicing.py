@@ -15,6 +15,7 @@ from decimal import Decimal, localcontext
 from itertools import pairwise
 from typing import Final, NamedTuple, TypeAlias
 
+from mm_metering.core.catalogue import HeldAddon
 from mm_metering.core.cells import Cell, Segment
 from mm_metering.core.commitments import Commitment, Stay
 from mm_metering.core.identity import derived_id
@@ -58,8 +59,8 @@ def draft(
     taxes: Sequence[Tax] | None = None,
     levels_before: Levels = NO_LEVELS,
 ) -> Invoice:
-    """The invoice of a calendar month in the tenant's zone: base, proration, overage by meter, commitment, ``late``
-    lines, adjustments, discounts, tax, credit.
+    """The invoice of a calendar month in the tenant's zone: base, proration, add-ons, overage by meter, commitment,
+    ``late`` lines, adjustments, discounts, tax, credit.
 
     ``cells`` of other months are ignored. Usage so far and the whole month's fees are billed, also before the month is
     over. ``levels_before`` has each level (meter, resource) as the month begins. ``taxes`` None: the tenant's own rate.
@@ -166,6 +167,20 @@ def _group(kind: LineKind) -> str:
     if kind == "commitment":
         return kind
     return "base" if kind in FEES else "metered" if kind in METERED else "other"
+
+
+class _Fee(NamedTuple):
+    """What a plan costs a month, or with its name an add-on beside it."""
+
+    kind: LineKind
+    name: str
+    monthly: Decimal
+    segment: Segment
+    addon: tuple[str, ...] = ()
+
+
+def _addon_fee(name: str, held: HeldAddon, segment: Segment) -> _Fee:
+    return _Fee("addon", f"{name} x {held.quantity:,}", held.fee, segment, (name,))
 
 
 class _Bill(NamedTuple):
@@ -318,17 +333,20 @@ class _Bill(NamedTuple):
         )
 
     def fees(self) -> Iterator[InvoiceLine]:
-        """The plan at the month's start or the sign-up, then a credit and a charge for each change of plan."""
+        """The plan at the month's start or the sign-up, then a credit and a charge for each change of plan. The
+        add-ons beside it likewise, each by itself."""
         month = self.terms.month(self.period)
         start, end = micros(month.start) // _SECOND_US, micros(month.end) // _SECOND_US
         in_force = _in_force(self.terms, start, end)
         for since, segment in in_force[:1]:
             if segment.status not in REFUSED_AS:
                 yield from self._fee("base", since, segment)
+            yield from self._addons(since, None, segment)
         for (_, old), (since, new) in pairwise(in_force):
             if self.terms.fee(old) != self.terms.fee(new):
                 yield from self._fee("proration", since, old, sign=-1)
                 yield from self._fee("proration", since, new)
+            yield from self._addons(since, old, new)
 
     def _fee(self, kind: LineKind, since: int, segment: Segment, sign: int = 1) -> Iterator[InvoiceLine]:
         """A plan's fee, or its credit, from the second ``since`` to the month's end. No line for a change to or from
@@ -337,23 +355,40 @@ class _Bill(NamedTuple):
         fee = self.terms.fee(segment)
         if plan is None or (kind == "proration" and not fee):
             return
-        month = self.terms.month(self.period)
+        name = plan_name(segment.plan) + (", trial" if segment.status == TRIAL else "")
+        yield self._shared(_Fee(kind, name, fee, segment), since, sign)
+
+    def _addons(self, since: int, old: Segment | None, new: Segment) -> Iterator[InvoiceLine]:
+        """The add-ons from the second ``since`` on: those whose number or price is another than before."""
+        before, after = self.terms.addons(old) if old else {}, self.terms.addons(new)
+        for name in sorted({*before, *after}):
+            gone, fresh = before.get(name), after.get(name)
+            if gone and fresh and (gone.quantity, gone.price) == (fresh.quantity, fresh.price):
+                continue
+            if gone and old:
+                yield self._shared(_addon_fee(name, gone, old), since, -1)
+            if fresh:
+                yield self._shared(_addon_fee(name, fresh, new), since, 1)
+
+    def _shared(self, fee: _Fee, since: int, sign: int) -> InvoiceLine:
+        """A fee, or with ``sign`` -1 its credit, from the second ``since`` to the month's end."""
+        month, label = self.terms.month(self.period), plan_label(fee.segment)
         share = Share(seconds=micros(month.end) // _SECOND_US - since, of_seconds=month.seconds)
         with localcontext(EXACT):
-            monthly = sign * fee
+            monthly = sign * fee.monthly
             amount, rounding = self._rounded(monthly * share.seconds / share.of_seconds)
-        yield InvoiceLine(
-            id=self._id("line", kind, plan_label(segment), str(since), str(sign)),
-            kind=kind,
+        return InvoiceLine(
+            id=self._id("line", fee.kind, *fee.addon, label, str(since), str(sign)),
+            kind=fee.kind,
             meter=None,
-            description=self._fee_text(segment, since, share, sign),
+            description=self._fee_text(fee.name, since, share, sign),
             quantity=1,
             unit_price=amount,
             amount=amount,
             explanation=Explanation(
                 windows=(),
                 unit_price=monthly,
-                plan_version=plan_label(segment),
+                plan_version=label,
                 rounding=rounding,
                 events=0,
                 share=share,
@@ -397,13 +432,12 @@ class _Bill(NamedTuple):
         for (since, segment), until in zip(in_force, ends, strict=False):  # none before the sign-up, but an end
             yield Stay(plan_label(segment), self.terms.minimum(segment), until - since)
 
-    def _fee_text(self, segment: Segment, since: int, share: Share, sign: int) -> str:
-        plan = plan_name(segment.plan) + (", trial" if segment.status == TRIAL else "")
+    def _fee_text(self, name: str, since: int, share: Share, sign: int) -> str:
         period = self.period if self.terms.tenant.anchor_day == 1 else "{} to {}".format(*self.terms.days(self.period))
         if share.seconds == share.of_seconds and sign > 0:
-            return f"{plan}, {period}"
+            return f"{name}, {period}"
         unused = "unused, " if sign < 0 else ""
-        return f"{plan}, {unused}{period} from {_moment(from_micros(since * _SECOND_US), self.terms)}"
+        return f"{name}, {unused}{period} from {_moment(from_micros(since * _SECOND_US), self.terms)}"
 
     def _taxes(self, subtotal: Decimal, taxes: Sequence[Tax] | None) -> Iterator[InvoiceLine]:
         """Those given, or the tenant's rate, a fraction such as "0.19", on what is due."""

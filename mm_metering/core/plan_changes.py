@@ -10,9 +10,11 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal, localcontext
+from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
-from mm_metering.core.catalogue import Limit, Plan
+from mm_metering.core.addons import carried, terms_words
+from mm_metering.core.catalogue import Addon, Limit, Plan
 from mm_metering.core.money import EXACT
 from mm_metering.core.periods import Window, days_of, local_day, micros, period_of, zone
 from mm_metering.core.rating import version_of
@@ -128,15 +130,27 @@ class Over(NamedTuple):
     used: int
 
 
+class Holding(NamedTuple):
+    """So many tenants have so many of an add-on, on these terms (``addons.terms_words``)."""
+
+    addon: str
+    terms: str
+    tenants: int
+    quantity: int
+
+
 @dataclass(slots=True)
 class Audience:
-    """The tenants that are on a plan now: how many by version, what their base prices add up to in a month, and which
-    would be over a limit that is new to them if they were moved to the file's plan (NAMED of them by name)."""
+    """The tenants that are on a plan now: how many by version, what their base prices add up to in a month, which
+    add-ons they have, and which would be over a limit that is new to them if they were moved to the file's plan (NAMED
+    of them by name)."""
 
     versions: Counter[int] = field(default_factory=Counter)
     base: Decimal = Decimal("0.00")
     over: list[Over] = field(default_factory=list)
     over_tenants: int = 0
+    addons: dict[tuple[str, str], Holding] = field(default_factory=dict)
+    """By name and terms."""
 
     @property
     def tenants(self) -> int:
@@ -146,6 +160,20 @@ class Audience:
         """What the base prices add up to if all of them pay that price."""
         with localcontext(EXACT):
             return self.tenants * price
+
+    def hold(self, more: Holding) -> None:
+        key = (more.addon, more.terms)
+        known = self.addons.get(key, Holding(*key, 0, 0))
+        self.addons[key] = Holding(*key, known.tenants + more.tenants, known.quantity + more.quantity)
+
+
+def holdings(audiences: Iterable[Audience]) -> tuple[Holding, ...]:
+    """The add-ons that all of them have, by name and terms."""
+    everybody = Audience()
+    for audience in audiences:
+        for each in audience.addons.values():
+            everybody.hold(each)
+    return tuple(each for _, each in sorted(everybody.addons.items()))
 
 
 class Use(NamedTuple):
@@ -157,11 +185,20 @@ class Use(NamedTuple):
 
 
 class Census:
-    """Counts tenants one by one. ``plans`` are those to which tenants may be moved, by name."""
+    """Counts tenants one by one. ``plans`` are those to which tenants may be moved, by name, ``addons`` those that may
+    go along."""
 
-    def __init__(self, stored: Stored, plans: Mapping[str, Plan], *, now: datetime) -> None:
+    def __init__(
+        self,
+        stored: Stored,
+        plans: Mapping[str, Plan],
+        *,
+        now: datetime,
+        addons: Mapping[str, Addon] = MappingProxyType({}),
+    ) -> None:
         self._stored = stored
         self._plans = plans
+        self._addons = addons
         self._now = now
         self._new_limits: dict[Key, tuple[Limit, ...]] = {}
         self.audiences: dict[str, Audience] = {}
@@ -182,6 +219,8 @@ class Census:
         if present is not None:
             with localcontext(EXACT):
                 audience.base += present.price
+            for name, held in present.addons.items():
+                audience.hold(Holding(name, terms_words(held), 1, held.quantity))
 
     def new_limits(self, row: TenantRow) -> tuple[Limit, ...]:
         """The limits that a move would make stricter for a tenant: it must be told how much of them is used."""
@@ -191,7 +230,9 @@ class Census:
             return ()
         key = version_of(segment)
         if key not in self._new_limits:
-            self._new_limits[key] = new_limits(self._stored.get(key), after)
+            present = self._stored.get(key)
+            after = carried(after, present.addons, self._addons) if present else after
+            self._new_limits[key] = new_limits(present, after)
         return self._new_limits[key]
 
     def weigh(self, row: TenantRow, uses: Collection[Use], levels: Mapping[tuple[str, str], int]) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from mm_metering.core.catalogue import UNLIMITED
+from mm_metering.core.addons import terms_words
+from mm_metering.core.catalogue import UNLIMITED, Addon
 from mm_metering.core.periods import Window
-from mm_metering.core.plan_changes import Form, LimitChange, PlanDifference, ValueChange
+from mm_metering.core.plan_changes import Form, Holding, LimitChange, PlanDifference, ValueChange
 
 NO_LIMIT: Final = "no limit"
 MAX_CHARS: Final = 160
@@ -44,6 +45,21 @@ def past_words(form: Form) -> str:
         return "not in the plan" if form["limit"] == 0 else "refused"
     cap = form["then"]["charge_up_to"] if isinstance(form["then"], Mapping) else None
     return _price_words(form) + ("" if cap is None else f" up to {cap}, then refused")
+
+
+def holding_words(each: Holding) -> str:
+    """ "add-on calls: 3 tenants have 5, 20.00 each, +50 api_calls per day"."""
+    who = "1 tenant has" if each.tenants == 1 else f"{each.tenants:,} tenants have"
+    return f"add-on {each.addon}: {who} {each.quantity:,}, {each.terms}"
+
+
+def moved_words(each: Holding, sold: Addon | None) -> str | None:
+    """The same, and what differs in what the file sells under that name; None where nothing does."""
+    terms = terms_words(sold) if sold else None
+    if terms == each.terms:
+        return None
+    now = "gone from the file: they keep it on their plan" if terms is None else f"in the file {terms}"
+    return f"{holding_words(each)}; {now}"
 
 
 def _value_words(change: ValueChange) -> str:

@@ -34,7 +34,7 @@ from typing import NamedTuple, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
-from mm_metering.core.catalogue import Limit, Plan, Proration
+from mm_metering.core.catalogue import HeldAddon, Limit, Plan, Proration
 from mm_metering.core.cells import Cell, Segment
 from mm_metering.core.lifecycles import FREE_STATES, TRIAL
 from mm_metering.core.money import EXACT, to_nanos
@@ -107,6 +107,12 @@ class Terms:
         """What its plan costs a month, in the state that it is in."""
         plan = self.plan(segment)
         return plan.price if plan and segment.status not in FREE_STATES else Decimal(0)
+
+    def addons(self, segment: Segment) -> Mapping[str, HeldAddon]:
+        """The add-ons that cost something beside its plan, in the state that it is in."""
+        plan = self.plan(segment)
+        held = plan.addons if plan and segment.status not in FREE_STATES else {}
+        return {name: each for name, each in held.items() if each.price}
 
     def minimum(self, segment: Segment) -> Decimal:
         """The least that its fee and usage of a month come to, in the state that it is in."""

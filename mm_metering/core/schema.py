@@ -85,6 +85,13 @@ class Keys(NamedTuple):
     what: str
 
 
+NAMES = Keys(
+    r"[a-z][a-z0-9_]{0,62}",
+    "a name of lower-case letters, digits and _ that starts with a letter (at most 63 characters)",
+)
+METER_NAMES = Keys(".{1,256}", "a meter's name")
+
+
 def shown(value: object) -> str:
     """A value as error messages show it: short whatever it is, and never a whole table."""
     if isinstance(value, str):

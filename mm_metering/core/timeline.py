@@ -6,7 +6,7 @@ stays: a tenant whose cancellation is planned may change plans until then, and a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -34,7 +34,16 @@ class StateChange:
     event: str
 
 
-Change: TypeAlias = PlanChange | StateChange
+@dataclass(frozen=True, slots=True)
+class VersionChange:
+    """Other versions of the plans that hold from ``at_us`` on, by (plan, version). What is planned stays: plans that
+    are not named, and every state."""
+
+    at_us: int
+    versions: Mapping[tuple[str, int], tuple[str, int]]
+
+
+Change: TypeAlias = PlanChange | StateChange | VersionChange
 
 
 def changed_timeline(segments: Sequence[Segment], change: Change, *, name: str) -> tuple[Segment, ...]:
@@ -42,12 +51,20 @@ def changed_timeline(segments: Sequence[Segment], change: Change, *, name: str) 
     earlier = [each for each in segments if each.starts_us < change.at_us]
     at = [each for each in segments if each.starts_us <= change.at_us][-1:] or segments[:1]
     later = [each for each in segments if each.starts_us > change.at_us]
-    status = SUBSCRIPTION.after(at[0].status, change.event, name=name)
     changed = [at[0]._replace(starts_us=change.at_us), *later]
+    if isinstance(change, VersionChange):
+        return (*earlier, *(_in_version(each, change.versions) for each in changed))
+    status = SUBSCRIPTION.after(at[0].status, change.event, name=name)
     if isinstance(change, PlanChange):
         changed = [each._replace(plan=change.plan, version=change.version) for each in changed]
     moved = [each._replace(status=_after(each.status, change.event, at[0].status, status)) for each in changed]
     return (*earlier, *moved)
+
+
+def _in_version(segment: Segment, versions: Mapping[tuple[str, int], tuple[str, int]]) -> Segment:
+    key = (segment.plan, segment.version)
+    plan, version = versions.get(key, key)
+    return segment._replace(plan=plan, version=version)
 
 
 def _after(planned: str, event: str, was: str, becomes: str) -> str:

@@ -389,3 +389,57 @@ def test_the_shipped_file_to_begin_with_says_how_each_command_is_called(tmp_path
     catalogues.write_starter(str(tmp_path / "plans.toml"))
     text = (tmp_path / "plans.toml").read_text()
     assert all(f"mm-metering plans {each} plans.toml" in text for each in ("validate", "diff", "apply"))
+
+
+# -- minimums and add-ons ----------------------------------------------------------------------------------------------
+
+ADDONS = """
+[addons.calls]
+price = "20.00"
+plans = ["pro"]
+quotas.api_calls = 5_000
+[addons.seats]
+price = "8.00"
+quotas.users = 5
+"""
+
+
+def test_what_a_file_sells_beside_plans_and_who_has_it(plans: Shell, house: House) -> None:
+    house.file.write_text(f"{PLANS}{ADDONS}")
+    assert plans("validate", "plans.toml") == "ok: 2 plans, 3 meters, 2 add-ons\n"
+    house.tenants("acme", "bob", calls=9_000)
+
+    async def sell(metering: Metering) -> None:
+        await metering.set_addon("acme", "calls", quantity=2)
+        await metering.set_addon("bob", "calls", quantity=1)
+        await metering.set_addon("bob", "seats", quantity=1)
+
+    house.do(sell)
+    held = """\
+add-on calls: 2 tenants have 3, 20.00 each, +5000 api_calls per day or month
+add-on seats: 1 tenant has 1, 8.00 each, +5 users
+"""
+    assert plans("show").endswith(held)
+    assert plans("show", "pro").endswith(f"pro, with overrides: tenants: 2\n{held}")
+    assert plans("diff", "plans.toml") == "as stored: free, pro\n"
+    house.write(
+        ('"99.00"\n', '"99.00"\nminimum = "500.00"\n'),
+        ("10_000", "2_000"),
+        ('"20.00"', '"25.00"'),
+        ('[addons.seats]\nprice = "8.00"\nquotas.users = 5\n', ""),
+    )
+    difference = """\
+pro: minimum none -> 500.00; api_calls per day 10000 -> 2000
+  tenants on it                           2 (with overrides: 2)
+  base prices a month, if all were moved  198.00 -> 198.00 EUR
+  over a new limit today, if moved        1
+    bob                                   api_calls per day: used 9000, limit 7000, then charged
+as stored: free
+add-on calls: 2 tenants have 3, 20.00 each, +5000 api_calls per day or month; \
+in the file 25.00 each, +5000 api_calls per day or month
+add-on seats: 1 tenant has 1, 8.00 each, +5 users; gone from the file: they keep it on their plan
+"""
+    assert plans("diff", "plans.toml") == difference
+    assert f"```text\n{difference}```" in PAGE
+    assert plans("apply", "plans.toml") == f"{difference}stored: pro@2\n"
+    assert "pro@2: price 99.00, minimum 500.00, tenants: 0, newest\n" in plans("show", "pro")

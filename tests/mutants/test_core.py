@@ -20,7 +20,10 @@ TESTS: Final = {
     "rating": (*RATING, "tests/unit/test_oracle.py"),
     "pricing": ("tests/unit/test_pricing.py", "tests/unit/test_oracle.py"),
     "standing": ("tests/unit/test_rating_levels.py", "tests/unit/test_oracle.py"),
-    "invoicing": RATING,
+    "invoicing": (*RATING, "tests/unit/test_commitments.py", "tests/unit/test_addons.py"),
+    "commitments": ("tests/unit/test_commitments.py",),
+    "addons": ("tests/unit/test_addons.py",),
+    "timeline": ("tests/unit/test_addons.py", "tests/unit/test_timeline.py"),
     "money": ("tests/unit/test_money.py",),
     "periods": ("tests/unit/test_periods.py", "tests/unit/test_zones.py"),
     "cells": ("tests/unit/test_cells.py", "tests/unit/test_usage.py"),
@@ -130,6 +133,33 @@ MUTANTS: Final = {
     "an invoice is negative": Mutant("invoicing", "-due) if due < 0 else None", "-due) if 0 else None"),
     "an invoice's id depends on its plan's name alone": Mutant(
         "invoicing", "self.terms.tenant.id, self.period, self.issue, *parts)", "self.terms.tenant.id, *parts)"
+    ),
+    "a minimum is whole however short it held": Mutant(
+        "commitments", "minimum * seconds for minimum, seconds in self.terms", "minimum for minimum, _ in self.terms"
+    ),
+    "late usage under a minimum is billed twice": Mutant(
+        "invoicing", "found[_COMMITMENT].append(line)", "found.get(_COMMITMENT)"
+    ),
+    "what the minimum paid is discounted again": Mutant(
+        "invoicing", 'shrunk = min(_ZERO, self.commitment) if scope == "all"', "shrunk = _ZERO if scope"
+    ),
+    "an old add-on is not given back": Mutant(
+        "invoicing", "yield self._shared(_addon_fee(name, gone, old), since, -1)", "pass"
+    ),
+    "all add-ons are split where one changes": Mutant(
+        "invoicing", "if gone and fresh and (gone.quantity, gone.price) == (fresh.quantity, fresh.price):", "if 0:"
+    ),
+    "many add-ons raise as one": Mutant(
+        "addons", "maximum=limit.maximum + by * units", "maximum=limit.maximum + units"
+    ),
+    "an add-on raises what is unlimited": Mutant(
+        "addons", "return limit if limit.maximum is None or not units else", "return limit if not units else"
+    ),
+    "an add-on goes along wherever it is sold": Mutant("addons", "and refusal(sold[name], plan) is None", ""),
+    "an add-on ends what is planned": Mutant(
+        "timeline",
+        "(_in_version(each, change.versions) for each in changed)",
+        "[_in_version(changed[0], change.versions)]",
     ),
     # -- money
     "halves are rounded to even": Mutant(

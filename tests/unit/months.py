@@ -10,10 +10,13 @@ from typing import Any, Final, NamedTuple
 
 from hypothesis import strategies as st
 
+from mm_metering.core.addon_layout import HELD, read_held
+from mm_metering.core.addons import raised
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.cells import Segment
 from mm_metering.core.periods import micros
 from mm_metering.core.rating import Terms
+from mm_metering.core.schema import ROOT
 from mm_metering.core.tenancy import TenantRow
 from tests.unit.oracle import Event, Month, days
 
@@ -54,8 +57,12 @@ class Case(NamedTuple):
 
     @property
     def terms(self) -> Terms:
-        tree = {"currency": "USD", "meters": METERS, "plans": self.month.plans}
-        plans = {(name, 1): plan for name, plan in Catalogue.from_dict(tree).plans.items()}
+        bare = {name: {key: plan[key] for key in plan if key != "addons"} for name, plan in self.month.plans.items()}
+        found = Catalogue.from_dict({"currency": "USD", "meters": METERS, "plans": bare}).plans
+        held = {
+            name: read_held(HELD.read(plan.get("addons", {}), ROOT), ROOT) for name, plan in self.month.plans.items()
+        }
+        plans = {(name, 1): raised(plan, held[name]) for name, plan in found.items()}
         segments = tuple(Segment(micros(at), plan, 1) for at, plan in self.month.timeline)
         return Terms(TenantRow("t", self.month.zone, segments[0].starts_us, 1, None, segments), plans)
 
@@ -120,17 +127,37 @@ def several(first: dict[str, Any], most: int, size: int) -> list[dict[str, Any]]
     return [first, {"limit": 1, "per": "second"}, {"limit": most, "per": other}][:size]
 
 
+ADDON: Final = st.fixed_dictionaries(
+    {
+        "quantity": st.integers(1, 3),
+        "price": st.sampled_from(("0.00", "10.00", "19.995", "0.01")),
+        "quotas": st.fixed_dictionaries(
+            {},
+            optional={
+                "calls": st.dictionaries(st.sampled_from(("second", "day", "month")), st.integers(1, 4), min_size=1),
+                "disk": st.integers(1, 3),
+            },
+        ),
+    }
+)
+ADDONS: Final[st.SearchStrategy[dict[str, Any]]] = st.one_of(
+    st.just({}), st.just({}), st.dictionaries(st.sampled_from("xy"), ADDON, min_size=1)
+)
+
+
 @lru_cache(None)
 def plans(kinds: tuple[str, ...]) -> st.SearchStrategy[list[dict[str, Any]]]:
     limits = {"calls": quotas(kinds), "tokens": quotas(kinds), "disk": LEVEL_QUOTAS}
     plan = st.builds(
-        lambda price, least, given: {
+        lambda price, least, addons, given: {
             "price": price,
             "minimum": least,
+            "addons": addons,
             "quotas": {meter: each for meter, each in given.items() if each},
         },
         st.sampled_from(("0.00", "99.00", "499.00", "19.995")),
         st.sampled_from(("0.00", "0.00", "0.00", "100.00", "120.005", "1000.00")),
+        ADDONS,
         st.fixed_dictionaries(limits),
     )
     return st.lists(plan, min_size=1, max_size=3)

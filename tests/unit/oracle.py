@@ -55,8 +55,19 @@ class Month(NamedTuple):
         return max((n for n, (since, _) in enumerate(self.timeline) if since <= moment), default=0)
 
     def limits(self, meter: str, segment: int) -> list[Any]:
-        found = self.plans[self.timeline[segment][1]]["quotas"].get(meter, [])
-        return found if isinstance(found, list) else [found]
+        plan = self.plans[self.timeline[segment][1]]
+        found = plan["quotas"].get(meter, [])
+        return [raised(meter, limit, plan) for limit in (found if isinstance(found, list) else [found])]
+
+
+def raised(meter: str, limit: dict[str, Any], plan: dict[str, Any]) -> dict[str, Any]:
+    """A limit with what the plan's add-ons add to it: units by window, or to a level."""
+    value = limit["limit"]
+    for addon in plan.get("addons", {}).values():
+        units = addon["quotas"].get(meter, 0)
+        more = units.get(limit.get("per"), 0) if isinstance(units, dict) else units
+        value = value if value == "unlimited" else value + addon["quantity"] * more
+    return limit | {"limit": value}
 
 
 @lru_cache(None)
@@ -82,17 +93,33 @@ def invoice(month: Month, events: Sequence[Event], levels: Sequence[Event]) -> l
 
 
 def fees(month: Month) -> Iterator[Line]:
+    yield from charged(month, {name: (1, Fraction(plan["price"])) for name, plan in month.plans.items()}, "base")
+    held = {name: plan.get("addons", {}) for name, plan in month.plans.items()}
+    for addon in {addon for each in held.values() for addon in each}:
+        terms = {name: each.get(addon, {"quantity": 0, "price": "0"}) for name, each in held.items()}
+        prices = {name: (each["quantity"], Fraction(each["price"])) for name, each in terms.items()}
+        yield from charged(month, {name: each if each[1] else (0, each[1]) for name, each in prices.items()}, "addon")
+
+
+def charged(month: Month, prices: dict[str, tuple[int, Fraction]], kind: str) -> Iterator[Line]:
+    """A fee by plan, as a number of units and the price of each: given back and charged anew where either changes."""
     (start, end), old = month.span(), None
-    prices = {since.replace(microsecond=0): Fraction(month.plans[plan]["price"]) for since, plan in month.timeline}
-    for since, price in sorted(prices.items()):
-        if since >= end or any(since < other <= start for other in prices):
+    timeline = {since.replace(microsecond=0): prices[plan] for since, plan in month.timeline}
+    for since, new in sorted(timeline.items()):
+        if since >= end or any(since < other <= start for other in timeline):
             continue
         share = Fraction((end - max(since, start)) // SECOND, (end - start) // SECOND)
-        new = [("base", price)] if old is None else [("proration", -old), ("proration", price)] if old != price else []
-        for kind, amount in new:
-            if amount or kind == "base":
-                yield kind, None, "", Fraction(1), half_up(amount * share, 2)
-        old = price
+        lines = [] if old == new else [(kind, new)] if old is None else [("", (-old[0], old[1])), ("", new)]
+        for of, (units, price) in lines:
+            if units * price or of == "base":
+                yield (
+                    of or {"base": "proration"}.get(kind, kind),
+                    None,
+                    "",
+                    Fraction(1),
+                    half_up(units * price * share, 2),
+                )
+        old = new
 
 
 def minimum(month: Month) -> Fraction:

@@ -127,14 +127,17 @@ def test_a_discount_of_fees_or_of_usage_does_not_see_it(scope: Any, off: str) ->
     assert topped_up(invoice) == "391.00", "nor does the minimum see the discount"
 
 
+@pytest.mark.parametrize("following", [0, 70_000])
 @pytest.mark.parametrize("scope", ["base", "metered", "all"])
-def test_late_usage_under_the_minimum_is_discounted_as_if_it_had_come_in_time(scope: Any) -> None:
-    billed = month([used(11_000)], discounts=[ten_percent(scope)])
+def test_late_usage_under_the_minimum_is_discounted_as_if_it_had_come_in_time(scope: Any, following: int) -> None:
+    """Also where the month that has it owes nothing to its own minimum."""
+    discounts, cells = [ten_percent(scope)], [used(following, day="2024-02-10")]
+    billed, in_time = (month([used(calls)], discounts=discounts) for calls in (11_000, 11_500))
     late = late_of(billed.lines, used(11_500))
-    following = draft(TERMS, "2024-02", [], currency="USD", late=late, discounts=[ten_percent(scope)])
-    in_time = month([used(11_500)], discounts=[ten_percent(scope)])
-    alone = draft(TERMS, "2024-02", [], currency="USD", discounts=[ten_percent(scope)])
-    assert billed.total + following.total == in_time.total + alone.total
+    alone, with_late = (
+        draft(TERMS, "2024-02", cells, currency="USD", late=more, discounts=discounts) for more in ([], late)
+    )
+    assert billed.total + with_late.total == in_time.total + alone.total
 
 
 # -- late usage --------------------------------------------------------------------------------------------------------
@@ -184,10 +187,13 @@ def test_late_usage_does_not_count_towards_the_minimum_of_the_month_that_bills_i
 TERMS: Terms = statement_terms(statement("plan pro\nperiod 2024-01"), CATALOGUE)
 
 
-def used(calls: int) -> Cell:
+def used(calls: int, *, day: str = "2024-01-10") -> Cell:
     """On one day."""
-    day = parse_day("2024-01-10", "day")
-    return Cell(CellKey("t", day, TERMS.tenant.segments[0].starts_us, "api_calls", "", ""), CellSum(calls, count=1), 1)
+    return Cell(
+        CellKey("t", parse_day(day, "day"), TERMS.tenant.segments[0].starts_us, "api_calls", "", ""),
+        CellSum(calls, count=1),
+        1,
+    )
 
 
 def month(cells: Sequence[Cell], discounts: Sequence[Discount] = ()) -> Invoice:

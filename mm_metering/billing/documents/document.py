@@ -23,6 +23,7 @@ Tone: TypeAlias = Literal["plain", "open", "good", "bad"]
 _KINDS: dict[LineKind, str] = {
     "base": "Plan",
     "proration": "Change of plan",
+    "addon": "Add-on",
     "overage": "Usage",
     "commitment": "Minimum",
     "late_usage": "Late usage",
