@@ -130,8 +130,8 @@ class Metering:
                  ``shadow_report`` says it
 
     Opens at the host's start (``install``), with ``async with``, or at first use. Raises at once CatalogueError for a
-    wrong catalogue or shadow and InvalidInput for a shadow that cannot be compared; StoreUnavailable where a store cannot
-    be reached.
+    wrong catalogue or shadow and InvalidInput for a shadow that cannot be compared; StoreUnavailable where a store
+    cannot be reached.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ from mm_metering.core.books import Account
 from mm_metering.core.catalogue import Catalogue, Limit
 from mm_metering.core.cells import Cell, Segment
 from mm_metering.core.facts import Fact
-from mm_metering.core.identity import derived_id
+from mm_metering.core.identity import derived_id, tenant_id
 from mm_metering.core.lifecycles import REFUSED_AS, TRIAL
 from mm_metering.core.periods import day_span, day_start, local_day, micros, period_of, zone
 from mm_metering.core.rating import NO_LEVELS, Terms, plan_label
@@ -90,7 +90,7 @@ class ShadowPlans:
             async for page in tenant_pages(self._ledger):
                 for row in page:
                     yield row
-        elif found := await self._ledger.tenant(tenant):
+        elif found := await self._ledger.tenant(tenant_id(tenant)):
             yield found
         else:
             raise UnknownTenant(f"there is no tenant {tenant!r}")

@@ -40,17 +40,19 @@ class ShadowWatch:
     async def run(self, _period: datetime, _fence: int) -> None:
         """One look at every tenant whose usage, plans or day changed since this process saw it."""
         await self._close_others()
+        left_out, first = 0, ""
         async for page in tenant_pages(self._ledger):
             for row in page:
-                await self._look(row)
+                try:
+                    await self._look(row)
+                except InvalidInput as error:
+                    left_out, first = left_out + 1, first or f"{row.id!r}: {error}"
                 await asyncio.sleep(PACE_S)
+        if left_out:
+            log.warning("shadow: tenants left out: %d, the first is %s", left_out, first)
 
     async def _look(self, row: TenantRow) -> None:
-        try:
-            seen = await self._plans.look(row, self._now(), mark=self._marks.get(row.id))
-        except InvalidInput as error:
-            log.warning("shadow: tenant %r is left out: %s", row.id, error)
-            return
+        seen = await self._plans.look(row, self._now(), mark=self._marks.get(row.id))
         if seen is not None:
             for limit in seen.shadow.limits:
                 if limit.refused_then_month:
