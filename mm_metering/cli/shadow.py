@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mm_metering.cli.show import console, say, table
 from mm_metering.core.money import Money, plain
@@ -12,6 +12,9 @@ from mm_metering.core.periods import Window
 from mm_metering.core.plan_words import limit_name
 from mm_metering.core.shadow_report import LimitShadow, ShadowReport, TenantShadow
 from mm_metering.core.simulation import Amounts, Units
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 SHOWN: Final = 20
 """Tenants in a table; ``--json`` has all of them."""
@@ -28,22 +31,31 @@ def show(found: ShadowReport, file: str) -> None:
     say(screen, f"{found.as_of:%Y-%m-%d %H:%M} UTC under {file}: tenants compared: {found.compared:,}")
     say(screen, f"would be refused what was let in: {found.blocked:,}{_units(found.refused_then)}")
     say(screen, f"would be let in what was refused: {found.freed:,}{_units(found.allowed_then)}")
-    decided = [each for each in found.tenants if each.limits][:SHOWN]
-    if decided:
-        rows = table(*COLUMNS)
-        for tenant in decided:
-            for limit in tenant.limits:
-                rows.add_row(*_limit(tenant, limit))
-        screen.print(rows)
-    billed = [each for each in found.tenants if each.difference or each.difference_with_refused][:SHOWN]
-    bills = table("month so far", "plan", f">now, {found.currency}", ">then", ">difference", ">with refused demand")
-    for tenant in billed:
-        bills.add_row(tenant.tenant, tenant.plan, *_money(tenant))
-    bills.add_section()
-    bills.add_row("all", "", *_money(found.total))
-    screen.print(bills)
+    _show_limits(screen, [each for each in found.tenants if each.limits][:SHOWN])
+    _show_bills(screen, found)
     for note in _notes(found):
         say(screen, note)
+
+
+def _show_limits(screen: Console, tenants: Sequence[TenantShadow]) -> None:
+    rows = table(*COLUMNS)
+    for tenant in tenants:
+        for limit in tenant.limits:
+            rows.add_row(*_limit(tenant, limit))
+    if tenants:
+        screen.print(rows)
+
+
+def _show_bills(screen: Console, found: ShadowReport) -> None:
+    is_one = found.compared == 1
+    billed = [each for each in found.tenants if is_one or each.difference or each.difference_with_refused][:SHOWN]
+    rows = table("month so far", "plan", f">now, {found.currency}", ">then", ">difference", ">with refused demand")
+    for tenant in billed:
+        rows.add_row(tenant.tenant, tenant.plan, *_money(tenant))
+    if not is_one:
+        rows.add_section()
+        rows.add_row("all", "", *_money(found.total))
+    screen.print(rows)
 
 
 def _limit(tenant: TenantShadow, limit: LimitShadow) -> Iterator[str]:
