@@ -66,8 +66,8 @@ class ShadowPlans:
         self._catalogue = catalogue
         self._ledger = ledger
         self._plans = plans
-        meters = (*catalogue.meters.values(), *current.meters.values())
-        self._levels = frozenset(meter.name for meter in meters if meter.aggregation == "level")
+        self._meters = {**current.meters, **catalogue.meters}
+        self._levels = frozenset(name for name, meter in self._meters.items() if meter.aggregation == "level")
 
     async def report(self, tenant: str | None, *, now: datetime, progress: Callable[[int], None]) -> ShadowReport:
         """All tenants, or one with all of its limits; UnknownTenant if there is none. InvalidInput where a tenant's
@@ -113,7 +113,7 @@ class ShadowPlans:
         replay = Replay(Counts(now_limits), Counts(then_limits), today_us=micros(day_start(found.today, terms.zone)))
         is_alike = all(_limits(terms, each) == _limits(after, each) for each in in_force)
         estimated = await self._run(replay, row.id, stretches, is_alike=is_alike)
-        month = Month(replay, stretches, self._standing(account, terms.days(period)[0]), micros(now))
+        month = Month(self._meters, replay, stretches, self._standing(account, terms.days(period)[0]), micros(now))
         place = (row.id, plan_label(account.tenant.segment_at(micros(now))), period)
         shadow = tenant_shadow(place, month, amounts, self.current, every=every, estimated=estimated)
         return Seen(shadow, month.share, found)

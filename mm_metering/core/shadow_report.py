@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal, localcontext
@@ -88,8 +88,10 @@ class ShadowReport(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Month:
-    """What a tenant's limits are made of: its month's stretches, replayed, and its levels as they stand."""
+    """What a tenant's limits are made of: its month's stretches, replayed, and its levels as they stand. ``meters``:
+    all that its plans may limit."""
 
+    meters: Collection[str]
     replay: Replay
     stretches: tuple[Stretch, ...]
     levels: Mapping[str, int]
@@ -108,7 +110,7 @@ class Month:
 
     def limits(self, *, every: bool) -> Iterator[LimitShadow]:
         """By meter, each from the shortest window to the longest: those that decide otherwise, or ``every`` one."""
-        meters = {*_used(self.stretches), *_refused(self.stretches), *self.levels}
+        meters = self.meters if every else {*_used(self.stretches), *_refused(self.stretches), *self.levels}
         for meter in sorted(meters):
             for window in Window:
                 now, then = (self._bound(each.limits, meter, window) for each in (self.replay.now, self.replay.then))

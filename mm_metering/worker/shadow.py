@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -39,29 +39,29 @@ class ShadowWatch:
 
     async def run(self, _period: datetime, _fence: int) -> None:
         """One look at every tenant whose usage, plans or day changed since this process saw it."""
-        await self._close_others()
+        noticed = await self._noticed()
         left_out, first = 0, ""
         async for page in tenant_pages(self._ledger):
             for row in page:
                 try:
-                    await self._look(row)
+                    await self._look(row, noticed)
                 except InvalidInput as error:
                     left_out, first = left_out + 1, first or f"{row.id!r}: {error}"
                 await asyncio.sleep(PACE_S)
         if left_out:
             log.warning("shadow: tenants left out: %d, the first is %s", left_out, first)
 
-    async def _look(self, row: TenantRow) -> None:
+    async def _look(self, row: TenantRow, noticed: Set[str]) -> None:
         seen = await self._plans.look(row, self._now(), mark=self._marks.get(row.id))
         if seen is not None:
             for limit in seen.shadow.limits:
-                if limit.refused_then_month:
-                    await self._notice(seen.shadow, limit)
+                subject = f"{self._plans.id}/{limit.meter}/{limit.window}/{row.id}"
+                if limit.refused_then_month and subject not in noticed:
+                    await self._notice(subject, seen.shadow, limit)
             self._remember(row.id, seen.mark)
 
-    async def _notice(self, tenant: TenantShadow, limit: LimitShadow) -> None:
+    async def _notice(self, subject: str, tenant: TenantShadow, limit: LimitShadow) -> None:
         line = words(tenant, limit)
-        subject = f"{self._plans.id}/{limit.meter}/{limit.window}/{tenant.tenant}"
         if await self._ledger.raise_alert(SHADOW_BLOCKS, subject, detail=line, now_us=micros(self._now())):
             log.warning("shadow: %s", line, extra={"shadow": limit.model_dump() | {"tenant": tenant.tenant}})
             self.blocks[limit.meter] += 1
@@ -72,14 +72,17 @@ class ShadowWatch:
         if len(self._marks) > MOST_MARKS:
             self._marks.popitem(last=False)
 
-    async def _close_others(self) -> None:
-        """Those of another shadow plan are closed."""
-        after = (SHADOW_BLOCKS, "")
+    async def _noticed(self) -> Set[str]:
+        """The subjects of the open alerts. Those of other shadow plans are closed."""
+        found, after = set[str](), (SHADOW_BLOCKS, "")
         while page := [each for each in await self._ledger.open_alerts(after=after) if each.kind == SHADOW_BLOCKS]:
             for alert in page:
-                if not alert.subject.startswith(f"{self._plans.id}/"):
+                if alert.subject.startswith(f"{self._plans.id}/"):
+                    found.add(alert.subject)
+                else:
                     await self._ledger.close_alert(alert.kind, alert.subject, now_us=micros(self._now()))
             after = (SHADOW_BLOCKS, page[-1].subject)
+        return found
 
 
 def words(tenant: TenantShadow, limit: LimitShadow) -> str:

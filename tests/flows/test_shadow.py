@@ -253,6 +253,29 @@ async def test_a_changed_plan_is_looked_at_from_its_instant(make: Make, clock: F
     assert tenant.refused_then == {"api_calls": 4}, "2 past 5, then 2 past 12, of which 5 were used"
 
 
+async def test_days_and_months_are_the_tenants_own(make: Make, clock: FrozenClock) -> None:
+    """Its month begins on the 15th in Auckland, an hour before noon of the 14th in UTC."""
+    then = plans(api_calls=[limit(4), limit(6, "month")])
+    metering = await make(catalogue=plans(api_calls=limit(99)), shadow=then)
+    own = FrozenClock(clock.now())
+    other = await make(catalogue=then, clock=own)
+    asked = [[("a", "api_calls", 1)] * units for units in (5, 3)]
+    for each in (metering, other):
+        await each.put_tenant(
+            "a", timezone="Pacific/Auckland", anchor=15, subscribed_at="2023-11-01T00:00:00Z", plan="p"
+        )
+    for moving in (clock, own):
+        moving.set("2024-01-14T10:00:00Z")
+    for each, moving in ((metering, clock), (other, own)):
+        await refused_units(each, moving, asked[:1])
+        moving.set("2024-01-14T12:00:00Z")
+    await refused_units(metering, clock, asked)
+    really = await refused_units(other, own, asked)
+    (tenant,) = (await metering.shadow_report()).tenants
+    assert (tenant.period, tenant.refused_then) == ("2024-01", really["a"])
+    assert of(tenant, "api_calls", "month").used == 8
+
+
 async def test_what_is_recorded_in_a_pause_was_not_asked(make: Make, clock: FrozenClock) -> None:
     metering = await make(catalogue=plans(api_calls=limit(9)), shadow=plans(api_calls=limit(2)))
     await refused_units(metering, clock, [[("a", "api_calls", 1)] * 3])
