@@ -254,7 +254,7 @@ async def test_a_changed_plan_is_looked_at_from_its_instant(make: Make, clock: F
 
 
 async def test_days_and_months_are_the_tenants_own(make: Make, clock: FrozenClock) -> None:
-    """Its month begins on the 15th in Auckland, an hour before noon of the 14th in UTC."""
+    """Its month begins on the 15th, and its day at 11:00 in UTC."""
     then = plans(api_calls=[limit(4), limit(6, "month")])
     metering = await make(catalogue=plans(api_calls=limit(99)), shadow=then)
     own = FrozenClock(clock.now())
@@ -264,11 +264,10 @@ async def test_days_and_months_are_the_tenants_own(make: Make, clock: FrozenCloc
         await each.put_tenant(
             "a", timezone="Pacific/Auckland", anchor=15, subscribed_at="2023-11-01T00:00:00Z", plan="p"
         )
-    for moving in (clock, own):
-        moving.set("2024-01-14T10:00:00Z")
     for each, moving in ((metering, clock), (other, own)):
+        moving.set("2024-01-14T10:00:00Z")
         await refused_units(each, moving, asked[:1])
-        moving.set("2024-01-14T12:00:00Z")
+        moving.set("2024-01-31T10:30:00Z")
     await refused_units(metering, clock, asked)
     really = await refused_units(other, own, asked)
     (tenant,) = (await metering.shadow_report()).tenants
@@ -296,9 +295,13 @@ async def test_too_many_facts_are_judged_by_their_sums(
     assert (found.refused_then, found.estimated) == ({"api_calls": 10}, False)
     monkeypatch.setattr(shadowing, "PAGE", 3)
     assert (await metering.shadow_report()).tenants[0] == found, "page by page"
-    monkeypatch.setattr(shadowing, "MOST_FACTS", 3)
+    monkeypatch.setattr(shadowing, "MOST_FACTS", 5)
+    await refused_units(metering, clock, [[], [("a", "api_calls", 6)] * 3])
     found = (await metering.shadow_report()).tenants[0]
-    assert (found.refused_then, found.estimated, found.limits[0].since) == ({"api_calls": 8}, True, None)
+    assert (found.refused_then, found.estimated) == ({"api_calls": 16}, True), "the second day is too much"
+    monkeypatch.setattr(shadowing, "MOST_FACTS", 2)
+    found = (await metering.shadow_report()).tenants[0]
+    assert (found.refused_then, found.estimated, found.limits[0].since) == ({"api_calls": 14}, True, None)
 
 
 # -- the request path --------------------------------------------------------------------------------------------------
@@ -409,6 +412,26 @@ async def test_a_tenant_that_has_not_changed_is_not_replayed(
     await metering.flush()
     await watch(metering)
     assert asked == ["b"]
+    await refused_units(metering, clock, [[("a", "api_calls", 20)]])
+    await metering.flush()
+    await watch(metering)
+    assert asked == ["b", "a"], "it was refused something"
+    await metering.put_tenant("own", plan="p")
+    await metering.override_plan("own", {"price": "1.00"})
+    await refused_units(metering, clock, [[("own", "api_calls", 1)] * 5])
+    await metering.flush()
+    await watch(metering)
+    assert asked == ["b", "a"], "its own version stays: nothing is to be decided"
+
+
+async def test_who_would_only_be_let_in_is_no_line(
+    make: Make, clock: FrozenClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    metering = await make(catalogue=plans(api_calls=limit(2)), shadow=plans(api_calls=limit(4)), worker="off")
+    await refused_units(metering, clock, [[("a", "api_calls", 1)] * 3])
+    await metering.flush()
+    await watch(metering)
+    assert ((await metering.shadow_report()).freed, lines(caplog)) == (1, [])
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from mm_metering.core.cells import Cell, CellKey, CellSum, Segment
 from mm_metering.core.facts import Count, Fact
 from mm_metering.core.periods import Window, micros
 from mm_metering.core.rating import Terms
-from mm_metering.core.shadow import Ask, Counts, Replay, Stretch, asks_of
+from mm_metering.core.shadow import Ask, Bound, Counts, Replay, Stretch, asks_of, level_let_in, level_past
 from mm_metering.core.tenancy import TenantRow
 
 NOON = micros(datetime(2024, 1, 15, 12, tzinfo=UTC))
@@ -25,6 +25,7 @@ SECOND, DAY = 1_000_000, 86_400_000_000
 METERS = {
     "calls": {"event": "call"},
     "pages": {"event": "page"},
+    "seats": {"aggregation": "level"},
 }
 
 
@@ -110,6 +111,13 @@ def test_a_cap_refuses_by_the_money_past_the_limit() -> None:
     assert found.refused == {"calls": 3}
 
 
+def test_a_month_that_is_full_since_an_earlier_day_is_the_window_that_is_open() -> None:
+    found = replay(limits(calls=per_month(1)))
+    send(found, 1, 1, from_us=NOON - DAY)
+    hit = found.hits["calls", Window.MONTH]
+    assert (hit.month, hit.window, hit.since_us) == (1, 1, NOON - DAY + SECOND)
+
+
 def test_rates_are_looked_at_from_the_running_day_on() -> None:
     found = replay(limits(calls=[{"limit": 2, "per": "second"}, per_day(100)]))
     for day in (-1, 0):
@@ -141,7 +149,8 @@ def test_past_the_limit_in_force_it_was_stated_and_counts_under_both() -> None:
 
 def test_a_correction_is_never_refused() -> None:
     found = replay(limits(calls=per_day(4)))
-    send(found, 4, -3, 3, 1)
+    found.add_sums(stretch({"calls": 9}, asks=False))
+    send(found, -6, 1, 1)
     assert found.refused == {"calls": 1}
 
 
@@ -215,6 +224,14 @@ def test_refused_units_take_the_room_that_is_left(now: Any, then: Any, let_in: i
     assert (found.allowed["calls"], found.allowed_today["calls"]) == (let_in, let_in)
 
 
+def test_what_a_rate_refused_stays_refused_where_both_have_it() -> None:
+    same: dict[str, Any] = {"calls": [{"limit": 1, "per": "second"}, per_day(9)]}
+    found, day = replay(limits(**same), limits(**same)), stretch({"calls": 3}, {"calls": 4})
+    found.add_sums(day)
+    found.end(day)
+    assert not found.allowed
+
+
 def test_what_is_let_in_is_used_on_the_days_that_follow() -> None:
     found = replay(limits(calls=per_month(30)), limits(calls=per_day(10)))
     for day in (-2, -1, 0):
@@ -223,6 +240,36 @@ def test_what_is_let_in_is_used_on_the_days_that_follow() -> None:
         found.end(each)
     assert (found.allowed, found.refused) == ({"calls": 10}, {"calls": 10})
     assert not found.allowed_today["calls"]
+
+
+# -- levels ------------------------------------------------------------------------------------------------------------
+
+
+def seats(most: int | None) -> Bound | None:
+    form = {"limit": "unlimited" if most is None else most}
+    (bound,) = limits(seats=form).limits("seats", NOON)
+    return bound
+
+
+@pytest.mark.parametrize(
+    ("value", "refused", "now", "then", "past", "let_in"),
+    [
+        (8, 3, 8, 5, 3, 0),
+        (8, 3, 8, 10, 0, 2),
+        (8, 3, 8, None, 0, 3),
+        (5, 3, 8, 8, 0, 0),
+        (12, 0, 8, 5, 3, 0),
+        (12, 0, None, 5, 7, 0),
+        (12, 0, 5, 5, 0, 0),
+        (2, 1, 5, 4, 0, 1),
+    ],
+)
+def test_levels_are_what_stands_but_for_what_was_stated(
+    value: int, refused: int, now: int | None, then: int | None, *, past: int, let_in: int
+) -> None:
+    assert level_past(value, seats(now), seats(then)) == past
+    assert level_let_in(value, refused, seats(now), seats(then)) == let_in
+    assert level_past(value, None, None) == 0
 
 
 # -- from the ledger ---------------------------------------------------------------------------------------------------
