@@ -23,6 +23,7 @@ from mm_metering.backends.urls import open_counters
 from mm_metering.backends.work import DeadLetter
 from mm_metering.billing.change_preview import ChangePreview
 from mm_metering.billing.invoices import DocumentForm, Invoices, Progress, TaxService
+from mm_metering.billing.shadow import ShadowPlans
 from mm_metering.billing.subscriptions import Anchor, At, PaymentState, Subscriptions, Tenant
 from mm_metering.billing.whatif import WhatIf
 from mm_metering.clock import Clock, SystemClock, micros_of
@@ -47,6 +48,7 @@ from mm_metering.core.invoices import (
 )
 from mm_metering.core.money import Amount
 from mm_metering.core.periods import micros
+from mm_metering.core.shadow_report import ShadowReport
 from mm_metering.core.simulation import Simulation
 from mm_metering.core.tenancy import TenantDefaults
 from mm_metering.core.usage import UsageRange, UsageSnapshot
@@ -78,6 +80,7 @@ from mm_metering.worker.monitor import Monitor
 from mm_metering.worker.rebuild import Rebuilt, rebuild_all, rebuild_one
 from mm_metering.worker.reconcile import Reconciling
 from mm_metering.worker.runner import Worker
+from mm_metering.worker.shadow import EVERY, ShadowWatch
 from mm_metering.worker.upkeep import upkeep
 
 if TYPE_CHECKING:
@@ -91,7 +94,8 @@ SETTLE_S = 10.0
 SETTLE_WITH_JOURNAL_S = 2.0
 """The same at a shutdown that can leave it in a file."""
 CLOSE_MONTH = "close-month"
-ENVIRONMENT = ("CATALOGUE", "COUNTERS", "LEDGER", "APPLY", "JOURNAL")
+SHADOW = "shadow"
+ENVIRONMENT = ("CATALOGUE", "COUNTERS", "LEDGER", "APPLY", "JOURNAL", "SHADOW")
 
 
 class Details(TypedDict, total=False):
@@ -122,9 +126,12 @@ class Metering:
                  ``local://`` counters or the SQLite ledger, else in the user's state directory; "off": nowhere
     tax          a tax service: called with a draft without tax, returns the taxes on it; without one each tenant's
                  ``tax_rate`` is taken
+    shadow       plans that decide nothing, as a ``catalogue``: the worker looks what they would have decided, and
+                 ``shadow_report`` says it
 
-    Opens at the host's start (``install``), with ``async with``, or at first use. Raises CatalogueError for a wrong
-    catalogue at once, StoreUnavailable where a store cannot be reached.
+    Opens at the host's start (``install``), with ``async with``, or at first use. Raises at once CatalogueError for a
+    wrong catalogue or shadow and InvalidInput for a shadow that cannot be compared; StoreUnavailable where a store
+    cannot be reached.
     """
 
     def __init__(
@@ -140,6 +147,7 @@ class Metering:
         timing: Timing | None = None,
         journal: str | Path = "auto",
         tax: TaxService | None = None,
+        shadow: catalogues.Source | None = None,
     ) -> None:
         self.catalogue: Catalogue = catalogues.load(catalogue)
         self.clock: Clock = clock or SystemClock()
@@ -182,6 +190,7 @@ class Metering:
             tax=tax,
         )
         self._what_if = WhatIf(self.ledger, plans=plans, catalogue=self.catalogue)
+        self._shadow = None if shadow is None else self._shadow_of(catalogues.load(shadow))
         self._subscriptions = Subscriptions(
             self.gate,
             self.ledger,
@@ -193,7 +202,12 @@ class Metering:
         )
         self._inline = worker == "inline" or (worker == "auto" and _is_embedded(counters))
         leases = Leases(self.ledger, worker=_new_id(), shards=self.counters.shards)
-        jobs = (*upkeep(self.ledger), Job(CLOSE_MONTH, timedelta(days=1), self._close_last_month, catch_up=62))
+        jobs = [*upkeep(self.ledger), Job(CLOSE_MONTH, timedelta(days=1), self._close_last_month, catch_up=62)]
+        blocks: Mapping[str, int] = {}
+        if self._shadow is not None:
+            watch = ShadowWatch(self.ledger, self._shadow, now=self.clock.now)
+            jobs.append(Job(SHADOW, EVERY, watch.run))
+            blocks = watch.blocks
         self._jobs = Jobs(self.ledger, jobs, worker=leases.worker, now_us=micros_of(self.clock))
         self.reconciler = Reconciler(self.counters, self.ledger, self.gate, self._drain)
         reconciling = Reconciling(self._drain, self.reconciler)
@@ -205,12 +219,13 @@ class Metering:
             self._worker,
             unconfirmed=self._unconfirmed,
             files=self._left_behind,
+            shadowed=lambda: blocks,
         )
 
     @classmethod
     def from_env(cls, **options: Any) -> Self:
-        """Built from MM_METERING_CATALOGUE, _COUNTERS, _LEDGER, _APPLY and _JOURNAL, and _DEADLINE_MS for one
-        decision.
+        """Built from MM_METERING_CATALOGUE, _COUNTERS, _LEDGER, _APPLY, _JOURNAL and _SHADOW, and
+        _DEADLINE_MS for one decision.
 
         ``options`` win over them.
         """
@@ -753,6 +768,21 @@ class Metering:
         question = Question.of(new, self.catalogue, start=start, end=end, now=self.clock.now())
         await self.flush()
         return await self._what_if.answer(question, progress)
+
+    async def shadow_report(self, tenant: str | None = None) -> ShadowReport:
+        """What the ``shadow`` plans would have decided and billed in the running day and month, each in its tenant's
+        zone; of one tenant all of its limits. Nothing of it is written.
+
+        InvalidInput where there are none, and where a tenant's version limits a meter that they do not have.
+        """
+        if self._shadow is None:
+            raise InvalidInput("shadow", 'is not set: Metering(..., shadow="plans-next.toml") or MM_METERING_SHADOW')
+        await (self.flush() if tenant is None else self._flush_of(tenant))
+        await self.gate.report()
+        return await self._shadow.report(tenant, now=self.clock.now(), progress=lambda _: None)
+
+    def _shadow_of(self, catalogue: Catalogue) -> ShadowPlans:
+        return ShadowPlans(self.ledger, plans=self._plans, current=self.catalogue, catalogue=catalogue)
 
     async def _close_last_month(self, today: datetime, _fence: int) -> None:
         await self._drain.fully()

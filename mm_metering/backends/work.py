@@ -50,6 +50,10 @@ JOB_FAILED: Final = "job_failed"
 """The kind of alert for a job (its subject) that was given up for a period."""
 
 
+SHADOW_BLOCKS: Final = "shadow_blocks"
+"""The kind of alert for what a shadow plan would refuse. Its subject: shadow plan, meter, window and tenant."""
+
+
 class Lease(NamedTuple):
     """Who holds what a name stands for. ``beat`` rises while the owner lives; 0: the lease is not there."""
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Set
 from mm_metering.backends.accounts import Wanted
 from mm_metering.backends.ledger import Ledger, tenant_pages
 from mm_metering.core import books
+from mm_metering.core.books import Account
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.cells import Segment
-from mm_metering.core.rating import NO_LEVELS
+from mm_metering.core.rating import NO_LEVELS, Terms
 from mm_metering.core.simulation import Simulation, Tally
 from mm_metering.core.tenancy import OVERRIDE, TenantRow
 from mm_metering.core.whatif import Compared, Question, compare, segments_in
@@ -52,22 +53,11 @@ class WhatIf:
             if account is None:
                 continue
             terms = await self._plans.of(account.tenant)
-            in_force = segments_in(account.tenant, period, terms)
-            if not any(map(terms.plan, in_force)) or not books.is_billable(
-                account, terms, period, currency=self._catalogue.currency
-            ):
+            month = compared(account, terms, period, question, currency=self._catalogue.currency)
+            if month is None:
                 continue
-            question.check_meters(terms, in_force)
-            months[period] = compare(
-                terms,
-                question.replaced(terms),
-                period,
-                account.cells,
-                currency=self._catalogue.currency,
-                discounts=account.discounts,
-                levels_before=account.levels_before.get(terms.days(period)[0], NO_LEVELS),
-            )
-            segments += in_force
+            months[period] = month
+            segments += segments_in(account.tenant, period, terms)
             tally.running += terms.month(period).end > question.asked_at
         if not months:
             tally.left_out += 1
@@ -81,3 +71,21 @@ class WhatIf:
         plans = (*self._plans.known.values(), *question.catalogue.plans.values())
         bills_levels = any(plan.charged_levels for plan in plans)
         return Wanted(usage=(period,), levels=bills_levels)
+
+
+def compared(account: Account, terms: Terms, period: str, question: Question, *, currency: str) -> Compared | None:
+    """One tenant's month under both; None where there is nothing to be billed. InvalidInput where a plan that is
+    compared limits a meter that the new catalogue dropped."""
+    in_force = segments_in(account.tenant, period, terms)
+    if not any(map(terms.plan, in_force)) or not books.is_billable(account, terms, period, currency=currency):
+        return None
+    question.check_meters(terms, in_force)
+    return compare(
+        terms,
+        question.replaced(terms),
+        period,
+        account.cells,
+        currency=currency,
+        discounts=account.discounts,
+        levels_before=account.levels_before.get(terms.days(period)[0], NO_LEVELS),
+    )

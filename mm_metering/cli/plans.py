@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mm_metering import catalogues
 from mm_metering.billing.plan_review import Review, count, dropped_words, refuse_dropped, review, store, stored_plans
+from mm_metering.billing.shadow import ShadowPlans
 from mm_metering.cli import attack
 from mm_metering.cli.host import PROGRAM, load, refuse_memory
+from mm_metering.cli.shadow import show as show_shadow
 from mm_metering.cli.show import bar, count_tenants
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.money import from_nanos, plain
@@ -25,7 +27,9 @@ from mm_metering.core.plan_changes import (
 )
 from mm_metering.core.plan_words import headline, holding_words, limit_name, moved_words, past_words
 from mm_metering.core.schema import money_text, unknown
+from mm_metering.core.shadow_report import ShadowReport
 from mm_metering.errors import InvalidInput
+from mm_metering.gate.plans import PlanBook
 from mm_metering.metering import Metering
 
 if TYPE_CHECKING:
@@ -79,6 +83,23 @@ def commands() -> typer.Typer:
         apply_file(file, app, dry_run=dry_run)
 
     @group.command()
+    def shadow(
+        file: str = plans_file,
+        *,
+        json: bool = typer.Option(False, "--json", help="The whole value as JSON, amounts as exact strings."),  # noqa: FBT003
+        tenant: str = typer.Option("", "--tenant", help="This tenant alone, with all of its limits."),
+        app: str = host,
+    ) -> None:
+        """What a plans file would have decided and billed in the running day and month, by what is in the ledger.
+        Nothing is written."""
+        catalogue = catalogues.load(file)
+        found = on_ledger(app, lambda metering: _shadowed(metering, catalogue, tenant or None, knows_plans=bool(app)))
+        if json:
+            _say(found.model_dump_json(indent=2))
+        else:
+            show_shadow(found, file)
+
+    @group.command()
     def show(plan: str = typer.Argument("", metavar="[PLAN]", help="With its limits."), *, app: str = host) -> None:
         """The stored versions of each plan, and how many tenants are on each now."""
         stored, audiences = on_ledger(app, _counted)
@@ -114,6 +135,16 @@ async def _opened(metering: Metering, work: Callable[[Metering], Awaitable[T]], 
 async def _reviewed(metering: Metering, catalogue: Catalogue) -> Review:
     with bar("reading tenants", await count_tenants(metering.ledger)) as progress:
         return await review(metering.ledger, catalogue, now=metering.clock.now(), progress=progress)
+
+
+async def _shadowed(metering: Metering, catalogue: Catalogue, tenant: str | None, *, knows_plans: bool) -> ShadowReport:
+    """Without the app's own plans nothing is known of its currency and meters but what the ledger says."""
+    current = metering.catalogue if knows_plans else catalogue
+    plans = PlanBook(metering.ledger, proration=current.changes.proration)
+    shadow = ShadowPlans(metering.ledger, plans=plans, current=current, catalogue=catalogue)
+    total = await count_tenants(metering.ledger) if tenant is None else 1
+    with bar("replaying", total) as progress:
+        return await shadow.report(tenant, now=metering.clock.now(), progress=progress)
 
 
 async def _counted(metering: Metering) -> tuple[Stored, Mapping[str, Audience]]:

@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
-from mm_metering.core.catalogue import Catalogue
+from mm_metering.core.catalogue import Catalogue, Meter
 from mm_metering.core.money import EXACT, Money, from_nanos, minor_unit
 from mm_metering.core.whatif import Compared, Question
 
@@ -111,9 +111,9 @@ class Tally:
         refused: Counter[str] = Counter()
         for period, month in months.items():
             refused.update(month.refused)
-            self._months[period] = _sums([self._months.get(period, [_ZERO] * 3), month[:3]])
+            self._months[period] = summed([self._months.get(period, [_ZERO] * 3), month[:3]])
         self._refused.update(refused)
-        sums = self._amounts(_sums([month[:3] for month in months.values()]))
+        sums = self._amounts(summed([month[:3] for month in months.values()]))
         named = tuple(dict.fromkeys(plans))
         self._tenants.append(TenantChange(tenant=tenant, plans=named, refused=self._units(refused), **sums))
 
@@ -127,7 +127,7 @@ class Tally:
             end=periods[-1],
             currency=self.current.currency,
             as_of=self.question.asked_at,
-            total=Amounts(**self._amounts(_sums([*self._months.values(), none]))),
+            total=Amounts(**self._amounts(summed([*self._months.values(), none]))),
             months=tuple(months),
             tenants=tuple(self._tenants),
             more=len(rises),
@@ -148,16 +148,26 @@ class Tally:
         return known is None or (new.event, new.resource) != (known.event, known.resource)
 
     def _amounts(self, sums: Sequence[Decimal]) -> dict[str, Decimal]:
-        with localcontext(EXACT):
-            shown = [each.quantize(minor_unit(self.current.currency)) for each in sums]
-        return dict(zip(("before", "after", "with_refused"), shown, strict=True))
+        return amounts_in(self.current.currency, sums)
 
     def _units(self, refused: Mapping[str, int]) -> dict[str, int | Decimal]:
-        money = {name for name, meter in self.current.meters.items() if meter.unit == "money"}
-        return {meter: from_nanos(n) if meter in money else n for meter, n in sorted(refused.items())}
+        return units_of(refused, self.current.meters)
 
 
-def _sums(rows: Iterable[Sequence[Decimal]]) -> list[Decimal]:
+def amounts_in(currency: str, sums: Sequence[Decimal]) -> dict[str, Decimal]:
+    """Before, after and with refused demand, as the fields of ``Amounts``."""
+    with localcontext(EXACT):
+        shown = [each.quantize(minor_unit(currency)) for each in sums]
+    return dict(zip(("before", "after", "with_refused"), shown, strict=True))
+
+
+def units_of(counted: Mapping[str, int], meters: Mapping[str, Meter]) -> dict[str, int | Decimal]:
+    """By meter, in order of names: nano-units of money as money."""
+    money = {name for name, meter in meters.items() if meter.unit == "money"}
+    return {meter: from_nanos(n) if meter in money else n for meter, n in sorted(counted.items())}
+
+
+def summed(rows: Iterable[Sequence[Decimal]]) -> list[Decimal]:
     with localcontext(EXACT):
         return [sum(column, _ZERO) for column in zip(*rows, strict=True)]
 

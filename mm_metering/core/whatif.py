@@ -54,18 +54,7 @@ class Question:
             )
         if end > (newest := f"{now + _FIRST_ZONE:%Y-%m}"):
             raise InvalidInput("end", f"{end} has not begun anywhere; the last month that has is {newest}")
-        if new.currency != current.currency:
-            raise InvalidInput(
-                "catalogue", f"is in {new.currency}, and the usage was sold in {current.currency}; nothing is converted"
-            )
-        for name, meter in new.meters.items():
-            known = current.meters.get(name, meter)
-            if (meter.aggregation, meter.unit) != (known.aggregation, known.unit):
-                raise InvalidInput(
-                    "catalogue",
-                    f"{name} is a {meter.aggregation} of {meter.unit} there, and its usage was counted as a "
-                    f"{known.aggregation} of {known.unit}; give the new meter another name",
-                )
+        check_comparable(new, current)
         return cls(new, tuple(later_period(start, month) for month in range(months)), now)
 
     def replaced(self, terms: Terms) -> Terms:
@@ -82,18 +71,47 @@ class Question:
     def check_meters(self, terms: Terms, segments: Iterable[Segment]) -> None:
         """InvalidInput where a plan that is replaced limits a meter that the new catalogue does not have."""
         for segment in segments:
-            plan = terms.plan(segment) if segment.plan in self.catalogue.plans else None
-            for meter in plan.quotas if plan else ():
-                if meter not in self.catalogue.meters:
-                    raise InvalidInput(
-                        "catalogue",
-                        f"has no meter {meter!r}, which {plan_label(segment)} limits; keep it under [meters]: a plan "
-                        "that does not name it neither limits nor bills it",
-                    )
+            plan = terms.plan(segment)
+            if plan is not None and segment.plan in self.catalogue.plans:
+                _check_kept(plan, plan_label(segment), self.catalogue)
 
     def is_missing(self, plan: str) -> bool:
         """Whether the new catalogue has no such plan, though it is not a tenant's own version of one."""
         return bool(plan) and OVERRIDE not in plan and plan not in self.catalogue.plans
+
+
+def check_comparable(new: Catalogue, current: Catalogue) -> None:
+    """InvalidInput for a catalogue in another currency, and for one with a meter that counts otherwise than the usage
+    that is there."""
+    if new.currency != current.currency:
+        raise InvalidInput(
+            "catalogue", f"is in {new.currency}, and the usage was sold in {current.currency}; nothing is converted"
+        )
+    for name, meter in new.meters.items():
+        known = current.meters.get(name, meter)
+        if (meter.aggregation, meter.unit) != (known.aggregation, known.unit):
+            raise InvalidInput(
+                "catalogue",
+                f"{name} is a {meter.aggregation} of {meter.unit} there, and its usage was counted as a "
+                f"{known.aggregation} of {known.unit}; give the new meter another name",
+            )
+
+
+def check_plans(new: Catalogue, current: Catalogue) -> None:
+    """InvalidInput where a plan of both limits a meter in ``current`` that ``new`` does not have."""
+    for name, plan in current.plans.items():
+        if name in new.plans:
+            _check_kept(plan, name, new)
+
+
+def _check_kept(plan: Plan, label: str, new: Catalogue) -> None:
+    for meter in plan.quotas:
+        if meter not in new.meters:
+            raise InvalidInput(
+                "catalogue",
+                f"has no meter {meter!r}, which {label} limits; keep it under [meters]: a plan that does not name it "
+                "neither limits nor bills it",
+            )
 
 
 def _months_from(start: str, end: str) -> int:
@@ -175,7 +193,7 @@ def _of_meter(cells: Sequence[Cell], before: Terms, after: Terms) -> Iterator[Ce
         meter, refused = here[0].key.meter, sum(cell.refused for cell in here)
         counted.update({Window.MONTH: used, day: used})
         old, new = before.limits(meter, since_us), after.limits(meter, since_us)
-        if not refused or _refusing(old) == _refusing(new) or any(limit.is_level for limit in (*old, *new)):
+        if not refused or refusing(old) == refusing(new) or any(limit.is_level for limit in (*old, *new)):
             continue
         room = [
             limit.maximum - counted[Window.MONTH if limit.window is Window.MONTH else day]
@@ -193,7 +211,7 @@ def _place(cell: Cell) -> tuple[date, int]:
     return cell.key.day, cell.key.since_us
 
 
-def _refusing(limits: Iterable[Limit]) -> list[Limit]:
+def refusing(limits: Iterable[Limit]) -> list[Limit]:
     """Those of the limits that can refuse. A cap comes with the price at which it is spent; no other price matters."""
     return [limit for limit in limits if limit.blocks or limit.cap is not None]
 

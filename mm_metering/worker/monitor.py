@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import AbstractEventLoop
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final, Literal, NamedTuple
 
@@ -23,16 +23,18 @@ PING_S: Final = 2.0
 
 
 class Metric(NamedTuple):
-    """``read`` answers (shard, value) pairs; the shard is "" for what has none."""
+    """``read`` answers (label, value) pairs: a shard, or what ``label`` names; "" for what has none."""
 
     name: str
     kind: Literal["gauge", "counter"]
     help: str
     read: Callable[[], Iterable[tuple[str, float]]]
+    label: str = "shard"
 
 
 class Monitor:
-    """``unconfirmed`` counts the facts of this process's journal, ``files`` what others left behind."""
+    """``unconfirmed`` counts the facts of this process's journal, ``files`` what others left behind; ``shadowed`` the
+    limits of a shadow plan that were found to refuse, by meter."""
 
     def __init__(
         self,
@@ -43,6 +45,7 @@ class Monitor:
         *,
         unconfirmed: Callable[[], int],
         files: Callable[[], Waiting],
+        shadowed: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._counters = counters
         self._ledger = ledger
@@ -50,6 +53,7 @@ class Monitor:
         self._worker = worker
         self._unconfirmed = unconfirmed
         self._files = files
+        self._shadowed = shadowed
         self._left = Waiting(0, 0)
         self._letters: int | None = None
         self._loop: AbstractEventLoop | None = None
@@ -122,6 +126,8 @@ class Monitor:
                    one(lambda: self._letters)),
             Metric("mm_counter_drift", "gauge", "By how much counters differed from the ledger, when reconciled last.",
                    one(lambda: self._worker.reconciling.drift)),
+            Metric("mm_shadow_blocks", "counter", "Tenants' limits that the shadow plan was found to refuse by.",
+                   lambda: sorted(self._shadowed().items()), "meter"),
         )  # fmt: skip
 
     async def exposition(self) -> str:
@@ -144,15 +150,15 @@ class Monitor:
 
 
 def _callback(metric: Metric) -> Callable[[otel.CallbackOptions], Iterable[otel.Observation]]:
-    return lambda _: [otel.Observation(value, {"shard": shard} if shard else {}) for shard, value in metric.read()]
+    return lambda _: [otel.Observation(value, {metric.label: each} if each else {}) for each, value in metric.read()]
 
 
 def _lines(metric: Metric) -> Iterator[str]:
     name = f"{metric.name}_total" if metric.kind == "counter" else metric.name
     yield f"# HELP {name} {metric.help}"
     yield f"# TYPE {name} {metric.kind}"
-    for shard, value in metric.read():
-        yield f'{name}{{shard="{shard}"}} {value:.6g}' if shard else f"{name} {value:.15g}"
+    for each, value in metric.read():
+        yield f'{name}{{{metric.label}="{each}"}} {value:.6g}' if each else f"{name} {value:.15g}"
 
 
 async def _trouble(answer: Awaitable[object]) -> str:

@@ -31,7 +31,6 @@ TESTS: Final = {
     "events": ("tests/unit/test_events.py",),
     "identity": ("tests/unit/test_events.py",),
     "tenancy": ("tests/unit/test_timeline.py", "tests/contract/test_ledger.py::TestMemory"),
-    "timeline": ("tests/unit/test_timeline.py",),
     "lifecycles": ("tests/unit/test_timeline.py",),
     "pumps": tuple(f"tests/flows/test_pumps.py::test_{name}" for name in PUMPS),
     "usage": ("tests/unit/test_usage.py",),
