@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
 from functools import lru_cache, partial
 from typing import Any, Final, NamedTuple
@@ -41,6 +41,11 @@ NEAR_S: Final = (0, 0, -1, 1, -60, 59, 1_800, -1_800, 3_600, -3_601, 43_200)
 """Seconds from a day's first instant: where clocks change and days end."""
 
 
+def without_addons(plans: Mapping[str, Any]) -> dict[str, Any]:
+    """As a plans file may say them: only a tenant's own version has add-ons."""
+    return {name: {key: plan[key] for key in plan if key != "addons"} for name, plan in plans.items()}
+
+
 class Case(NamedTuple):
     month: Month
     events: list[Event]
@@ -51,14 +56,17 @@ class Case(NamedTuple):
     def period(self) -> str:
         return f"{self.month.year}-{self.month.month:02}"
 
+    def without_addons(self) -> Case:
+        return self._replace(month=self.month._replace(plans=without_addons(self.month.plans)))
+
     @property
     def first_day(self) -> date:
         return date(self.month.year, self.month.month, 1)
 
     @property
     def terms(self) -> Terms:
-        bare = {name: {key: plan[key] for key in plan if key != "addons"} for name, plan in self.month.plans.items()}
-        found = Catalogue.from_dict({"currency": "USD", "meters": METERS, "plans": bare}).plans
+        tree = {"currency": "USD", "meters": METERS, "plans": without_addons(self.month.plans)}
+        found = Catalogue.from_dict(tree).plans
         held = {
             name: read_held(HELD.read(plan.get("addons", {}), ROOT), ROOT) for name, plan in self.month.plans.items()
         }

@@ -25,7 +25,7 @@ from mm_metering.core.whatif import Compared, Question, compare, let_in, segment
 from mm_metering.errors import InvalidInput
 from tests.unit import oracle
 from tests.unit.billing_case import JANUARY, block, catalogue_of, charge, seed_with, terms_of
-from tests.unit.months import ALL, METERS, Case, cases, plans
+from tests.unit.months import ALL, METERS, Case, cases, plans, without_addons
 from tests.unit.test_oracle import before as standing
 from tests.unit.test_oracle import cells_of
 
@@ -381,6 +381,9 @@ def refusals(case: Case, drawn: Sequence[tuple[int, str, int]]) -> list[Cell]:
     return [Cell(key, CellSum(), 0, refused) for key, refused in units.items()]
 
 
+CASES: Final = cases().map(Case.without_addons)
+
+
 def catalogue_with(named: Mapping[str, Any]) -> Catalogue:
     return Catalogue.from_dict({"currency": "USD", "meters": METERS, "plans": named})
 
@@ -396,7 +399,7 @@ def whatif(case: Case, drawn: Sequence[tuple[int, str, int]], named: Mapping[str
 
 
 @many
-@given(cases(), REFUSALS)
+@given(CASES, REFUSALS)
 def test_the_same_catalogue_changes_nothing(case: Case, drawn: list[tuple[int, str, int]]) -> None:
     found, more = whatif(case, drawn, case.month.plans)
     assert found.before == found.after == found.with_refused
@@ -404,10 +407,10 @@ def test_the_same_catalogue_changes_nothing(case: Case, drawn: list[tuple[int, s
 
 
 @many
-@given(cases(), plans(ALL))
+@given(CASES, plans(ALL))
 def test_another_catalogue_comes_to_what_is_billed_by_hand(case: Case, offered: list[dict[str, Any]]) -> None:
     """Plans that are not offered any more stay."""
-    named = case.month.plans | {f"p{number}": plan for number, plan in enumerate(offered)}
+    named = case.month.plans | without_addons({f"p{number}": plan for number, plan in enumerate(offered)})
     found, _ = whatif(case, [], {name: named[name] for name in list(named)[: len(offered)]})
     by_hand = case.month._replace(plans=named)
     for month, amount in ((case.month, found.before), (by_hand, found.after)):
@@ -415,11 +418,11 @@ def test_another_catalogue_comes_to_what_is_billed_by_hand(case: Case, offered: 
 
 
 @many
-@given(cases(), REFUSALS, plans(ALL))
+@given(CASES, REFUSALS, plans(ALL))
 def test_no_more_is_let_in_than_was_refused_and_fits(
     case: Case, drawn: list[tuple[int, str, int]], offered: list[dict[str, Any]]
 ) -> None:
-    named = case.month.plans | {f"p{number}": plan for number, plan in enumerate(offered)}
+    named = case.month.plans | without_addons({f"p{number}": plan for number, plan in enumerate(offered)})
     found, more = whatif(case, drawn, named)
     asked_for: Counter[tuple[date, int, str]] = Counter()
     for each in refusals(case, drawn):
