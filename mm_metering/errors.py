@@ -14,6 +14,7 @@
     ├── NotBound                 no tenant is bound to this context
     ├── PeriodNotOver            the period is still running
     ├── WrongState               that cannot happen to an invoice in its state; carries it as ``.state``
+    │   └── ChangedMeanwhile     a tenant that others keep changing; nothing was written
     ├── NotFound                 no invoice, line or other thing of that id
     ├── CatalogueError           plans.toml is wrong; carries ``.file`` and ``.line``
     │   └── NotApplied           the file or the schema is newer than the ledger's
@@ -109,6 +110,10 @@ class WrongState(MeteringError):
     def __init__(self, message: str, *, state: str) -> None:
         super().__init__(message)
         self.state = state
+
+
+class ChangedMeanwhile(WrongState):
+    """A tenant changed between reading it and writing what was decided for it. Nothing changed; asking again helps."""
 
 
 class NotFound(MeteringError):

@@ -68,8 +68,8 @@ class Addons:
         await self._plans.refresh()
         if self._plans.known.get(before) == plan:
             return before
-        same = [key for key, known in self._plans.known.items() if key[0] == plan.name and known == plan]
-        if same:
-            return max(same)
         own = f"{plan_name(before[0])}{OVERRIDE}{row.id}"
+        for name in (plan.name, own):
+            if same := [key for key, known in self._plans.known.items() if key[0] == name and known == plan]:
+                return max(same)
         return own, await self._plans.put(own, plan, now_us=micros(self._clock.now()))

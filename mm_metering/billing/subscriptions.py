@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
@@ -11,7 +12,7 @@ from typing import Any, Final, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict
 
 from mm_metering.backends.ledger import Ledger
-from mm_metering.billing.addons import Addons
+from mm_metering.billing.addons import Addons, Version
 from mm_metering.clock import Clock
 from mm_metering.core.catalogue import Catalogue, Plan
 from mm_metering.core.catalogue_layout import overridden
@@ -23,7 +24,7 @@ from mm_metering.core.periods import Window, from_micros, local_day, micros, win
 from mm_metering.core.tenancy import OVERRIDE, NewTenant, TenantDefaults, TenantRow, plan_name
 from mm_metering.core.timeline import Change, PlanChange, StateChange
 from mm_metering.core.zones import zone_name
-from mm_metering.errors import InvalidInput, InvalidMoney, UnknownTenant
+from mm_metering.errors import ChangedMeanwhile, InvalidInput, InvalidMoney, UnknownTenant
 from mm_metering.gate.gate import Gate
 from mm_metering.gate.plans import PlanBook
 
@@ -41,6 +42,8 @@ NOW: Final = "now"
 PERIOD_END: Final = "period_end"
 DAY_US: Final = 86_400_000_000
 MAX_TRIAL_DAYS: Final = 730
+MOST_TRIES: Final = 10
+"""How often a change is decided anew; of those that change a tenant at once, one gets through each time."""
 
 
 class Planned(BaseModel):
@@ -122,9 +125,16 @@ class Subscriptions:
             new = replace(new, anchor_day=self._anchor_day(anchor, new, before))
         if before is None and name is None and not self._defaults().plan:
             raise UnknownTenant("plan: the catalogue has no default_plan, so a new tenant needs one")
-        if before and name and name != plan_name(before.segment_at(self._now_us()).plan):
-            own, version = await self._addons.carried(before, (name, self._versions()[name]), self._now_us())
-            new = replace(new, plan=own, version=version)
+        if before is None or name is None:
+            return await self._write(before, new)
+        return await self._anew(lambda: self._put_on(new, (name, self._versions()[name])))
+
+    async def _put_on(self, new: NewTenant, newest: Version) -> Tenant:
+        """A known tenant, with a plan named: add-ons go along to another one."""
+        before = await self._row(new.id)
+        if newest[0] != plan_name(before.segment_at(self._now_us()).plan):
+            own, version = await self._addons.carried(before, newest, self._now_us())
+            new = replace(new, plan=own, version=version, of_revision=before.revision)
         return await self._write(before, new)
 
     def _anchor_day(self, anchor: Anchor, new: NewTenant, before: TenantRow | None) -> int:
@@ -146,7 +156,7 @@ class Subscriptions:
 
     async def change_plan(self, tenant: str, plan: str, *, at: At = None) -> Tenant:
         """Moves a tenant to the newest version of a plan; changes of plan that were planned for later are dropped."""
-        return await self._change(*await self.plan_change(tenant, plan, at))
+        return await self._decided(lambda: self.plan_change(tenant, plan, at))
 
     async def happen(self, tenant: str, event: str, *, at: At = None) -> Tenant:
         """What ``lifecycles.SUBSCRIPTION`` allows: "pause", "resume", "cancel"."""
@@ -175,6 +185,22 @@ class Subscriptions:
         version = await self._addons.carried(row, (new.name, self._versions()[new.name]), at_us)
         return row, PlanChange(at_us, *version)
 
+    async def _decided(self, decide: Callable[[], Awaitable[tuple[TenantRow, Change]]]) -> Tenant:
+        """A change that depends on the plan that the tenant has: decided anew where another came in between."""
+
+        async def attempt() -> Tenant:
+            row, change = await decide()
+            return await self._change(row, replace(change, of_revision=row.revision))
+
+        return await self._anew(attempt)
+
+    async def _anew(self, attempt: Callable[[], Awaitable[Tenant]]) -> Tenant:
+        """ChangedMeanwhile where others came in between each time."""
+        for _ in range(MOST_TRIES - 1):
+            with suppress(ChangedMeanwhile):
+                return await attempt()
+        return await attempt()
+
     async def _change(self, before: TenantRow, change: Change) -> Tenant:
         after = await self._ledger.change_subscription(before.id, change)
         if after != before:
@@ -196,6 +222,9 @@ class Subscriptions:
 
     async def override(self, tenant: str, changes: Mapping[str, Any], *, at: At) -> Tenant:
         """The tenant's plan from an instant on, with changes that it alone has."""
+        return await self._decided(lambda: self._override_change(tenant, changes, at))
+
+    async def _override_change(self, tenant: str, changes: Mapping[str, Any], at: At) -> tuple[TenantRow, Change]:
         before = await self._row(tenant)
         at_us = self._at_us(before, at)
         plan = await self._plan(before, at_us)
@@ -204,12 +233,15 @@ class Subscriptions:
         own = f"{plan.name}{OVERRIDE}{before.id}"
         changed = overridden(plan, changes, meters=self._catalogue.meters)
         version = await self._plans.put(own, changed, now_us=self._now_us())
-        return await self._change(before, PlanChange(at_us, own, version))
+        return before, PlanChange(at_us, own, version)
 
     async def set_addon(self, tenant: str, addon: str, *, quantity: int, at: At) -> Tenant:
         """So many of an add-on beside the tenant's plan from an instant on; what is planned stays."""
+        return await self._decided(lambda: self._addon_change(tenant, addon, quantity, at))
+
+    async def _addon_change(self, tenant: str, addon: str, quantity: int, at: At) -> tuple[TenantRow, Change]:
         row = await self._row(tenant)
-        return await self._change(row, await self._addons.change(row, addon, quantity, self._at_us(row, at)))
+        return row, await self._addons.change(row, addon, quantity, self._at_us(row, at))
 
     async def _write(self, before: TenantRow | None, new: NewTenant) -> Tenant:
         after = await self._ledger.put_tenant(new, defaults=self._defaults(), now_us=self._now_us())

@@ -10,7 +10,7 @@ from mm_metering.core.cells import Segment
 from mm_metering.core.periods import Window, from_micros, micros, window_span, zone
 from mm_metering.core.timeline import Change, PlanChange, changed_timeline, settled
 from mm_metering.core.zones import moved_zone
-from mm_metering.errors import InvalidInput
+from mm_metering.errors import ChangedMeanwhile, InvalidInput
 
 OVERRIDE: Final = "~"
 """Between a plan's name and the tenant whose own version of it this is: "pro~acme". No plan of a catalogue has it."""
@@ -62,7 +62,8 @@ class TenantRow:
 
 @dataclass(frozen=True, slots=True)
 class NewTenant:
-    """What ``put_tenant`` writes. None leaves a known tenant's value as it is, and gives a new one the default."""
+    """What ``put_tenant`` writes. None leaves a known tenant's value as it is, and gives a new one the default.
+    ``of_revision`` as in ``PlanChange``."""
 
     id: str
     plan: str | None = None
@@ -72,6 +73,7 @@ class NewTenant:
     tax_rate: str | None = None
     trial_us: int | None = None
     anchor_day: int | None = None
+    of_revision: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ def changed_tenant(before: TenantRow | None, new: NewTenant, defaults: TenantDef
     """The row after ``put_tenant``; the same object if nothing changes."""
     if before is None:
         return _new_tenant(new, defaults, now_us)
+    _check_revision(before, new.of_revision)
     after = before if new.subscribed_us is None else _moved_start(before, new.subscribed_us)
     if new.plan and not _is_on(after.segment_at(now_us), new):
         after = with_change(after, PlanChange(now_us, new.plan, new.version or 0))
@@ -145,11 +148,21 @@ def _moved_start(row: TenantRow, subscribed_us: int) -> TenantRow:
     return replace(row, subscribed_us=subscribed_us, segments=(first._replace(starts_us=subscribed_us), *later))
 
 
+def _check_revision(row: TenantRow, of_revision: int | None) -> None:
+    if of_revision not in (None, row.revision):
+        raise ChangedMeanwhile(
+            f"tenant {row.id!r} was changed meanwhile, revision {row.revision} after {of_revision}; try again",
+            state=f"revision {row.revision}",
+        )
+
+
 def with_change(row: TenantRow, change: Change) -> TenantRow:
     """The row after a change of its timeline; the same object if nothing changes.
 
-    InvalidInput for an instant before the sign-up, WrongState for what its state then does not allow.
+    InvalidInput for an instant before the sign-up, WrongState for what its state then does not allow, ChangedMeanwhile
+    where the tenant is not any more what the change was decided for.
     """
+    _check_revision(row, change.of_revision)
     if change.at_us < row.subscribed_us:
         at, sign_up = from_micros(change.at_us), from_micros(row.subscribed_us)
         raise InvalidInput(

@@ -18,12 +18,14 @@ RUNNING: Final = frozenset({TRIAL, ACTIVE})
 
 @dataclass(frozen=True, slots=True)
 class PlanChange:
-    """Another plan from ``at_us`` on. It subscribes again who is canceled then."""
+    """Another plan from ``at_us`` on. It subscribes again who is canceled then. ``of_revision`` is the tenant's as
+    which it was decided; None holds for any."""
 
     at_us: int
     plan: str
     version: int
     event: str = "change plan"
+    of_revision: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +34,17 @@ class StateChange:
 
     at_us: int
     event: str
+    of_revision: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class VersionChange:
     """Other versions of the plans that hold from ``at_us`` on, by (plan, version). What is planned stays: plans that
-    are not named, and every state."""
+    are not named, and every state. ``of_revision`` as in ``PlanChange``."""
 
     at_us: int
     versions: Mapping[tuple[str, int], tuple[str, int]]
+    of_revision: int | None = None
 
 
 Change: TypeAlias = PlanChange | StateChange | VersionChange

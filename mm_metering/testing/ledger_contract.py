@@ -32,8 +32,8 @@ from mm_metering.core.digest import Digest, hash_of, total
 from mm_metering.core.facts import Count, Fact, encode, void
 from mm_metering.core.periods import micros
 from mm_metering.core.tenancy import NewTenant, TenantDefaults
-from mm_metering.core.timeline import PlanChange, StateChange
-from mm_metering.errors import InvalidInput, UnknownTenant, WrongState
+from mm_metering.core.timeline import PlanChange, StateChange, VersionChange
+from mm_metering.errors import ChangedMeanwhile, InvalidInput, UnknownTenant, WrongState
 from mm_metering.testing.accounts_contract import AccountsContract
 from mm_metering.testing.work_contract import WorkContract
 
@@ -591,6 +591,19 @@ class LedgerContract(WorkContract, AccountsContract):
             await ledger.change_subscription("acme", PlanChange(at("2023-12-31 00:00"), "pro", 3))
         with pytest.raises(UnknownTenant):
             await ledger.change_subscription("nobody", PlanChange(0, "pro", 3))
+
+    async def test_a_change_decided_for_another_revision_is_not_written(self, ledger: Ledger) -> None:
+        first = await ledger.put_tenant(NewTenant("acme", "pro", 3), defaults=FREE, now_us=5)
+        own = {("pro", 3): ("pro~acme", 1)}
+        moved = await ledger.change_subscription("acme", VersionChange(6, own, of_revision=first.revision))
+        with pytest.raises(ChangedMeanwhile):
+            await ledger.change_subscription("acme", PlanChange(7, "free", 1, of_revision=first.revision))
+        stale = NewTenant("acme", "free", 1, of_revision=first.revision)
+        with pytest.raises(ChangedMeanwhile):
+            await ledger.put_tenant(stale, defaults=FREE, now_us=7)
+        assert moved == await ledger.tenant("acme")
+        again = PlanChange(7, "free", 1, of_revision=moved.revision)
+        assert (await ledger.change_subscription("acme", again)).revision == moved.revision + 1
 
     async def test_a_state_holds_from_its_instant_on_whatever_the_plan(self, ledger: Ledger) -> None:
         first = await ledger.put_tenant(NewTenant("acme", "pro", 3, trial_us=10), defaults=FREE, now_us=5)
