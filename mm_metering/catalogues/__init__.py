@@ -10,15 +10,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.catalogue_file import parse
 from mm_metering.core.schema import shown
 from mm_metering.errors import CatalogueError
 
-__all__ = ["Source", "load", "seed", "shipped", "text_of", "write_starter"]
+__all__ = ["Source", "load", "named", "seed", "text_of", "write_starter"]
 
+SHIPPED: Final = ("seed", "starter")
+"""The catalogues of this package."""
 Source: TypeAlias = "Catalogue | Mapping[str, Any] | str | os.PathLike[str]"
 """A catalogue, its Python form, or the path of a file that ends in .toml."""
 
@@ -33,9 +35,9 @@ def load(source: Source) -> Catalogue:
     return parse(text_of(path), path)
 
 
-def shipped(name: str) -> Catalogue:
-    """The catalogue "seed", or "starter", of this package."""
-    return load(Path(__file__).with_name(f"{name}.toml"))
+def named(name: str) -> Catalogue:
+    """One of SHIPPED, or the catalogue of a file."""
+    return load(Path(__file__).with_name(f"{name}.toml")) if name in SHIPPED else load(name)
 
 
 def write_starter(file: str) -> None:
@@ -73,5 +75,5 @@ def text_of(path: str) -> str:
 
 
 _STARTER = Path(__file__).with_name("starter.toml")
-seed: Catalogue = shipped("seed")
+seed: Catalogue = named("seed")
 """Free, Pro and Enterprise, as the documentation's table has them."""

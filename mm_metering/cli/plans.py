@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from mm_metering import catalogues
 from mm_metering.billing.plan_review import Review, count, dropped_words, refuse_dropped, review, store, stored_plans
 from mm_metering.billing.shadow import ShadowPlans
+from mm_metering.cli import attack
 from mm_metering.cli.host import PROGRAM, load, refuse_memory
 from mm_metering.cli.shadow import show as show_shadow
 from mm_metering.cli.show import bar, count_tenants
@@ -106,6 +107,7 @@ def commands() -> typer.Typer:
         else:
             _show_versions(stored, audiences)
 
+    attack.register(group)
     return group
 
 

@@ -93,26 +93,31 @@ def _zone(name: str) -> tzinfo:
     if not moved:
         return new
     old_name, _, second = before.rpartition("@")
-    old = _zone(old_name)
-    return MovedZone(name, old, _steps(old, new, EPOCH + int(second) * _SECOND))
+    return _moved(name, _zone(old_name), new, EPOCH + int(second) * _SECOND)
 
 
-def _steps(old: tzinfo, new: tzinfo, moment: datetime) -> list[Piece]:
-    """How the clock of ``old`` comes to that of ``new``. Where it goes back day by day, the later steps are at noon, so
-    that no midnight comes twice."""
-    day, steps = local_day(moment, old), list[Piece]()
+def _moved(name: str, old: tzinfo, new: tzinfo, moment: datetime) -> MovedZone:
+    """How the days of ``old`` become those of ``new``. Where the clock must go back by more than two hours it does so
+    day by day, at noon."""
+    first = day = local_day(moment, old)
     start = day_start(day, old)
     moment = max(moment, start + _SECOND)  # a day that begins at this instant has begun
-    while day_start(day + _DAY, new) - start > LONGEST_DAY:
-        start, day = start + LONGEST_DAY, day + _DAY
-        steps.append(Piece(moment, timezone(datetime.combine(day, time(), UTC) - start)))
-        moment = start + _DAY / 2
-    return [*steps, Piece(moment, new)]
+    starts, pieces, since = dict[date, datetime](), list[Piece](), moment
+    while True:
+        day += _DAY
+        due = day_start(day, new)
+        start = starts[day] = max(min(due, start + LONGEST_DAY), moment)
+        if start >= due:
+            return MovedZone(name, old, new, [*pieces, Piece(since, new)], first_day=first, starts=starts)
+        pieces.append(Piece(since, timezone(datetime.combine(day, time(), UTC) - start)))
+        since = start + _DAY / 2
 
 
 @lru_cache(maxsize=8192)
 def day_start(day: date, tz: tzinfo) -> datetime:
     """The first instant of a local day. A midnight that clocks skip starts at the instant they jump."""
+    if isinstance(tz, MovedZone):
+        return tz.starts.get(day) or day_start(day, tz.old if day <= tz.first_day else tz.new)
     midnight = datetime.combine(day, time())
     start = midnight.replace(tzinfo=tz).astimezone(UTC)
     is_shown = start.astimezone(tz).replace(tzinfo=None) == midnight
@@ -128,9 +133,18 @@ def _jump_over_midnight(day: date, late: datetime, tz: tzinfo) -> datetime:
 
 def local_day(moment: datetime, tz: tzinfo) -> date:
     """The day whose span holds the moment. Clocks set back over midnight (00:01 to 23:01) do not bring a day back."""
+    if isinstance(tz, MovedZone):
+        return _day_of_moved(moment, tz)
     day = moment.astimezone(tz).date()
     following = day + timedelta(days=1)
     return day if moment < day_start(following, tz) else following
+
+
+def _day_of_moved(moment: datetime, tz: MovedZone) -> date:
+    if moment < day_start(tz.first_day, tz.old):
+        return local_day(moment, tz.old)
+    day = max((day for day, start in tz.starts.items() if start <= moment), default=tz.first_day)
+    return local_day(moment, tz.new) if day == max(tz.starts) else day
 
 
 def day_span(day: date, tz: tzinfo) -> Span:
@@ -151,8 +165,12 @@ def month_day(year: int, month: int, anchor: int) -> date:
 
 def month_span(year: int, month: int, tz: tzinfo, anchor: int = 1) -> Span:
     """The month that begins on its day ``anchor``, 1 to 31; it ends where the next one begins."""
-    following = (year + month // 12, month % 12 + 1)
-    return Span(day_start(month_day(year, month, anchor), tz), day_start(month_day(*following, anchor), tz))
+    following = month_day(*_month_after(year, month), anchor)
+    return Span(day_start(month_day(year, month, anchor), tz), day_start(following, tz))
+
+
+def _month_after(year: int, month: int) -> tuple[int, int]:
+    return year + month // 12, month % 12 + 1
 
 
 def window_span(window: Window, moment: datetime, tz: tzinfo, anchor: int = 1) -> Span:
@@ -163,7 +181,10 @@ def window_span(window: Window, moment: datetime, tz: tzinfo, anchor: int = 1) -
         start = EPOCH + (moment - EPOCH) // _SECOND // window.seconds * window.seconds * _SECOND
         return Span(start, start + timedelta(seconds=window.seconds))
     day = local_day(moment, tz)
-    return day_span(day, tz) if window is Window.DAY else period_span(period_of(day, anchor), tz, anchor)
+    if window is Window.DAY:
+        return day_span(day, tz)
+    first = month_first(day, anchor)
+    return month_span(first.year, first.month, tz, anchor)
 
 
 def parse_period(period: object) -> tuple[int, int]:
@@ -204,8 +225,7 @@ def later_period(period: str, months: int) -> str:
 def days_of(period: str, anchor: int = 1) -> tuple[date, date]:
     """The first and the last day of a billing month."""
     year, month = parse_period(period)
-    following = (year + month // 12, month % 12 + 1)
-    return month_day(year, month, anchor), month_day(*following, anchor) - _DAY
+    return month_day(year, month, anchor), month_day(*_month_after(year, month), anchor) - _DAY
 
 
 def parse_day(day: date | str, field: str) -> date:

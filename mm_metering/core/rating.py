@@ -48,7 +48,7 @@ from mm_metering.core.periods import (
     local_day,
     micros,
     month_first,
-    period_of,
+    month_span,
     period_span,
     zone,
 )
@@ -89,9 +89,9 @@ class Terms:
 
     def window(self, window: Window, first: date) -> Span:
         """The day or month that begins on a day."""
-        return (
-            day_span(first, self.zone) if window is Window.DAY else self.month(period_of(first, self.tenant.anchor_day))
-        )
+        if window is Window.DAY:
+            return day_span(first, self.zone)
+        return month_span(first.year, first.month, self.zone, self.tenant.anchor_day)
 
     def plan(self, segment: Segment) -> Plan | None:
         return self.plans.get(version_of(segment))

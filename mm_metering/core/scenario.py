@@ -19,8 +19,10 @@ from mm_metering.core.periods import day_start, days_between, days_of, later_per
 EVENTS: Final = ("pause", "resume", "cancel")
 MAX_MONTHS: Final = 36
 MAX_TENANTS: Final = 10_000
+MOST_A_DAY: Final = 1_000_000_000
+"""Units of one meter."""
 FRIDAY: Final = 5
-_NOON: Final = timedelta(hours=12)
+NOON: Final = timedelta(hours=12)
 _PARTS: Final = 1_000_000
 """How finely ``spread`` is drawn."""
 
@@ -50,12 +52,14 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """At an instant: another plan, or zone, or one of EVENTS. Exactly one of them."""
+    """At an instant: another plan, or zone, or one of EVENTS; exactly one of them. A plan may hold ``since`` an earlier
+    instant."""
 
     at: datetime
     plan: str | None = None
     event: str | None = None
     timezone: str | None = None
+    since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,10 @@ class Scenario:
     def periods(self) -> list[str]:
         return [later_period(f"{self.start:%Y-%m}", number) for number in range(self.months)]
 
+    def ends(self, group: Group) -> datetime:
+        """When the last month is over for a group's tenants, as months of the calendar are."""
+        return day_start(days_of(self.periods[-1])[1] + timedelta(days=1), zone(group.timezone))
+
     def begins(self, group: Group) -> datetime:
         """When a group's tenants sign up."""
         return group.subscribed_at or day_start(self.start, zone(group.timezone))
@@ -104,10 +112,10 @@ class Scenario:
             moments: Sequence[Moment] = usage.on or [*days_between(self.start, last)]
             for moment in moments:
                 is_instant = isinstance(moment, datetime)
-                at = moment if isinstance(moment, datetime) else day_start(moment, tz) + _NOON
+                at = moment if isinstance(moment, datetime) else day_start(moment, tz) + NOON
                 units = usage.mean if is_instant else self._units(usage, tenant, moment)
                 if at >= self.begins(group) and (units or usage.is_level):
-                    yield at, usage, units
+                    yield at, usage, min(units, MOST_A_DAY)
 
     def _units(self, usage: Usage, tenant: str, day: date) -> int:
         month = 12 * (day.year - self.start.year) + day.month - self.start.month

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -11,8 +12,19 @@ from typing import Any
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.events import aware
 from mm_metering.core.money import exact, plain
-from mm_metering.core.periods import parse_day, zone
-from mm_metering.core.scenario import EVENTS, MAX_MONTHS, MAX_TENANTS, Group, Moment, Scenario, Step, Usage
+from mm_metering.core.periods import day_start, parse_day, zone
+from mm_metering.core.scenario import (
+    EVENTS,
+    MAX_MONTHS,
+    MAX_TENANTS,
+    MOST_A_DAY,
+    NOON,
+    Group,
+    Moment,
+    Scenario,
+    Step,
+    Usage,
+)
 from mm_metering.core.schema import Field, Given, Keys, Place, Shape, choice, either, listing, shown, table, text, whole
 from mm_metering.core.schema import unknown as unknown_name
 from mm_metering.errors import InvalidInput
@@ -37,12 +49,39 @@ def read_scenario(tree: object, at: Place) -> Scenario:
         raise (at / "months").wrong(f"{scenario.months:,} months are too many; at most {MAX_MONTHS}")
     if sum(group.count for group in groups) > MAX_TENANTS:
         raise (at / "tenants").wrong(f"there are more than {MAX_TENANTS:,} tenants; simulate a part of them")
+    names = Counter(tenant for group in groups for tenant in group.tenants)
+    for name, times in names.items():
+        if times > 1:
+            raise (at / "tenants").wrong(f"two of them make a tenant {name}; name one otherwise")
+    for group in groups:
+        _check_moments(scenario, group, at / "tenants" / group.name)
     for month, name, _ in scenario.expect:
         if month not in scenario.periods:
             raise (at / "expect" / month).wrong(f"is not one of the months from {scenario.periods[0]} on")
         if name not in given["tenants"]:
             raise (at / "expect" / month / name).wrong(unknown_name("tenant", name, given["tenants"]))
     return scenario
+
+
+def _check_moments(scenario: Scenario, group: Group, at: Place) -> None:
+    """What lies before the sign-up or after the last month would never happen."""
+    begins, ends = scenario.begins(group), scenario.ends(group)
+    for number, step in enumerate(group.steps):
+        if not begins <= step.at <= ends:
+            raise (at / "changes" / number).wrong(f"{_instant(step.at)} {_outside(begins, ends)}")
+    for usage in group.usage:
+        for moment in usage.on:
+            last = moment if isinstance(moment, datetime) else day_start(moment, zone(group.timezone)) + NOON
+            if not begins <= last < ends:
+                raise (at / "usage" / usage.meter).wrong(f"{_moment_text(moment)} {_outside(begins, ends)}")
+
+
+def _outside(begins: datetime, ends: datetime) -> str:
+    return f"is not from the sign-up, {_instant(begins)}, to the end of the last month, {_instant(ends)}"
+
+
+def _moment_text(moment: Moment) -> str:
+    return _instant(moment) if isinstance(moment, datetime) else str(moment)
 
 
 def check(scenario: Scenario, catalogue: Catalogue, at: Place) -> None:
@@ -98,7 +137,9 @@ def _step(given: Given, at: Place) -> Step:
     what = [key for key in ("plan", "do", "timezone") if key in given]
     if len(what) != 1:
         raise at.wrong(f"name one of plan, timezone, or do ({', '.join(EVENTS)})")
-    return Step(given["at"], given.get("plan"), given.get("do"), given.get("timezone"))
+    if "since" in given and what != ["plan"]:
+        raise at.wrong("since is when a plan holds from; name the plan")
+    return Step(given["at"], given.get("plan"), given.get("do"), given.get("timezone"), given.get("since"))
 
 
 def _parsed(read: Callable[[object], Any], what: str) -> Shape[Any]:
@@ -146,7 +187,7 @@ def _as_it_is(value: object, at: Place) -> object:
 def _fraction(least: int, most: int) -> Shape[Decimal]:
     def read(value: object, at: Place) -> Decimal:
         try:
-            found = exact(value, "value")
+            found = exact(getattr(value, "written", value), "value")  # a float of the file, as it was written
         except InvalidInput:
             found = None
         if found is None or not least <= found <= most:
@@ -164,6 +205,16 @@ _AMOUNT = _parsed(lambda value: exact(value, "amount"), 'money such as "109.00"'
 _NAMES = Keys(r"[A-Za-z0-9_.-]{1,64}", "a name of 1 to 64 letters, digits, _, . and -")
 _MONTHS = Keys(r"[0-9]{4}-[0-9]{2}", 'a month such as "2024-01"')
 _TEXT, _COUNT = text(), whole()
+
+
+def _read_units(value: object, at: Place) -> int:
+    units = _COUNT.read(value, at)
+    if units > MOST_A_DAY:
+        raise at.wrong(f"{units:,} is more than {MOST_A_DAY:,}, the most that is simulated in a day")
+    return units
+
+
+_UNITS = Shape(_read_units, {"type": "integer", "minimum": 0, "maximum": MOST_A_DAY})
 _WHO = "write [tenants.acme]"
 _TOTALS = table({}, keys=_MONTHS, rest=table({}, keys=_NAMES, rest=_AMOUNT))
 
@@ -175,9 +226,9 @@ def _read_anchor(value: object, at: Place) -> str | int:
 _ANCHOR = Shape(_read_anchor, {})
 _USE = table(
     {
-        "mean": Field(_COUNT, "Units a day."),
-        "amount": Field(_COUNT, "Units at each moment of on."),
-        "level": Field(_COUNT, "What a level stands at."),
+        "mean": Field(_UNITS, "Units a day."),
+        "amount": Field(_UNITS, "Units at each moment of on."),
+        "level": Field(_UNITS, "What a level stands at."),
         "spread": Field(_fraction(0, 1), "How far a day may lie from the mean, as a part of it."),
         "growth": Field(_fraction(-1, 10), "How much more each month is than the one before."),
         "weekend": Field(_fraction(0, 100), "What Saturdays and Sundays are multiplied by."),
@@ -185,7 +236,7 @@ _USE = table(
         "resource": Field(_TEXT, "What is used, such as a model."),
     }
 )
-_USES = either(_USE, _COUNT)
+_USES = either(_USE, _UNITS)
 
 
 def _read_uses(value: object, at: Place) -> Any:
@@ -209,6 +260,7 @@ _GROUP = table(
                     {
                         "at": Field(_INSTANT, "When.", 'write at = "2024-01-16T12:00:00Z"'),
                         "plan": Field(_TEXT, "Another plan."),
+                        "since": Field(_INSTANT, "From when the plan holds, if it is backdated."),
                         "do": Field(choice(*EVENTS), "What happens to the subscription."),
                         "timezone": Field(_ZONE, "Another zone."),
                     }
@@ -263,7 +315,8 @@ def to_toml(scenario: Scenario, comment: str = "") -> str:
             forms = [_usage_form(usage) for usage in group.usage if usage.meter == meter]
             lines.append(f"{meter} = {forms[0] if len(forms) == 1 else '[' + ', '.join(forms) + ']'}")
         for step in group.steps:
-            what = {"plan": step.plan, "do": step.event, "timezone": step.timezone}
+            since = _instant(step.since) if step.since else None
+            what = {"plan": step.plan, "since": since, "do": step.event, "timezone": step.timezone}
             lines += ["", f"[[tenants.{_text(group.name)}.changes]]", f'at = "{_instant(step.at)}"']
             lines += [f"{key} = {_text(value)}" for key, value in what.items() if value]
     for period in dict.fromkeys(month for month, _, _ in scenario.expect):
@@ -278,7 +331,7 @@ def _usage_form(usage: Usage) -> str:
     form += [f"resource = {_text(usage.resource)}"] if usage.resource else []
     parts = {"spread": (usage.spread, 0), "growth": (usage.growth, 0), "weekend": (usage.weekend, 1)}
     form += [f'{name} = "{plain(value)}"' for name, (value, usual) in parts.items() if value != usual]
-    moments = [f'"{_instant(each) if isinstance(each, datetime) else each}"' for each in usage.on]
+    moments = [f'"{_moment_text(each)}"' for each in usage.on]
     form += [f"on = [{', '.join(moments)}]"] if moments else []
     return f"{{ {', '.join(form)} }}"
 

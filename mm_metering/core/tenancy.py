@@ -138,12 +138,11 @@ def _new_tenant(new: NewTenant, defaults: TenantDefaults, now_us: int) -> Tenant
 
 
 def _moved_start(row: TenantRow, subscribed_us: int) -> TenantRow:
-    """A trial moves with the sign-up."""
+    """Still to be settled: a trial moves with the sign-up."""
     first, *later = settled(row.segments, row.subscribed_us)
     if later and later[0].starts_us <= subscribed_us:
         raise InvalidInput("subscribed_at", "lies past the tenant's first change of plan")
-    segments = settled((first._replace(starts_us=subscribed_us), *later), subscribed_us + row.trial_us)
-    return replace(row, subscribed_us=subscribed_us, segments=segments)
+    return replace(row, subscribed_us=subscribed_us, segments=(first._replace(starts_us=subscribed_us), *later))
 
 
 def with_change(row: TenantRow, change: Change) -> TenantRow:

@@ -6,8 +6,8 @@ must go back by more than two hours goes back day by day; one that must go forwa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta, tzinfo
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -50,17 +50,33 @@ class Piece(NamedTuple):
 
 
 class MovedZone(tzinfo):
-    """``old``, then each of ``pieces`` from its start on."""
+    """A clock that shows ``old``, then each of ``pieces`` from its start on, the last one ``new``.
 
-    def __init__(self, key: str, old: tzinfo, pieces: Sequence[Piece]) -> None:
+    Up to ``first_day`` days are those of ``old``; ``starts`` has those that follow, until they are those of ``new``.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        old: tzinfo,
+        new: tzinfo,
+        pieces: Sequence[Piece],
+        *,
+        first_day: date,
+        starts: Mapping[date, datetime],
+    ) -> None:
         self.key = key
+        self.old = old
+        self.new = new
+        self.first_day = first_day
+        self.starts = starts
         before: Sequence[Piece] = [Piece(datetime.min.replace(tzinfo=UTC), old)]
         if isinstance(old, MovedZone):
             before = old._pieces
         self._pieces: Sequence[Piece] = [*(piece for piece in before if piece.starts < pieces[0].starts), *pieces]
 
-    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-        return MovedZone, (self.key, self._pieces[0].zone, self._pieces[1:])
+    def __deepcopy__(self, memo: object) -> MovedZone:
+        return self
 
     def __str__(self) -> str:
         return self.key

@@ -129,7 +129,9 @@ class Gate:
         lane = self._lane_of(view.shard)
         while True:
             now_us = max(now_us, view.starts_us)
-            looks = look or bool(view.refused_as)  # it still asks: only the counters know whether that is over
+            looks = (
+                look or not wanted or bool(view.refused_as)
+            )  # it still asks: only the counters know whether that is over
             fact_id = "" if looks else self._new_id()
             asked = view.windows.prepare(wanted, now_us)
             op = view.take(asked, lane.generation, fact_id, now_us)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal, localcontext
@@ -33,10 +33,10 @@ from mm_metering.core.scenario import Group, Scenario, Step, Usage
 from mm_metering.core.scenario_file import check, read_scenario
 from mm_metering.core.schema import ROOT, Place
 from mm_metering.errors import CatalogueError, Refused
+from mm_metering.gate.admission import Wish
 from mm_metering.metering import Metering
 
 Source: TypeAlias = "Scenario | Mapping[str, Any] | str | os.PathLike[str]"
-SHIPPED: Final = ("seed", "starter")
 _LONGEST_WAIT: Final = timedelta(days=35)
 """After the last month has begun to end, everywhere and whatever its anchor, it is over and its grace, too."""
 _ZERO = Decimal(0)
@@ -101,7 +101,7 @@ def load_scenario(source: Source) -> tuple[Scenario, Catalogue]:
 
 def _catalogue(named: str | Mapping[str, Any], base: Path, at: Place) -> Catalogue:
     if isinstance(named, str):
-        return catalogues.shipped(named) if named in SHIPPED else catalogues.load(str(base / named))
+        return catalogues.named(named if named in catalogues.SHIPPED else str(base / named))
     try:
         return Catalogue.from_dict(named)
     except CatalogueError as error:
@@ -162,6 +162,7 @@ class _Run:
         clock = FrozenClock(events[0].at)
         self._refused: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         self._tenants = dict[str, Tenant]()
+        self._levels = dict[tuple[str, str, str | None], int]()
         async with Metering(self.catalogue, clock=clock, worker="off") as self._metering:
             done = 0
             for (at, order), some in groupby(events, key=lambda each: each[:2]):
@@ -198,26 +199,41 @@ class _Run:
                     trial_days=group.trial_days,
                     anchor=cast("Anchor", group.anchor),
                 )
-            case Step(plan=str() as plan):
-                await self._metering.change_plan(event.tenant, plan, at="now")
+            case Step(plan=str() as plan, since=since):
+                await self._metering.change_plan(event.tenant, plan, at=since or "now")
             case Step(timezone=str() as timezone):
                 await self._metering.put_tenant(event.tenant, timezone=timezone)
             case Step(event=str() as name):
                 await getattr(self._metering, f"{name}_subscription")(event.tenant)
 
-    async def _use(self, tenant: str, events: Iterable[_Event]) -> None:
-        for event in events:
-            assert isinstance(event.what, Usage)
-            usage = event.what
+    async def _use(self, tenant: str, events: Sequence[_Event]) -> None:
+        """All of it in one take, if it fits; else one by one."""
+        asked = [(event, each) for event in events if isinstance(each := event.what, Usage)]
+        counted = [(event, each) for event, each in asked if not each.is_level]
+        wishes = tuple(Wish("", each.resource or "", event.units, meter=each.meter) for event, each in counted)
+        if len(wishes) > 1 and (await self._metering.gate.take(tenant, wishes)).allowed:
+            counted = []
+        for event, usage in (*(each for each in asked if each[1].is_level), *counted):
+            wanted = event.units
             if usage.is_level:
-                await self._metering.set_level(tenant, usage.meter, event.units, resource=usage.resource)
-            elif missed := event.units - await self._take(tenant, usage, event.units):
+                wanted = await self._level(tenant, usage, event.units)
+            if missed := wanted - await self._take(tenant, usage, wanted):
                 known = self._tenants[tenant]
                 period = period_of(local_day(event.at, zone(known.timezone)), known.anchor_day)
                 self._refused[period, tenant][usage.meter] += missed
 
+    async def _level(self, tenant: str, usage: Usage, units: int) -> int:
+        """By how much the level is to go up. It goes down by itself; what was asked for before is not asked again."""
+        level = (tenant, usage.meter, usage.resource)
+        before, self._levels[level] = self._levels.get(level, 0), units
+        if units < before:
+            await self._metering.set_level(tenant, usage.meter, units, resource=usage.resource)
+        return max(0, units - before)
+
     async def _take(self, tenant: str, usage: Usage, units: int) -> int:
         """How many of the units fit, and are counted."""
+        if not units:
+            return 0
         try:
             await self._metering.enforce_quota(tenant, usage.meter, units, resource=usage.resource)
         except Refused:

@@ -17,7 +17,7 @@ def drawn(table: Lifecycle, first: str) -> Iterator[str]:
     yield "stateDiagram-v2"
     yield f"    [*] --> {first}"
     for state, moves in table.moves.items():
-        yield from (f"    {state} --> {after}: {event}" for event, after in moves.items())
+        yield from (f"    {state} --> {after}: {event}" for event, after in moves.items() if after != state)
     yield from (f"    {state} --> [*]" for state, moves in table.moves.items() if not moves)
 
 

@@ -52,6 +52,12 @@ async def test_demand_that_does_not_fit_is_refused_and_not_billed() -> None:
     assert [(each.refused, each.total) for each in found.months] == [({"api_calls": 150}, Decimal("0.00"))]
 
 
+async def test_a_level_goes_up_to_its_limit_once_and_down_again() -> None:
+    usage = {"users": [{"level": 12, "on": ["2024-01-05", "2024-01-06"]}, {"level": 3, "on": ["2024-01-10"]}]}
+    found = await run_scenario(scenario(usage=usage))
+    assert [each.refused for each in found.months] == [{"users": 2}]
+
+
 async def test_the_same_file_gives_the_same_numbers_and_another_seed_others() -> None:
     use = {"mean": 11_000, "spread": "0.5", "weekend": "0.5", "growth": "-0.1"}
     tree = scenario(usage={"api_calls": use}, count=2) | {"months": 2}
@@ -114,6 +120,19 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"tenants": {"acme": {"plan": "pro", "usage": {"api_calls": {"mean": 5, "spread": 0.3}}}}},
         "as a string such as",
     ),
+    "two names for one tenant": (
+        {"tenants": {"acme": {"plan": "pro", "count": 2}, "acme-1": {"plan": "pro"}}},
+        "two of them make a tenant acme-1",
+    ),
+    "a change after the end": (
+        {"tenants": {"acme": {"plan": "pro", "changes": [{"at": "2024-02-01T00:00:00Z", "do": "pause"}]}}},
+        "2024-02-01T00:00:00Z is not from the sign-up, 2024-01-01T00:00:00Z, to the end of the last month",
+    ),
+    "use before the sign-up": (
+        {"tenants": {"acme": {"plan": "pro", "usage": {"api_calls": {"amount": 5, "on": ["2023-12-31"]}}}}},
+        "2023-12-31 is not from the sign-up",
+    ),
+    "more than anybody uses": ({"tenants": {"acme": {"plan": "pro", "usage": {"api_calls": 10**9 + 1}}}}, "in a day"),
     "two things at once": (
         {
             "tenants": {

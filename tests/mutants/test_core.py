@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import pytest
 
 RATING: Final = ("tests/unit/test_rating.py", "tests/unit/test_rating_prices.py", "tests/unit/test_rating_levels.py")
+PUMPS: Final = ("sound_ones_have_none", "a_trip_costs_what_its_invoice_says_and_nothing_where_it_is_refused")
 TESTS: Final = {
     "limits": ("tests/unit/test_limits.py", "tests/contract/test_counters.py::TestMemory"),
     "rating": (*RATING, "tests/unit/test_oracle.py"),
@@ -21,12 +22,15 @@ TESTS: Final = {
     "standing": ("tests/unit/test_rating_levels.py", "tests/unit/test_oracle.py"),
     "invoicing": RATING,
     "money": ("tests/unit/test_money.py",),
-    "periods": ("tests/unit/test_periods.py",),
+    "periods": ("tests/unit/test_periods.py", "tests/unit/test_zones.py"),
     "cells": ("tests/unit/test_cells.py", "tests/unit/test_usage.py"),
     "facts": ("tests/unit/test_facts.py",),
     "events": ("tests/unit/test_events.py",),
     "identity": ("tests/unit/test_events.py",),
-    "tenancy": ("tests/contract/test_ledger.py::TestMemory",),
+    "tenancy": ("tests/unit/test_timeline.py", "tests/contract/test_ledger.py::TestMemory"),
+    "timeline": ("tests/unit/test_timeline.py",),
+    "lifecycles": ("tests/unit/test_timeline.py",),
+    "pumps": tuple(f"tests/flows/test_pumps.py::test_{name}" for name in PUMPS),
     "usage": ("tests/unit/test_usage.py",),
     "catalogue": ("tests/unit/test_catalogue.py",),
     "catalogue_layout": ("tests/unit/test_catalogue_file.py", "tests/unit/test_overrides.py"),
@@ -65,12 +69,12 @@ MUTANTS: Final = {
         "rating", "max(0, limit.maximum - counted)", "max(0, limit.maximum - counted - 1)"
     ),
     "a change of plan forgets what was counted": Mutant(
-        "rating", "self.counted[window, _first_day(window, use.day)] += use.quantity", "self.counted.clear()"
+        "rating", "self.counted[window, self.terms.first_day(window, use.day)] += use.quantity", "self.counted.clear()"
     ),
     "what a quota blocks is billed": Mutant("rating", "min(use.quantity, blocked_from) - free", "use.quantity - free"),
     "a cap is no bound": Mutant("rating", "return min(past, left // nanos) if nanos else past", "return past"),
     "a cap lasts for ever": Mutant(
-        "rating", "month, nanos = _first_day(Window.MONTH, day),", "month, nanos = date.min,"
+        "rating", "month, nanos = self.terms.first_day(Window.MONTH, day),", "month, nanos = date.min,"
     ),
     "a cap is spent by what is billed alone": Mutant(
         "rating", "self.capped_nanos[month] += nanos * past", "self.capped_nanos[month] += min(left, nanos * past)"
@@ -114,7 +118,7 @@ MUTANTS: Final = {
     ),
     # -- invoices
     "a neighbouring month is billed": Mutant(
-        "invoicing", "(cell[0].day.year, cell[0].day.month) == (year, month)", "cell[0].day.year == year"
+        "invoicing", "if first <= cell[0].day <= last)", "if first <= cell[0].day)"
     ),
     "an old plan is not given back": Mutant(
         "invoicing", 'yield from self._fee("proration", since, old, sign=-1)', "pass"
@@ -146,16 +150,18 @@ MUTANTS: Final = {
     ),
     "a skipped midnight is an hour late": Mutant(
         "periods",
-        "return start if start.astimezone(tz).time() == time() else _jump_over_midnight(day, start, tz)",
+        "return start if is_shown else _jump_over_midnight(day, start, tz)",
         "return start",
     ),
     "a day comes back": Mutant(
         "periods", "return day if moment < day_start(following, tz) else following", "return day"
     ),
     "months drift to the 28th": Mutant(
-        "periods", "min(anchor.day, calendar.monthrange(year, month + 1)[1])", "min(anchor.day, 28)"
+        "periods", "min(anchor, calendar.monthrange(year, month)[1])", "min(anchor, 28)"
     ),
-    "December has no end": Mutant("periods", "(year + month // 12, month % 12 + 1)", "(year, month % 12 + 1)"),
+    "December has no end": Mutant(
+        "periods", "return year + month // 12, month % 12 + 1", "return year, month % 12 + 1"
+    ),
     # -- facts and cells
     "a failed call counts": Mutant("cells", "fact.quantity if fact.success else 0", "fact.quantity"),
     "what is taken back still costs": Mutant("cells", "sign * (fact.cost_nanos or 0)", "(fact.cost_nanos or 0)"),
@@ -195,7 +201,9 @@ MUTANTS: Final = {
     # -- tenants and what is read
     "a revision does not rise": Mutant("tenancy", "replace(after, revision=before.revision + 1)", "after"),
     "planned changes stay beside a new one": Mutant(
-        "tenancy", "if segment.starts_us < at_us)", "if segment.starts_us != at_us)"
+        "timeline",
+        "replace(plan=change.plan, version=change.version) for each in changed]",
+        "replace(plan=change.plan, version=change.version) for each in changed[:1]]",
     ),
     "a range has its last level's sum": Mutant(
         "usage", "return days[-1].meters[meter.name]", "return days[0].meters[meter.name]"
@@ -208,6 +216,40 @@ MUTANTS: Final = {
     ),
     "5xx stay counted": Mutant(
         "catalogue", 'COUNT_ON = ("2xx", "3xx", "4xx")', 'COUNT_ON = ("2xx", "3xx", "4xx", "5xx")'
+    ),
+    # -- subscriptions over time
+    "a change is lost on a segment that begins with it": Mutant(
+        "timeline", "if each.starts_us < change.at_us]", "if each.starts_us <= change.at_us]"
+    ),
+    "a pause brings back what is canceled": Mutant(
+        "timeline", "return SUBSCRIPTION.moves[planned].get(event, planned)", "return becomes"
+    ),
+    "resume leaves a planned cancellation": Mutant(
+        "timeline", "if planned in (PAUSED, CANCELED) else", "if planned == PAUSED else"
+    ),
+    "a change of plan undoes a planned cancellation": Mutant(
+        "timeline", "if planned == was == CANCELED else", "if planned == CANCELED else"
+    ),
+    "a trial does not end before a change": Mutant(
+        "timeline", "trial_ends_us < segments[number + 1].starts_us)", "False)"
+    ),
+    "who owes may pause": Mutant("lifecycles", '"resume": PAST_DUE,', '"resume": PAST_DUE, "pause": PAUSED,'),
+    "a trial does not move with the sign-up": Mutant(
+        "tenancy",
+        "segments=settled(after.segments, after.subscribed_us + trial_us)",
+        "segments=settled(after.segments, before.trial_ends_us)",
+    ),
+    "an anchor may change for ever": Mutant("tenancy", "if now_us >= micros(", "if 0 > micros("),
+    "a day of 30 hours": Mutant("periods", "LONGEST_DAY = timedelta(hours=26)", "LONGEST_DAY = timedelta(hours=30)"),
+    "a month of 31 begins a day late": Mutant("periods", "if day < first:", "if day <= first:"),
+    "a zone that moves un-begins its day": Mutant(
+        "periods", "if day <= tz.first_day else", "if day < tz.first_day else"
+    ),
+    "staying is compared with the dearest plan": Mutant(
+        "pumps", "instead, otherwise = min(", "instead, otherwise = max("
+    ),
+    "what is refused is free": Mutant(
+        "pumps", "used[limit.window] <= limit.maximum for", "used[limit.window] >= 0 for"
     ),
     "money is allowed in an outage": Mutant("catalogue", '"money": "deny"', '"money": "allow"'),
 }

@@ -178,6 +178,7 @@ def test_a_trial_is_counted_from_the_sign_up_and_moves_with_it() -> None:
     assert again is tenant
     longer = changed_tenant(tenant, NewTenant("t", trial_us=80), DEFAULTS, 120)
     assert seen(longer) == [(100, "pro", "trial"), (180, "pro", "active")]
+    assert longer.revision == tenant.revision + 1
     assert seen(changed_tenant(longer, NewTenant("t", trial_us=0), DEFAULTS, 120)) == [(100, "pro", "active")]
     moved = changed_tenant(tenant, NewTenant("t", subscribed_us=160), DEFAULTS, 120)
     assert seen(moved) == [(160, "pro", "trial"), (210, "pro", "active")]
@@ -187,6 +188,15 @@ def test_a_trial_is_counted_from_the_sign_up_and_moves_with_it() -> None:
         (110, "pro", "active"),
         (130, "pro", "paused"),
     ]
+
+
+def test_an_anchor_can_be_changed_until_the_first_month_ends() -> None:
+    tenant = changed_tenant(None, NewTenant("t", "pro", 1, subscribed_us=0), DEFAULTS, 0)
+    day_us = 86_400_000_000
+    moved = changed_tenant(tenant, NewTenant("t", anchor_day=15), DEFAULTS, 14 * day_us - 1)
+    assert (moved.anchor_day, moved.revision) == (15, tenant.revision + 1)
+    with pytest.raises(InvalidInput, match="can be changed until 1970-01-15T00:00:00Z"):
+        changed_tenant(tenant, NewTenant("t", anchor_day=15), DEFAULTS, 14 * day_us)
 
 
 INSTANTS = st.integers(0, 40)

@@ -87,7 +87,12 @@ def test_however_often_it_moves_each_date_comes_once_in_order_and_no_day_is_long
     moment = START + first * DAY
     begin = moment - 2 * DAY
     for to, seconds in moves:
-        name = moved_zone(name, to, micros(moment), since_us=LONG_AGO)
+        before, name = name, moved_zone(name, to, micros(moment), since_us=LONG_AGO)
+        for hours_ago in range(60):
+            past = moment - timedelta(hours=hours_ago, microseconds=1)
+            assert local_day(past, zone(name)) == local_day(past, zone(before))
+            day = local_day(past, zone(before))
+            assert day_start(day, zone(name)) == day_start(day, zone(before))
         moment += timedelta(seconds=seconds)
     tz, day = zone(name), local_day(begin, zone(name))
     start = day_start(day, tz)
