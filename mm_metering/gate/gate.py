@@ -181,11 +181,9 @@ class Gate:
                 )
 
     def _refusal(self, view: View, answers: tuple[Decision, ...], op: Take, now_us: int) -> Admission:
-        for answer in answers if op.payloads else ():  # a look refuses nobody
-            if not answer.allowed:
-                asked = answer.requested
-                units = asked if isinstance(asked, int) else to_nanos(asked)
-                self._reports.refused(view, answer.meter, units, now_us)
+        refused = {answer.meter: answer.requested for answer in answers if not answer.allowed}
+        for meter, asked in refused.items() if op.payloads else ():  # a look refuses nobody
+            self._reports.refused(view, meter, asked if isinstance(asked, int) else to_nanos(asked), now_us)
         return Admission(view.tenant, view.plan, allowed=False, decisions=answers)
 
     async def reverse(self, admission: Admission, *, meters: Collection[str] | None = None) -> bool:

@@ -125,8 +125,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "two of them make a tenant acme-1",
     ),
     "a change after the end": (
-        {"tenants": {"acme": {"plan": "pro", "changes": [{"at": "2024-02-01T00:00:00Z", "do": "pause"}]}}},
-        "2024-02-01T00:00:00Z is not from the sign-up, 2024-01-01T00:00:00Z, to the end of the last month",
+        {"tenants": {"acme": {"plan": "pro", "changes": [{"at": "2024-02-01T00:00:01Z", "do": "pause"}]}}},
+        "2024-02-01T00:00:01Z is not from the sign-up, 2024-01-01T00:00:00Z, to the end of the last month",
     ),
     "use before the sign-up": (
         {"tenants": {"acme": {"plan": "pro", "usage": {"api_calls": {"amount": 5, "on": ["2023-12-31"]}}}}},
