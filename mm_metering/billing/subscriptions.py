@@ -250,12 +250,11 @@ class Subscriptions:
         return await self._shown(after)
 
     async def _announce(self, before: TenantRow | None, after: TenantRow) -> None:
-        """The counters keep what they have where neither zone nor windows nor caps changed."""
+        """The counters keep what they have where neither days and months nor windows nor caps changed."""
         now_us = self._now_us()
         keep = False
-        if before is not None and before.timezone == after.timezone:
-            old, new = await self._plan(before, now_us), await self._plan(after, now_us)
-            keep = _windows(old) == _windows(new) and before.subscribed_us == after.subscribed_us
+        if before is not None and _calendar(before) == _calendar(after):
+            keep = _windows(await self._plan(before, now_us)) == _windows(await self._plan(after, now_us))
         await self._gate.changed(after, keep=keep)
 
     async def _plan(self, row: TenantRow, now_us: int) -> Plan | None:
@@ -283,6 +282,10 @@ class Subscriptions:
 
     def _now_us(self) -> int:
         return micros(self._clock.now())
+
+
+def _calendar(row: TenantRow) -> object:
+    return row.timezone, row.anchor_day, row.subscribed_us
 
 
 def _windows(plan: Plan | None) -> object:

@@ -409,8 +409,12 @@ async def test_the_worker_finalizes_months_that_end_within_this_one(metering: Me
 
 async def test_an_anchor_can_be_changed_in_the_first_month_only(metering: Metering, clock: FrozenClock) -> None:
     await pro(metering, clock, "2024-01-20T00:00:00Z")
+    await metering.enforce_quota("acme", "reports", 30)
     assert (await metering.put_tenant("acme", anchor=25)).anchor_day == 25
+    decision = await metering.check_limit("acme", "reports")
+    assert (decision.used, decision.resets_at) == (30, datetime(2024, 1, 25, tzinfo=UTC))
     clock.set("2024-01-25T00:00:00Z")
+    assert (await metering.check_limit("acme", "reports")).used == 0
     assert (await metering.put_tenant("acme", anchor=25)).anchor_day == 25
     with pytest.raises(InvalidInput, match="can be changed until 2024-01-25T00:00:00Z"):
         await metering.put_tenant("acme", anchor="calendar")
