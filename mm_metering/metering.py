@@ -674,8 +674,9 @@ class Metering:
         return await self._subscriptions.override(tenant, changes, at=at)
 
     async def set_addon(self, tenant: str, addon: str, *, quantity: int, at: At = None) -> Tenant:
-        """How many of an add-on a tenant has, now or from an instant on; 0 takes it away. Its limits are raised at the
-        next request, its fee is split to the second. What is planned stays, and has it too where the plan may.
+        """How many of an add-on a tenant has from an instant on; 0 takes it away. None: as for ``change_plan``, by
+        default more of it now, and fewer at the period's end. Its limits are raised at the next request, its fee is
+        split to the second. What is planned stays, and has it too where the plan may.
 
         CatalogueError for an add-on that is not sold, InvalidInput where the plan may not have it or not so many.
         """
@@ -715,7 +716,8 @@ class Metering:
         at: At = None,
     ) -> ChangePreview:
         """What ``change_plan`` with that plan, or that event of the subscription, would come to at an instant: the
-        month's invoice before and after, and the ``difference``. Nothing changes. Raises what the change itself would.
+        month's invoice before and after, and the ``difference``. Nothing changes for the tenant. Raises what the change
+        itself would.
         """
         if (plan is None) == (event is None):
             raise InvalidInput("plan", "or event must be named, and not both: what is to be previewed?")

@@ -26,7 +26,7 @@ from mm_metering.core.periods import day_span, day_start, local_day, micros, per
 from mm_metering.core.rating import NO_LEVELS, Terms, plan_label
 from mm_metering.core.shadow import Counts, Limits, Replay, Stretch, asks_of, request_of
 from mm_metering.core.shadow_report import Month, ShadowReport, ShadowTally, TenantShadow, tenant_shadow
-from mm_metering.core.tenancy import OVERRIDE, TenantRow
+from mm_metering.core.tenancy import TenantRow
 from mm_metering.core.whatif import Question, check_comparable, check_plans, segments_in
 from mm_metering.errors import UnknownTenant
 from mm_metering.gate.plans import PlanBook
@@ -79,9 +79,9 @@ class ShadowPlans:
                 tally.left_out += 1
             else:
                 tally.add(seen.shadow, seen.share, keep=tenant is not None)
-                plan = row.segment_at(micros(now)).plan
-                tally.own_plans += OVERRIDE in plan
-                tally.missing.update([plan] if question.is_missing(plan) else ())
+                segment = row.segment_at(micros(now))
+                tally.own_plans += question.keeps_own(segment, self._plans.terms(row))
+                tally.missing.update([segment.plan] if question.is_missing(segment.plan) else ())
             progress(done := done + 1)
         return tally.report()
 

@@ -16,7 +16,7 @@ from mm_metering.billing.addons import Addons, Version
 from mm_metering.clock import Clock
 from mm_metering.core.catalogue import Catalogue, Plan
 from mm_metering.core.catalogue_layout import overridden
-from mm_metering.core.events import aware
+from mm_metering.core.events import aware, whole_quantity
 from mm_metering.core.identity import tenant_id
 from mm_metering.core.lifecycles import FREE_STATES
 from mm_metering.core.money import Amount, non_negative
@@ -177,13 +177,16 @@ class Subscriptions:
         holds."""
         row, new = await self._row(tenant), self._catalogue.plan(plan)
         if at is None:
-            changes, old = self._catalogue.changes, await self._plan(row, self._now_us())
-            pays = row.segment_at(self._now_us()).status not in FREE_STATES
-            is_lower = old is not None and pays and new.price < old.price
-            at = changes.downgrade if is_lower else changes.upgrade
+            old = await self._plan(row, self._now_us())
+            at = self._usual(row, is_lower=old is not None and new.price < old.price)
         at_us = self._at_us(row, at)
         version = await self._addons.carried(row, (new.name, self._versions()[new.name]), at_us)
         return row, PlanChange(at_us, *version)
+
+    def _usual(self, row: TenantRow, *, is_lower: bool) -> At:
+        """When a change holds that names no instant. Who pays nothing has nothing to keep until the period's end."""
+        pays = row.segment_at(self._now_us()).status not in FREE_STATES
+        return self._catalogue.changes.downgrade if is_lower and pays else self._catalogue.changes.upgrade
 
     async def _decided(self, decide: Callable[[], Awaitable[tuple[TenantRow, Change]]]) -> Tenant:
         """A change that depends on the plan that the tenant has: decided anew where another came in between."""
@@ -241,6 +244,10 @@ class Subscriptions:
 
     async def _addon_change(self, tenant: str, addon: str, quantity: int, at: At) -> tuple[TenantRow, Change]:
         row = await self._row(tenant)
+        if at is None:
+            plan = await self._plan(row, self._now_us())
+            held = plan.addons.get(addon) if plan else None
+            at = self._usual(row, is_lower=held is not None and whole_quantity(quantity, least=0) < held.quantity)
         return row, await self._addons.change(row, addon, quantity, self._at_us(row, at))
 
     async def _write(self, before: TenantRow | None, new: NewTenant) -> Tenant:

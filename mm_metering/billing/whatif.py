@@ -12,7 +12,7 @@ from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.cells import Segment
 from mm_metering.core.rating import NO_LEVELS, Terms
 from mm_metering.core.simulation import Simulation, Tally
-from mm_metering.core.tenancy import OVERRIDE, TenantRow
+from mm_metering.core.tenancy import TenantRow
 from mm_metering.core.whatif import Compared, Question, compare, segments_in
 from mm_metering.gate.plans import PlanBook
 
@@ -64,7 +64,8 @@ class WhatIf:
             return
         plans = {segment.plan: None for segment in segments}
         tally.missing.update(filter(question.is_missing, plans))
-        tally.own_plans += any(OVERRIDE in plan for plan in plans)
+        terms = self._plans.terms(row)
+        tally.own_plans += any(question.keeps_own(segment, terms) for segment in segments)
         tally.add(row.id, plans, months)
 
     def _wanted(self, period: str, question: Question) -> Wanted:

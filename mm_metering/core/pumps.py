@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, localcontext
 from typing import Final, NamedTuple
 
-from mm_metering.core.catalogue import Catalogue, Limit
+from mm_metering.core.addons import refusal, with_addon
+from mm_metering.core.catalogue import Catalogue, Limit, Plan
 from mm_metering.core.cells import Calendar, Cell, CellKey, CellSum, add
 from mm_metering.core.facts import Count, Fact
 from mm_metering.core.invoicing import draft
@@ -32,9 +33,9 @@ from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow, chang
 from mm_metering.core.timeline import PlanChange, StateChange
 
 MOVES: Final = ("late", "cancel", "pause", "backdate", "zone")
-"""What tenants may be able to do beside changing plans back and forth: take a larger plan for the month's last hour,
-cancel at once and subscribe again, pause and resume, have a change of plan hold from an earlier instant, move to
-another zone."""
+"""What tenants may be able to do beside changing plans and add-ons back and forth: take a larger plan for the month's
+last hour, cancel at once and subscribe again, pause and resume, have a change of plan hold from an earlier instant, move
+to another zone."""
 MONTH: Final = date(2024, 1, 1)
 PERIOD: Final = f"{MONTH:%Y-%m}"
 MOST_UNITS: Final = 100_000_000
@@ -65,7 +66,7 @@ class Burst(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Pump:
     """``steps`` and ``bursts`` cost ``cost``, and the same usage ``otherwise``, on the plan ``instead``: that is the
-    cheapest way to stay. ``kind``: flip, cliff, or one of MOVES."""
+    cheapest way to stay. ``kind``: flip, addon, cliff, or one of MOVES."""
 
     kind: str
     plan: str
@@ -102,7 +103,7 @@ def attack(
     for number, each in enumerate(tries(catalogue, allow)):
         found = _cliff(catalogue, each) if each.kind == "cliff" else _pump(catalogue, each)
         if found is not None:
-            way = tuple((step.plan, step.event, step.timezone) for step in each.steps)
+            way = tuple((step.plan, step.event, step.timezone, step.addon) for step in each.steps)
             key = (each.kind, each.plan, way, *(burst.meter for burst in each.bursts[:1]))
             if key not in best or best[key].saves < found.saves:
                 best[key] = found
@@ -118,6 +119,7 @@ def tries(catalogue: Catalogue, allow: Iterable[str] = ()) -> Iterator[Try]:
             yield Try("cliff", plan, (), bursts)
         for start, end in STAYS:
             yield from _pauses(plan, start, end, allowed)
+        yield from _addons(catalogue, plan)
         for other in catalogue.plans:
             if other != plan:
                 yield from _flips(catalogue, plan, other)
@@ -141,6 +143,20 @@ def _flips(catalogue: Catalogue, plan: str, other: str) -> Iterator[Try]:
             for burst in _bursts(catalogue, (plan, other), start + (end - start) / 2):
                 yield Try("flip", plan, steps, (burst,))
             yield Try("flip", plan, steps, ())
+
+
+def _addons(catalogue: Catalogue, plan: str) -> Iterator[Try]:
+    """An add-on for a while, if it can be had and given back at once."""
+    if not catalogue.changes.upgrade == catalogue.changes.downgrade == "now":
+        return
+    for addon in catalogue.addons.values():
+        if refusal(addon, catalogue.plans[plan]) is None:
+            raised = replace(catalogue.plans[plan], quotas=with_addon(catalogue.plans[plan], addon, 1).quotas)
+            more = replace(catalogue, plans={**catalogue.plans, plan: raised})
+            for start, end in STAYS:
+                steps = (Step(start, addon=addon.name), Step(end, addon=addon.name, quantity=0))
+                for burst in _bursts(more, (plan,), start + (end - start) / 2):
+                    yield Try("addon", plan, steps, (burst,))
 
 
 def _late(catalogue: Catalogue, plan: str, other: str) -> Iterator[Try]:
@@ -254,9 +270,20 @@ def trip_cost(catalogue: Catalogue, plan: str, steps: Sequence[Step], bursts: Se
         counts = (Count(meter, "", units),)
         fact = Fact(str(number), micros(at), "use", _NAME, "", resource or "", units, None, counts)
         add(cells, fact, calendar)
-    terms = Terms(row, {(name, 1): each for name, each in catalogue.plans.items()}, catalogue.changes.proration)
+    terms = Terms(row, {(name, 1): each for name, each in _offered(catalogue).items()}, catalogue.changes.proration)
     rated = (Cell(key, total, 0) for key, total in cells.items())
     return draft(terms, PERIOD, rated, currency=catalogue.currency, taxes=()).subtotal
+
+
+def _offered(catalogue: Catalogue) -> dict[str, Plan]:
+    """The plans, and each with one of an add-on that it may have, as "pro+calls"."""
+    raised = {
+        f"{name}+{addon.name}": with_addon(plan, addon, 1)
+        for name, plan in catalogue.plans.items()
+        for addon in catalogue.addons.values()
+        if refusal(addon, plan) is None
+    }
+    return {**catalogue.plans, **raised}
 
 
 def _signed_up(plan: str) -> TenantRow:
@@ -272,6 +299,9 @@ def _after(row: TenantRow, step: Step) -> TenantRow:
         return changed_tenant(row, NewTenant(_NAME, timezone=step.timezone), _DEFAULTS, at_us)
     if step.plan:
         return with_change(row, PlanChange(micros(step.since) if step.since else at_us, step.plan, 1))
+    if step.addon:
+        plan = row.segment_at(at_us).plan.partition("+")[0]
+        return with_change(row, PlanChange(at_us, f"{plan}+{step.addon}" if step.quantity else plan, 1))
     return with_change(row, StateChange(at_us, step.event or ""))
 
 
@@ -281,7 +311,7 @@ def _fits(catalogue: Catalogue, row: TenantRow, burst: Burst, counted: Counter[t
     segment, day = row.segment_at(at_us), Calendar(row.timezone, row.segments).day(at_us)
     keys = [(burst.meter, Window.DAY, day), (burst.meter, Window.MONTH, month_first(day))]
     counted.update(dict.fromkeys(keys, burst.units))
-    limits = catalogue.plans[segment.plan].quotas.get(burst.meter, ())
+    limits = _offered(catalogue)[segment.plan].quotas.get(burst.meter, ())
     blocking = [limit for limit in limits if (limit.blocks or limit.cap is not None) and _is_counted(limit)]
     if segment.status in REFUSED_AS:
         return False
@@ -303,10 +333,16 @@ def words(pump: Pump, currency: str) -> str:
     return f"{_way(pump)} {saved}: {told}"
 
 
+def _stop(plan: str, step: Step) -> str:
+    if step.addon:
+        return f"{plan} + {step.addon}" if step.quantity else plan
+    return step.plan or step.timezone or step.event or ""
+
+
 def _way(pump: Pump) -> str:
     if pump.kind == "cliff":
         return f"{pump.plan}: one unit more"
-    stops = [pump.plan, *(step.plan or step.timezone or step.event or "" for step in pump.steps)]
+    stops = [pump.plan, *(_stop(pump.plan, step) for step in pump.steps)]
     first, last = pump.steps[0].at, pump.steps[-1].at
     dated = ", backdated" if pump.kind == "backdate" else ""
     until = "" if last.date() == first.date() else f" to {last:%Y-%m-%d}"

@@ -52,14 +52,16 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """At an instant: another plan, or zone, or one of EVENTS; exactly one of them. A plan may hold ``since`` an earlier
-    instant."""
+    """At an instant: another plan, or zone, one of EVENTS, or so many of an add-on; exactly one of them. A plan may
+    hold ``since`` an earlier instant."""
 
     at: datetime
     plan: str | None = None
     event: str | None = None
     timezone: str | None = None
     since: datetime | None = None
+    addon: str | None = None
+    quantity: int = 1
 
 
 @dataclass(frozen=True, slots=True)

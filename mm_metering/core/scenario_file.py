@@ -91,6 +91,9 @@ def check(scenario: Scenario, catalogue: Catalogue, at: Place) -> None:
         for plan in (group.plan, *(step.plan for step in group.steps if step.plan)):
             if plan not in catalogue.plans:
                 raise here.wrong(unknown_name("plan", plan, catalogue.plans))
+        for addon in (step.addon for step in group.steps if step.addon):
+            if addon not in catalogue.addons:
+                raise here.wrong(unknown_name("addon", addon, catalogue.addons))
         for usage in group.usage:
             meter = catalogue.meters.get(usage.meter)
             if meter is None:
@@ -134,12 +137,22 @@ def _usage(meter: str, given: int | Given, at: Place) -> Usage:
 
 
 def _step(given: Given, at: Place) -> Step:
-    what = [key for key in ("plan", "do", "timezone") if key in given]
+    what = [key for key in ("plan", "do", "timezone", "addon") if key in given]
     if len(what) != 1:
-        raise at.wrong(f"name one of plan, timezone, or do ({', '.join(EVENTS)})")
+        raise at.wrong(f"name one of plan, timezone, addon, or do ({', '.join(EVENTS)})")
+    if "quantity" in given and what != ["addon"]:
+        raise at.wrong("quantity is that of an addon; name it")
     if "since" in given and what != ["plan"]:
         raise at.wrong("since is when a plan holds from; name the plan")
-    return Step(given["at"], given.get("plan"), given.get("do"), given.get("timezone"), given.get("since"))
+    return Step(
+        given["at"],
+        plan=given.get("plan"),
+        event=given.get("do"),
+        timezone=given.get("timezone"),
+        since=given.get("since"),
+        addon=given.get("addon"),
+        quantity=given.get("quantity", 1),
+    )
 
 
 def _parsed(read: Callable[[object], Any], what: str) -> Shape[Any]:
@@ -263,6 +276,8 @@ _GROUP = table(
                         "since": Field(_INSTANT, "From when the plan holds, if it is backdated."),
                         "do": Field(choice(*EVENTS), "What happens to the subscription."),
                         "timezone": Field(_ZONE, "Another zone."),
+                        "addon": Field(_TEXT, "An add-on."),
+                        "quantity": Field(_COUNT, "How many of it; default 1, and 0 takes it away."),
                     }
                 )
             ),
@@ -319,6 +334,7 @@ def to_toml(scenario: Scenario, comment: str = "") -> str:
             what = {"plan": step.plan, "since": since, "do": step.event, "timezone": step.timezone}
             lines += ["", f"[[tenants.{_text(group.name)}.changes]]", f'at = "{_instant(step.at)}"']
             lines += [f"{key} = {_text(value)}" for key, value in what.items() if value]
+            lines += [f"addon = {_text(step.addon)}", f"quantity = {step.quantity}"] if step.addon else []
     for period in dict.fromkeys(month for month, _, _ in scenario.expect):
         lines += ["", f'[expect."{period}"]']
         lines += [f'{_text(name)} = "{plain(each)}"' for month, name, each in scenario.expect if month == period]

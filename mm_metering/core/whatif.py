@@ -1,7 +1,8 @@
 """What if: a tenant's month, rated under the plans that it was on and under those of a new catalogue.
 
-Each plan of the timeline is replaced by the new catalogue's plan of the same name. A tenant's own version ("pro~acme")
-and a plan that the new catalogue does not have stay as they are.
+Each plan of the timeline is replaced by the new catalogue's plan of the same name, with the add-ons that it has. A
+tenant's own version ("pro~acme") that has more than add-ons, and a plan that the new catalogue does not have, stay as
+they are.
 
 An amount is the subtotal of ``draft`` over fees, usage, commitment and discounts: before tax and credit, and without
 what other months or hands put on an invoice (late usage, adjustments). All usage counts in its own month.
@@ -17,13 +18,14 @@ from decimal import Decimal
 from itertools import groupby
 from typing import Final, NamedTuple
 
+from mm_metering.core.addons import bare, carried
 from mm_metering.core.catalogue import Catalogue, Limit, Plan
 from mm_metering.core.cells import Cell, CellSum, Segment
 from mm_metering.core.invoices import Discount
 from mm_metering.core.invoicing import draft
 from mm_metering.core.periods import Window, later_period, micros, parse_period
-from mm_metering.core.rating import NO_LEVELS, Levels, Terms, plan_label
-from mm_metering.core.tenancy import OVERRIDE, TenantRow
+from mm_metering.core.rating import NO_LEVELS, Levels, Terms, plan_label, version_of
+from mm_metering.core.tenancy import OVERRIDE, TenantRow, plan_name
 from mm_metering.errors import InvalidInput
 
 MAX_MONTHS: Final = 36
@@ -60,20 +62,33 @@ class Question:
     def replaced(self, terms: Terms) -> Terms:
         """The tenant's terms with the new catalogue's plans."""
         known, plans = terms.plans, dict[tuple[str, int], Plan]()
-        for segment in terms.tenant.segments:
-            key = (segment.plan, segment.version)
-            if new := self.catalogue.plans.get(segment.plan):
+        for key in map(version_of, terms.tenant.segments):
+            if new := self._instead(key, known):
                 plans[key] = new
             elif key in known:
                 plans[key] = known[key]
         return Terms(terms.tenant, plans, self.catalogue.changes.proration)
 
+    def _instead(self, key: tuple[str, int], known: Mapping[tuple[str, int], Plan]) -> Plan | None:
+        """The new catalogue's plan of that name; with its add-ons, if that is all that a tenant's own version has."""
+        new, present = self.catalogue.plans.get(plan_name(key[0])), known.get(key)
+        if new is None or OVERRIDE not in key[0]:
+            return new
+        if present is None or not present.addons:
+            return None
+        sold = (plan for (name, _), plan in known.items() if name == present.name)
+        return carried(new, present.addons, self.catalogue.addons) if bare(present) in sold else None
+
     def check_meters(self, terms: Terms, segments: Iterable[Segment]) -> None:
         """InvalidInput where a plan that is replaced limits a meter that the new catalogue does not have."""
         for segment in segments:
             plan = terms.plan(segment)
-            if plan is not None and segment.plan in self.catalogue.plans:
+            if plan is not None and self._instead(version_of(segment), terms.plans) is not None:
                 _check_kept(plan, plan_label(segment), self.catalogue)
+
+    def keeps_own(self, segment: Segment, terms: Terms) -> bool:
+        """Whether it is a tenant's own version, which stays."""
+        return OVERRIDE in segment.plan and self._instead(version_of(segment), terms.plans) is None
 
     def is_missing(self, plan: str) -> bool:
         """Whether the new catalogue has no such plan, though it is not a tenant's own version of one."""

@@ -203,6 +203,8 @@ class _Run:
                 await self._metering.change_plan(event.tenant, plan, at=since or "now")
             case Step(timezone=str() as timezone):
                 await self._metering.put_tenant(event.tenant, timezone=timezone)
+            case Step(addon=str() as addon):
+                await self._metering.set_addon(event.tenant, addon, quantity=event.what.quantity, at="now")
             case Step(event=str() as name):
                 await getattr(self._metering, f"{name}_subscription")(event.tenant)
 

@@ -144,7 +144,7 @@ async def test_the_example_of_the_page(make: Make, clock: FrozenClock) -> None:
     clock.set("2024-01-16T10:00:00Z")
     await used(metering, 32_150, at="2024-01-10T12:00:00Z")
     clock.set(NOON)
-    await metering.set_addon("acme", "extra_calls", quantity=1)
+    await metering.set_addon("acme", "extra_calls", quantity=1, at="now")
     clock.set("2024-01-20T12:00:00Z")
     await used(metering, 17_000, at="2024-01-20T12:00:00Z")
     invoice = await metering.preview_invoice("acme")
@@ -164,7 +164,7 @@ async def test_limits_of_every_kind_are_raised_at_the_next_request(metering: Met
     assert (decision.limit, decision.used, decision.plan) == (15, 15, "pro")
     await metering.set_addon("acme", "seats", quantity=2)
     assert (await metering.enforce_quota("acme", "users", 8)).limit == 8
-    await metering.set_addon("acme", "seats", quantity=0)
+    await metering.set_addon("acme", "seats", quantity=0, at="now")
     assert ((await metering.check_limit("acme", "users")).limit, (await metering.get_tenant("acme"))) == (
         2,
         await metering.put_tenant("acme"),
@@ -174,7 +174,7 @@ async def test_limits_of_every_kind_are_raised_at_the_next_request(metering: Met
 
 async def test_without_its_last_add_on_a_tenant_is_on_the_catalogues_version_again(metering: Metering) -> None:
     await metering.set_addon("acme", "help", quantity=1)
-    await metering.set_addon("acme", "help", quantity=0)
+    await metering.set_addon("acme", "help", quantity=0, at="now")
     row = await metering.ledger.tenant("acme")
     assert row is not None
     assert [(each.plan, each.version) for each in row.segments] == [("pro", 1)]
@@ -186,7 +186,7 @@ async def test_an_override_and_add_ons_stay_with_each_other(metering: Metering) 
     assert (await metering.check_limit("acme", "api_calls")).limit == 600
     tenant = await metering.set_addon("acme", "calls", quantity=3)
     assert ((await metering.check_limit("acme", "api_calls")).limit, tenant.addons) == (650, {"calls": 3})
-    await metering.set_addon("acme", "calls", quantity=0)
+    await metering.set_addon("acme", "calls", quantity=0, at="now")
     assert (await metering.check_limit("acme", "api_calls")).limit == 500
     assert fees(await metering.preview_invoice("acme")) == [("pro, 2024-01", "79.00")]
 
@@ -228,7 +228,7 @@ async def test_what_goes_along_does_so_on_the_terms_of_now(make: Make, tmp_path:
     after = await make(catalogue=CATALOGUE | {"addons": addons}, ledger=ledger)
     assert (await after.check_limit("acme", "api_calls")).limit == 200, "what was sold stays"
     assert amounts(await after.preview_invoice("acme"), "addon") == ["40.00", "9.30"]
-    tenant = await after.set_addon("acme", "help", quantity=0)
+    tenant = await after.set_addon("acme", "help", quantity=0, at="now")
     assert tenant.addons == {"calls": 2}, "also what is no longer sold can be given back"
     await after.change_plan("acme", "team")
     assert (await after.check_limit("acme", "api_calls")).limit == 1_140

@@ -81,6 +81,6 @@ async def test_to_and_fro_between_two_versions_stores_them_once(make: Make, cloc
     metering = await on_pro(make, clock, "memory://")
     await metering.override_plan("acme", {"price": "79.00"})
     for quantity in (2, 0, 2, 0):
-        await metering.set_addon("acme", "calls", quantity=quantity)
+        await metering.set_addon("acme", "calls", quantity=quantity, at="now")
     own = [key for key in await metering.ledger.plan_versions() if key[0] == "pro~acme"]
     assert own == [("pro~acme", 1), ("pro~acme", 2)]

@@ -46,6 +46,8 @@ def priced(price: dict[str, Any]) -> dict[str, Any]:
 VOLUME = {"volume": [{"up_to": 100, "unit_price": "1.00"}, {"unit_price": "0.50"}]}
 GRADUATED = {"graduated": [{"up_to": 100, "unit_price": "1.00"}, {"unit_price": "0.50"}]}
 
+ADDONS = {"addons": {"calls": {"price": "31.00", "quotas": {"api_calls": 9_000}}}}
+
 PLANTED: dict[str, tuple[dict[str, Any], list[str], str, str]] = {
     "a plan for an hour, with a day's allowance": (
         sound(downgrade="now"),
@@ -58,6 +60,12 @@ PLANTED: dict[str, tuple[dict[str, Any], list[str], str, str]] = {
         [],
         "flip",
         "basic -> large -> basic, 2024-01-16, saves 62.00 USD with 20,000 api_calls: 31.00 instead of 93.00 on large",
+    ),
+    "an add-on for an hour, with a day's allowance": (
+        sound(upgrade="now", downgrade="now") | ADDONS,
+        [],
+        "addon",
+        "basic -> basic + calls -> basic, 2024-01-16, saves 61.96 USD with 10,000 api_calls: 31.04 instead of 93.00",
     ),
     "a cheaper tier for all units": (
         priced(VOLUME),
@@ -103,7 +111,9 @@ def test_the_shipped_catalogues_have_none(name: str) -> None:
     assert attack(catalogues.named(name)) == []
 
 
-@pytest.mark.parametrize("tree", [sound(), sound(proration="day"), sound(upgrade="period_end"), priced(GRADUATED)])
+@pytest.mark.parametrize(
+    "tree", [sound(), sound() | ADDONS, sound(proration="day"), sound(upgrade="period_end"), priced(GRADUATED)]
+)
 def test_sound_ones_have_none(tree: dict[str, Any]) -> None:
     assert attack(Catalogue.from_dict(tree)) == []
 

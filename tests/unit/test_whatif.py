@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mm_metering import catalogues
+from mm_metering.core.addons import with_addon
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.cells import Cell, CellKey, CellSum, Segment
 from mm_metering.core.invoices import Discount
@@ -130,6 +131,26 @@ def test_own_versions_and_plans_that_are_gone_stay() -> None:
     assert amounts(compared(terms_of(catalogues.seed, "free"), gone)) == ("0.00", "5.00", "5.00")
     question = asked(gone)
     assert [question.is_missing(each) for each in ("pro", "pro~t", "free", "")] == [True, False, False, False]
+
+
+def test_a_version_that_has_add_ons_alone_gets_the_new_plan_with_the_new_ones() -> None:
+    """Two add-ons of 20.00, each 5,000 calls a day, beside 99.00: 12,345 calls lie within. Then 79.00 and two of 30.00
+    with 1,000 calls each: 5,345 x 0.01 past 7,000."""
+    sold = {"price": "20.00", "quotas": {"api_calls": 5_000}}
+    old = Catalogue.from_dict(catalogues.seed.to_dict() | {"addons": {"calls": sold}})
+    new = priced("pro", "79.00", api_calls=charge(5_000, "day", "0.01"))
+    dearer = sold | {"price": "30.00", "quotas": {"api_calls": 1_000}}
+    new = Catalogue.from_dict(new.to_dict() | {"addons": {"calls": dearer}})
+    plain_terms = terms_of(old, "pro")
+    mine = with_addon(old.plans["pro"], old.addons["calls"], 2)
+    row = replace(plain_terms.tenant, segments=(Segment(SINCE, "pro~t", 1),))
+    terms = Terms(row, {**plain_terms.plans, ("pro~t", 1): mine})
+    use = cell("2024-01-10", used=12_345)
+    assert amounts(compared(terms, new, use)) == ("139.00", "192.45", "192.45")
+    changed = Terms(row, {**plain_terms.plans, ("pro~t", 1): replace(mine, price=Decimal(50))})
+    assert amounts(compared(changed, new, use)) == ("90.00", "90.00", "90.00")
+    question = asked(new)
+    assert [question.keeps_own(row.segments[0], each) for each in (terms, changed)] == [False, True]
 
 
 def test_the_segments_of_a_month() -> None:
