@@ -34,8 +34,8 @@ from mm_metering.core.timeline import PlanChange, StateChange
 
 MOVES: Final = ("late", "cancel", "pause", "backdate", "zone")
 """What tenants may be able to do beside changing plans and add-ons back and forth: take a larger plan for the month's
-last hour, cancel at once and subscribe again, pause and resume, have a change of plan hold from an earlier instant, move
-to another zone."""
+last hour, cancel at once and subscribe again, pause and resume, have a change of plan hold from an earlier instant,
+move to another zone."""
 MONTH: Final = date(2024, 1, 1)
 PERIOD: Final = f"{MONTH:%Y-%m}"
 MOST_UNITS: Final = 100_000_000
