@@ -154,10 +154,12 @@ def _callback(metric: Metric) -> Callable[[otel.CallbackOptions], Iterable[otel.
 
 
 def _lines(metric: Metric) -> Iterator[str]:
-    name = f"{metric.name}_total" if metric.kind == "counter" else metric.name
-    yield f"# HELP {name} {metric.help}"
-    yield f"# TYPE {name} {metric.kind}"
-    for each, value in metric.read():
+    """Nothing for a metric that has no value now."""
+    name, values = f"{metric.name}_total" if metric.kind == "counter" else metric.name, [*metric.read()]
+    if values:
+        yield f"# HELP {name} {metric.help}"
+        yield f"# TYPE {name} {metric.kind}"
+    for each, value in values:
         yield f'{name}{{{metric.label}="{each}"}} {value:.6g}' if each else f"{name} {value:.15g}"
 
 

@@ -70,6 +70,8 @@ def test_all_states_are_reached_and_each_allows_a_change_of_plan_and_a_cancellat
     assert reached | {"trial"} == set(SUBSCRIPTION.moves)
     assert all({"change plan", "cancel"} <= moves.keys() for moves in SUBSCRIPTION.moves.values())
     assert set(REFUSED_AS) < FREE_STATES == {"trial", *REFUSED_AS}
+    owes = [state for state, moves in SUBSCRIPTION.moves.items() if "pause" not in moves]
+    assert owes == ["past_due", "unpaid", "canceled"]
 
 
 CASES: dict[str, tuple[TenantRow, tuple[Change, ...], list[tuple[int, str, str]]]] = {
