@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import stripe
 
 T = TypeVar("T")
+Found = TypeVar("Found", bound="stripe.StripeObject")
 
 MAX_PAGES: Final = 20
 """Of 100 objects each, in one list."""
@@ -56,7 +57,7 @@ class Calls:
             import stripe
         except ImportError as error:
             raise MissingExtra("stripe", "StripeBillingAdapter") from error
-        if not isinstance(api_key, str) or not _SECRET_KEY.fullmatch(api_key):
+        if not _SECRET_KEY.fullmatch(str(api_key)):
             raise InvalidInput("api_key", 'is no secret key of Stripe, such as "sk_live_…" or "rk_live_…"')
         if base_url is not None and not base_url.startswith(("https://", "http://")):
             raise InvalidInput("base_url", f"{base_url[:60]!r} is no address such as http://127.0.0.1:12111")
@@ -82,7 +83,7 @@ class Calls:
     async def aclose(self) -> None:
         """Closes this event loop's connections."""
         if opened := self._clients.pop(asyncio.get_running_loop()):
-            await opened[1].close_async()
+            await opened[1].close_async()  # type: ignore[no-untyped-call]
 
     async def read(self, ask: Callable[[stripe.StripeClient], Awaitable[T]]) -> T:
         """Changes nothing, so that nothing is unknown when it fails."""
@@ -100,8 +101,8 @@ class Calls:
         return await self._repeated(lambda client: ask(client, {"idempotency_key": chosen}), chosen)
 
     async def pages(
-        self, first: Callable[[stripe.StripeClient], Awaitable[stripe.ListObject[T]]]
-    ) -> AsyncIterator[T]:
+        self, first: Callable[[stripe.StripeClient], Awaitable[stripe.ListObject[Found]]]
+    ) -> AsyncIterator[Found]:
         """Everything in a list, 20 pages at most."""
         page = await self.read(first)
         for _ in range(MAX_PAGES):
@@ -138,6 +139,6 @@ def key_of(key: str | None, step: str) -> str | None:
     """A step's own idempotency key, which follows from the caller's; InvalidInput for a key that Stripe cannot hold."""
     if key is None:
         return None
-    if not isinstance(key, str) or not _KEY.fullmatch(key):
+    if not _KEY.fullmatch(str(key)):
         raise InvalidInput("idempotency_key", "is not 1 to 200 printable ASCII characters without spaces")
     return f"{key}:{step}"

@@ -36,11 +36,15 @@ class NoSuchObject(InvalidRequest):
 
 
 class Failure(NamedTuple):
-    """``again``: the same call with the same key may succeed. ``unknown``: it may have happened."""
+    """``again``: the same call with the same key may succeed."""
 
     error: BillingError
     again: bool = False
-    unknown: bool = False
+
+    @property
+    def unknown(self) -> bool:
+        """Whether it may have happened."""
+        return isinstance(self.error, ProviderUnavailable) and self.error.outcome_unknown
 
 
 def failure_of(error: Exception, key: str | None) -> Failure:
@@ -50,17 +54,11 @@ def failure_of(error: Exception, key: str | None) -> Failure:
     match error:
         case stripe.APIConnectionError():
             sent = type(error.__cause__).__name__ not in _NEVER_SENT
-            return Failure(unavailable("did not answer" if sent else "cannot be reached", unknown=sent), True, sent)
+            return Failure(unavailable("did not answer" if sent else "cannot be reached", unknown=sent), again=True)
         case stripe.RateLimitError():
-            return Failure(ProviderRateLimited(1.0), _may_try_again(error))
-        case stripe.IdempotencyError():
-            return Failure(
-                InvalidRequest(f"the idempotency key {key!r} was used before for another request; take a new key")
-            )
-        case stripe.AuthenticationError():
-            return Failure(InvalidRequest("Stripe does not take the api_key: it is wrong, revoked or expired"))
-        case stripe.PermissionError():
-            return Failure(InvalidRequest(f"the api_key may not do this; give it the permission: {_text(error)}"))
+            return Failure(ProviderRateLimited(1.0), again=_may_try_again(error))
+        case stripe.IdempotencyError() | stripe.AuthenticationError() | stripe.PermissionError():
+            return Failure(_wrong_key(error, key))
         case stripe.CardError():
             return Failure(_card(error))
         case stripe.InvalidRequestError():
@@ -68,17 +66,31 @@ def failure_of(error: Exception, key: str | None) -> Failure:
         case stripe.StripeError():
             return _by_status(error)
     # A body such as {"error": "text"}, as gateways write, makes the SDK itself fail.
-    return Failure(unavailable("was answered for by something else"), True, True)
+    return Failure(unavailable("was answered for by something else"), again=True)
 
 
 def _by_status(error: stripe.StripeError) -> Failure:
     status, again = error.http_status or 0, _may_try_again(error)
     if status == 409:
-        return Failure(unavailable("is at work on the same object or key"), again, True)
+        return Failure(unavailable("is at work on the same object or key"), again=again)
     if status >= 500 or status < 300:
-        return Failure(unavailable(f"answered HTTP {status}"), again, True)
+        return Failure(unavailable(f"answered HTTP {status}"), again=again)
     message = f"answered HTTP {status}, and not as Stripe's API does; is base_url right?"
     return Failure(unavailable(message, unknown=False))
+
+
+def _wrong_key(error: stripe.StripeError, key: str | None) -> InvalidRequest:
+    """Of either kind: that of the account, or that of the request."""
+    import stripe
+
+    match error:
+        case stripe.IdempotencyError():
+            return InvalidRequest(
+                f"the idempotency key {key!r} was used before for another request; take a new one for a new request"
+            )
+        case stripe.AuthenticationError():
+            return InvalidRequest("Stripe does not take the api_key: it is wrong, revoked or expired")
+    return InvalidRequest(f"the api_key may not do this; give it the permission: {_text(error)}")
 
 
 def unavailable(what: str = "did not answer", *, unknown: bool = True) -> ProviderUnavailable:

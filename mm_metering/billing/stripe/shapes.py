@@ -67,7 +67,7 @@ def in_coins(amount: Decimal, currency: str) -> Decimal:
     with localcontext(EXACT):
         coins = amount / coin(currency)
         if coins != coins.quantize(Decimal((0, (1,), -MAX_PLACES))):
-            raise InvalidInput("unit_price", f"{amount} has more than the {MAX_PLACES} places of a coin that Stripe takes")
+            raise InvalidInput("unit_price", f"{amount} has more places than Stripe takes, {MAX_PLACES} of a cent")
         return coins
 
 

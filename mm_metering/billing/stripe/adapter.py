@@ -1,0 +1,47 @@
+"""``StripeBillingAdapter``: the law of ``billing.adapter`` on Stripe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mm_metering.billing.stripe.calls import Calls, Retries
+from mm_metering.billing.stripe.invoices import Invoices
+from mm_metering.billing.stripe.prices import PlanPrice, Prices
+from mm_metering.core.catalogue import Catalogue
+from mm_metering.core.money import is_currency
+from mm_metering.errors import InvalidInput
+
+
+class StripeBillingAdapter(Invoices):
+    """A ``BillingAdapter`` on a Stripe account (API 2026-10-28.endive).
+
+    ``api_key``: a secret or restricted key. ``webhook_secret``: "whsec_…", with which Stripe signs what it sends.
+    ``base_url``: another server for all of Stripe's hosts, as for tests. ``currency``: of the invoices. ``prices``: of
+    plans whose price is not called "mm_" and the plan's name. ``timeout_s``: of one attempt. It may be used on several
+    event loops; each gives its connections back by its own ``aclose()``.
+    """
+
+    def __init__(
+        self,
+        *,
+        api_key: str,
+        webhook_secret: str | None = None,
+        base_url: str | None = None,
+        currency: str = "USD",
+        prices: Mapping[str, str] | None = None,
+        retries: Retries | None = None,
+        timeout_s: float = 15.0,
+    ) -> None:
+        if not is_currency(currency):
+            raise InvalidInput("currency", f'{currency!r} is no currency such as "USD"')
+        calls = Calls(api_key, base_url=base_url, timeout_s=timeout_s, retries=retries or Retries())
+        super().__init__(calls, Prices(calls, prices or {}, currency), currency)
+        self.webhook_secret = webhook_secret
+
+    async def push_plans(self, catalogue: Catalogue, *, dry_run: bool = False) -> tuple[PlanPrice, ...]:
+        """Makes the prices that are missing, of zero a month each, and says of every plan what there is."""
+        return await self._prices.push(catalogue, dry_run=dry_run)
+
+    async def aclose(self) -> None:
+        """Closes this event loop's connections; another call opens new ones."""
+        await self._calls.aclose()
