@@ -71,7 +71,9 @@ class Calls:
     def _open(self) -> tuple[stripe.StripeClient, stripe.HTTPClient]:
         import stripe
 
-        base, http = self._base_url, stripe.HTTPXClient(timeout=self._timeout_s)
+        from mm_metering.billing.stripe.wire import Wire
+
+        base, http = self._base_url, Wire(timeout=self._timeout_s)
         client = stripe.StripeClient(
             self._api_key,
             http_client=http,
