@@ -274,7 +274,7 @@ async def test_a_refusal_says_what_is_wrong_and_is_not_repeated(
 async def test_a_declined_card(
     adapter: BillingAdapter,
     script: Scripted,
-    details: dict[str, str],
+    details: dict[str, Any],
     code: str,
     final: object,
 ) -> None:

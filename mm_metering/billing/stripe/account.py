@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from mm_metering.billing.adapter import unknown
 from mm_metering.billing.stripe.calls import Calls
 from mm_metering.billing.stripe.failures import NoSuchObject
 from mm_metering.billing.stripe.prices import Prices
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import stripe
 
 
-class Account:
+class StripeAccount:
     """One account at Stripe, in one currency."""
 
     def __init__(self, calls: Calls, prices: Prices, currency: str) -> None:
@@ -33,6 +34,11 @@ class Account:
         except NoSuchObject:
             return None
         return None if "deleted" in found and found.deleted else found
+
+    async def _known(self, customer_id: str) -> stripe.Customer:
+        if (found := await self._customer(customer_id)) is None:
+            raise unknown("customer", customer_id)
+        return found
 
 
 def digest(asked: Mapping[str, object]) -> str:

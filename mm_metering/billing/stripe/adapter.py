@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mm_metering.billing.stripe.calls import Calls, Retries
+from mm_metering.billing.stripe.customers import Customers
 from mm_metering.billing.stripe.invoices import Invoices
 from mm_metering.billing.stripe.prices import PlanPrice, Prices
+from mm_metering.billing.stripe.subscriptions import Subscriptions
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.money import is_currency
 from mm_metering.errors import InvalidInput
 
 
-class StripeBillingAdapter(Invoices):
+class StripeBillingAdapter(Customers, Subscriptions, Invoices):
     """A ``BillingAdapter`` on a Stripe account (API 2026-10-28.endive).
 
     ``api_key``: a secret or restricted key. ``webhook_secret``: "whsec_…", with which Stripe signs what it sends.

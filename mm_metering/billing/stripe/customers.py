@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from mm_metering.billing.adapter import BillingCustomer, PaymentMethod, plain_text, token, unknown
-from mm_metering.billing.stripe.account import Account
+from mm_metering.billing.adapter import BillingCustomer, PaymentMethod, plain_text, token
+from mm_metering.billing.stripe.account import StripeAccount
 from mm_metering.billing.stripe.failures import NoSuchObject
 from mm_metering.billing.stripe.shapes import ORGANIZATION, OURS, checked_id, customer_of, id_of, method_of
 from mm_metering.errors import ActionRequired, InvalidInput, InvalidRequest
@@ -19,7 +19,7 @@ MAX_LIVES: Final = 20
 """Of one organization's customers that were deleted and made again, within a day."""
 
 
-class Customers(Account):
+class Customers(StripeAccount):
     """An organization's customer is found by search, or by the answer that Stripe keeps under the organization's
     idempotency key. The search lags by a minute and the key lives for a day, so together they leave no gap."""
 
@@ -163,11 +163,6 @@ class Customers(Account):
 
     async def _method(self, payment_method_id: str) -> stripe.PaymentMethod:
         return await self._calls.read(lambda client: client.v1.payment_methods.retrieve_async(payment_method_id))
-
-    async def _known(self, customer_id: str) -> stripe.Customer:
-        if (found := await self._customer(customer_id)) is None:
-            raise unknown("customer", customer_id)
-        return found
 
 
 def _metadata(given: Mapping[str, str] | None) -> dict[str, str]:

@@ -7,7 +7,7 @@ from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING
 
 from mm_metering.billing.adapter import BillingInvoice, BillingItem, Items, due, items_of, unknown
-from mm_metering.billing.stripe.account import digest, same_request
+from mm_metering.billing.stripe.account import StripeAccount, digest, same_request
 from mm_metering.billing.stripe.calls import key_of
 from mm_metering.billing.stripe.failures import NoSuchObject
 from mm_metering.billing.stripe.shapes import (
@@ -21,7 +21,6 @@ from mm_metering.billing.stripe.shapes import (
     of_coins,
     told,
 )
-from mm_metering.billing.stripe.subscriptions import Subscriptions
 from mm_metering.core.money import EXACT
 from mm_metering.errors import ActionRequired, InvalidRequest
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     import stripe
 
 
-class Invoices(Subscriptions):
+class Invoices(StripeAccount):
     async def create_invoice(
         self,
         customer_id: str,

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from mm_metering.billing.adapter import Subscription, plan_of
-from mm_metering.billing.stripe.account import digest, same_request
+from mm_metering.billing.stripe.account import StripeAccount, digest, same_request
 from mm_metering.billing.stripe.calls import key_of
-from mm_metering.billing.stripe.customers import Customers
 from mm_metering.billing.stripe.failures import NoSuchObject
 from mm_metering.billing.stripe.shapes import ASKED, KEY, ORGANIZATION, PLAN, checked_id, id_of, instant, told
 from mm_metering.errors import InvalidRequest
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 ENDED: Final = ("canceled", "incomplete_expired")
 
 
-class Subscriptions(Customers):
+class Subscriptions(StripeAccount):
     async def create_subscription(
         self,
         *,
