@@ -317,6 +317,19 @@ def test_other_wrong_settings_are_refused() -> None:
             StripeBillingAdapter(api_key=KEY, **wrong)
 
 
+async def test_the_draft_of_an_item_that_stripe_refuses_is_deleted(adapter: BillingAdapter, script: Scripted) -> None:
+    draft = Answer(200, {"id": "in_1", "object": "invoice", "customer": "cus_1", "status": "draft"})
+    gone = Answer(200, {"id": "in_1", "object": "invoice", "deleted": True})
+    script.answers = [draft, error(400, code="amount_too_large", message="too large"), gone]
+    with pytest.raises(InvalidRequest, match="too large"):
+        await adapter.create_invoice("cus_1", items=[{"description": "x", "unit_price": "9000000"}])
+    assert [(each.method, each.path) for each in script.asked] == [
+        ("POST", "/v1/invoices"),
+        ("POST", "/v1/invoiceitems"),
+        ("DELETE", "/v1/invoices/in_1"),
+    ]
+
+
 # -- nothing wrong leaves the process ---------------------------------------------------------------------------------
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import uuid4
@@ -93,7 +94,7 @@ class Calls:
             return await self._repeated(ask, None)
         except ProviderUnavailable as error:
             said = str(error).partition(";")[0]
-            raise ProviderUnavailable(f"{said}; nothing was changed", outcome_unknown=False) from None
+            raise ProviderUnavailable(f"{said}; nothing was changed", outcome_unknown=False) from error.__cause__
 
     async def write(
         self, ask: Callable[[stripe.StripeClient, stripe.RequestOptions], Awaitable[T]], key: str | None = None
@@ -135,6 +136,15 @@ class Calls:
         if isinstance(error, ProviderRateLimited | ProviderUnavailable) and unknown:
             return error if isinstance(error, ProviderUnavailable) and error.outcome_unknown else unavailable()
         return ProviderRateLimited(self._retries.most_s) if isinstance(error, ProviderRateLimited) else error
+
+
+@contextmanager
+def once_begun() -> Iterator[None]:
+    """Around what comes after a first change: where that fails, the whole may have happened."""
+    try:
+        yield
+    except (ProviderRateLimited, ProviderUnavailable) as error:
+        raise unavailable() from error.__cause__
 
 
 def key_of(key: str | None, step: str) -> str | None:

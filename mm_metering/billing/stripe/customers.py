@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from mm_metering.billing.adapter import BillingCustomer, PaymentMethod, plain_text, token
 from mm_metering.billing.stripe.account import StripeAccount
+from mm_metering.billing.stripe.calls import once_begun
 from mm_metering.billing.stripe.failures import NoSuchObject
 from mm_metering.billing.stripe.shapes import ORGANIZATION, OURS, checked_id, customer_of, id_of, method_of
 from mm_metering.errors import ActionRequired, InvalidInput, InvalidRequest
@@ -62,7 +63,9 @@ class Customers(StripeAccount):
                 ),
                 key,
             )
-            if (found := await self._customer(made.id)) is not None:
+            with once_begun():
+                found = await self._customer(made.id)
+            if found is not None:
                 return found
             key = f"{first}:{made.id}"  # that one was deleted; this is the next
         raise InvalidRequest(f"the organization's customer was deleted {MAX_LIVES} times in a day; try again tomorrow")
@@ -123,9 +126,10 @@ class Customers(StripeAccount):
             raise ActionRequired(setup.client_secret or "")
         if setup.status != "succeeded" or setup.payment_method is None:
             raise InvalidRequest(f"this way to pay cannot be kept for later: it is {setup.status!r} at Stripe")
-        made = await self._method(id_of(setup.payment_method))
-        if customer.invoice_settings is None or customer.invoice_settings.default_payment_method is None:
-            await self.set_default_payment_method(customer_id, made.id)
+        with once_begun():
+            made = await self._method(id_of(setup.payment_method))
+            if customer.invoice_settings is None or customer.invoice_settings.default_payment_method is None:
+                await self.set_default_payment_method(customer_id, made.id)
         return method_of(made)
 
     async def get_payment_methods(self, customer_id: str) -> list[PaymentMethod]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import date
 from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING
 
 from mm_metering.billing.adapter import BillingInvoice, BillingItem, Items, due, items_of, unknown
 from mm_metering.billing.stripe.account import StripeAccount, digest, same_request
-from mm_metering.billing.stripe.calls import key_of
+from mm_metering.billing.stripe.calls import key_of, once_begun
 from mm_metering.billing.stripe.failures import NoSuchObject
 from mm_metering.billing.stripe.shapes import (
     ASKED,
@@ -52,10 +53,11 @@ class Invoices(StripeAccount):
             added = {int(told(each.metadata).get(ITEM, -1)) for each in await self._lines(draft.id)}
         else:
             return await self._told(draft)
-        for place, item in enumerate(lines):
-            if place not in added:
-                await self._add(draft, place, item, coins[place], key_of(idempotency_key, f"item:{place}"))
-        return await self._finalized(draft.id, lines, idempotency_key)
+        missing = [place for place in range(len(lines)) if place not in added]
+        with once_begun():
+            for place in missing:
+                await self._add(draft, place, lines[place], coins[place], key_of(idempotency_key, f"item:{place}"))
+            return await self._finalized(draft.id, lines, idempotency_key)
 
     async def _invoiced(self, customer_id: str, key: str, asked: str) -> stripe.Invoice | None:
         """What was made under the key, also long after Stripe has forgotten the key; newest first."""
@@ -98,7 +100,12 @@ class Invoices(StripeAccount):
             "unit_amount_decimal": price,
             "metadata": {ITEM: str(place)},
         }
-        await self._calls.write(lambda client, options: client.v1.invoice_items.create_async(wanted, options), key)
+        try:
+            await self._calls.write(lambda client, options: client.v1.invoice_items.create_async(wanted, options), key)
+        except InvalidRequest:
+            with suppress(InvalidRequest):
+                await self._deleted(draft)
+            raise
 
     async def _finalized(self, invoice_id: str, items: tuple[BillingItem, ...], key: str | None) -> BillingInvoice:
         with localcontext(EXACT):
@@ -143,7 +150,8 @@ class Invoices(StripeAccount):
             known = await self._known_invoice(invoice_id)
             if known.status != "paid":
                 raise
-        return await self._told(known)
+        with once_begun():
+            return await self._told(known)
 
     async def void_invoice(self, invoice_id: str) -> BillingInvoice:
         """A draft is deleted."""
@@ -158,7 +166,8 @@ class Invoices(StripeAccount):
             known = await self._calls.write(
                 lambda client, options: client.v1.invoices.void_invoice_async(invoice_id, {}, options)
             )
-        return await self._told(known)
+        with once_begun():
+            return await self._told(known)
 
     async def _deleted(self, draft: stripe.Invoice) -> None:
         try:
