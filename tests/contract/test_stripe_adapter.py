@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from decimal import Decimal
 from typing import Any
@@ -165,6 +166,18 @@ async def test_an_invoice_that_was_left_half_made_is_finished_with_the_same_key(
     assert len(invoices(fake, customer)) == 1
 
 
+async def test_two_at_once_with_one_key_make_one_invoice(
+    make: Make, fake: FakeStripe, customer: BillingCustomer
+) -> None:
+    made = await asyncio.gather(
+        *(make().create_invoice(customer.id, items=ITEMS, idempotency_key="k") for _ in range(3))
+    )
+    assert {each.total for each in made} == {Decimal("109.00")}
+    assert {each.id for each in made} == {each["id"] for each in invoices(fake, customer)} == {made[0].id}
+    kept = await make().get_invoice(made[0].id)
+    assert kept == made[0]
+
+
 async def test_an_invoice_that_cannot_be_read_back_may_have_been_made(
     adapter: StripeBillingAdapter, fake: FakeStripe, customer: BillingCustomer
 ) -> None:
@@ -189,6 +202,8 @@ async def test_what_was_made_under_a_key_is_found_when_stripe_has_forgotten_it(
     asked = {"customer_id": customer.id, "plan_id": "enterprise", "idempotency_key": "s"}
     other = await adapter.create_subscription(**asked)
     assert (await a_day_later.create_subscription(**asked)).id == other.id != subscription.id
+    with pytest.raises(InvalidRequest, match="'s' was used before"):
+        await a_day_later.create_subscription(**asked | {"plan_id": "pro"})
 
 
 async def test_a_total_that_is_not_ours_is_not_invoiced(
@@ -279,11 +294,10 @@ async def test_resuming_ends_whatever_holds_a_subscription_back(
     assert await adapter.resume_subscription(subscription.id) == resumed
 
 
-async def test_a_cancellation_whose_answer_is_lost_has_happened(
-    adapter: StripeBillingAdapter, fake: FakeStripe, subscription: Subscription
-) -> None:
-    fake.fail(f"/v1/subscriptions/{subscription.id}$", "lost", times=2)
-    assert (await adapter.cancel_subscription(subscription.id, at_once=True)).status == "canceled"
+async def test_a_catalogue_of_many_plans_is_pushed_whole(adapter: StripeBillingAdapter) -> None:
+    many = catalogues.load({"currency": "USD", "plans": {f"p{number}": {"price": "1.00"} for number in range(12)}})
+    assert {each.state for each in await adapter.push_plans(many)} == {"made"}
+    assert [each.state for each in await adapter.push_plans(many)] == ["there"] * 12
 
 
 async def test_a_bad_name_of_a_price_is_refused(make: Make) -> None:

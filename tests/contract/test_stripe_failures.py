@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import subprocess
+import sys
 import threading
 import traceback
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ from mm_metering.errors import (
     CardDeclined,
     InvalidInput,
     InvalidRequest,
+    MissingExtra,
     ProviderRateLimited,
     ProviderUnavailable,
 )
@@ -330,6 +333,22 @@ async def test_the_draft_of_an_item_that_stripe_refuses_is_deleted(adapter: Bill
     ]
 
 
+@pytest.mark.parametrize(("status", "outcome"), [("canceled", "canceled"), ("active", None)])
+async def test_a_cancellation_whose_answer_is_lost_has_happened_if_it_shows(
+    adapter: BillingAdapter, script: Scripted, status: str, outcome: str | None
+) -> None:
+    """A DELETE has no idempotency key at Stripe: its second attempt finds nothing to cancel."""
+    found = {"id": "sub_1", "object": "subscription", "customer": "cus_1", "status": "active", "created": 1}
+    found |= {"cancel_at_period_end": False, "metadata": {}, "items": {"object": "list", "data": []}}
+    missing = error(404, code="resource_missing", type="invalid_request_error")
+    script.answers = [Answer(200, found), LOST, missing, Answer(200, found | {"status": status})]
+    if outcome is None:
+        with pytest.raises(InvalidRequest):
+            await adapter.cancel_subscription("sub_1", at_once=True)
+    else:
+        assert (await adapter.cancel_subscription("sub_1", at_once=True)).status == outcome
+
+
 # -- nothing wrong leaves the process ---------------------------------------------------------------------------------
 
 
@@ -399,3 +418,14 @@ def test_one_adapter_serves_two_event_loops(script: Scripted) -> None:
     asyncio.run(twice())
     asyncio.run(twice())
     assert len(script.asked) == 4
+
+
+def test_the_sdk_is_loaded_by_an_adapter_alone() -> None:
+    code = "import sys, mm_metering.billing.stripe; sys.exit(bool({'stripe', 'httpx'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_without_the_sdk_the_install_line_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "stripe", None)
+    with pytest.raises(MissingExtra, match=r'pip install "mm-metering\[stripe\]"'):
+        StripeBillingAdapter(api_key=KEY)
