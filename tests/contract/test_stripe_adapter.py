@@ -101,7 +101,7 @@ def invoices(fake: FakeStripe, customer: BillingCustomer) -> list[Any]:
 async def test_an_organization_whose_customer_was_deleted_gets_one_new_one(
     adapter: StripeBillingAdapter, customer: BillingCustomer
 ) -> None:
-    asked = {"organization_id": "org_1", "email": "b@example.com", "name": "Acme"}
+    asked: dict[str, Any] = {"organization_id": "org_1", "email": "b@example.com", "name": "Acme"}
     for _ in range(2):
         await adapter.delete_customer(customer.id)
         new = await adapter.create_customer(**asked)
@@ -118,12 +118,17 @@ async def test_a_customer_is_found_when_stripe_has_forgotten_the_key(
 
 
 async def test_a_customer_that_was_left_half_made_is_finished(adapter: StripeBillingAdapter, fake: FakeStripe) -> None:
-    asked = {"organization_id": "it's {org}:é", "email": "a@example.com", "name": "Acme", "metadata": {"tier": "gold"}}
+    asked: dict[str, Any] = {
+        "organization_id": "it's {org}:é",
+        "email": "a@example.com",
+        "name": "Acme",
+        "metadata": {"tier": "gold"},
+    }
     fake.fail("/v1/customers/cus_", "500-before", times=8)
     with pytest.raises(ProviderUnavailable):
-        await adapter.create_customer(**asked)  # type: ignore[arg-type]
+        await adapter.create_customer(**asked)
     fake.fail("/v1/customers/cus_", "500-before", times=0)
-    made = await adapter.create_customer(**asked)  # type: ignore[arg-type]
+    made = await adapter.create_customer(**asked)
     assert (made.email, made.metadata, made.organization_id) == ("a@example.com", {"tier": "gold"}, "it's {org}:é")
     assert len(raw(fake, "GET", "customers")["data"]) == 1
 
@@ -199,7 +204,7 @@ async def test_what_was_made_under_a_key_is_found_when_stripe_has_forgotten_it(
     assert await a_day_later.create_invoice(customer.id, items=ITEMS, idempotency_key="k") == made
     with pytest.raises(InvalidRequest, match="'k' was used before"):
         await a_day_later.create_invoice(customer.id, items=ITEMS[:1], idempotency_key="k")
-    asked = {"customer_id": customer.id, "plan_id": "enterprise", "idempotency_key": "s"}
+    asked: dict[str, Any] = {"customer_id": customer.id, "plan_id": "enterprise", "idempotency_key": "s"}
     other = await adapter.create_subscription(**asked)
     assert (await a_day_later.create_subscription(**asked)).id == other.id != subscription.id
     with pytest.raises(InvalidRequest, match="'s' was used before"):
