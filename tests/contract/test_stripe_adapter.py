@@ -11,10 +11,13 @@ import httpx
 import pytest
 
 from mm_metering import catalogues
-from mm_metering.billing.adapter import BillingCustomer, PaymentMethod, Subscription
+from mm_metering.billing.adapter import BillingAdapter, BillingCustomer, PaymentMethod, Subscription
 from mm_metering.billing.stripe import PlanPrice, Retries, StripeBillingAdapter
 from mm_metering.errors import InvalidInput, InvalidRequest, ProviderUnavailable
-from mm_metering.testing.fake_stripe import FakeStripe
+from mm_metering.testing.billing_contract import BillingAdapterContract
+
+pytest.importorskip("mm_metering.testing.fake_stripe")
+from mm_metering.testing.fake_stripe import FakeStripe  # type: ignore[import-not-found,unused-ignore]
 
 ITEMS = [
     {"description": "Pro", "quantity": 1, "unit_price": "99.00"},
@@ -90,9 +93,27 @@ def raw(fake: FakeStripe, method: str, path: str, **params: str) -> Any:
         return client.request(method, f"/v1/{path}", **sent).raise_for_status().json()  # type: ignore[arg-type]
 
 
+def price(fake: FakeStripe, unit_amount: str = "0", **named: str) -> str:
+    """Of a month; its id."""
+    product = raw(fake, "POST", "products", name="Gold")["id"]
+    terms = {"product": product, "currency": "usd", "unit_amount": unit_amount, "recurring[interval]": "month"}
+    made: str = raw(fake, "POST", "prices", **terms, **named)["id"]
+    return made
+
+
 def invoices(fake: FakeStripe, customer: BillingCustomer) -> list[Any]:
     found: list[Any] = raw(fake, "GET", "invoices", customer=customer.id, limit="100")["data"]
     return found
+
+
+class TestStripe(BillingAdapterContract):
+    """Its plans have prices above zero, so that a first payment may fail."""
+
+    @pytest.fixture
+    def adapter(self, fake: FakeStripe, make: Make) -> BillingAdapter:
+        for name in ("mm_pro", "mm_enterprise"):
+            price(fake, unit_amount="9900", lookup_key=name)
+        return make()
 
 
 # -- customers --------------------------------------------------------------------------------------------------------
@@ -269,11 +290,8 @@ async def test_a_plan_without_a_price_names_the_way_out_and_pushing_makes_it(
 
 
 async def test_prices_may_be_called_otherwise(make: Make, fake: FakeStripe, customer: BillingCustomer) -> None:
-    product = raw(fake, "POST", "products", name="Gold")["id"]
-    terms = {"product": product, "currency": "usd", "unit_amount": "0", "recurring[interval]": "month"}
-    known = raw(fake, "POST", "prices", **terms)["id"]
-    raw(fake, "POST", "prices", **terms, lookup_key="ours_basic")
-    adapter = make(prices={"pro": known, "basic_monthly": "ours_basic"})
+    price(fake, lookup_key="ours_basic")
+    adapter = make(prices={"pro": price(fake), "basic_monthly": "ours_basic"})
     made = await adapter.create_subscription(customer_id=customer.id, plan_id="pro")
     assert made.plan_id == "pro"
     assert (await adapter.update_subscription(made.id, plan_id="basic")).plan_id == "basic"
