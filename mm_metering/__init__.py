@@ -7,24 +7,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mm_metering.billing.documents import Party
+    from mm_metering.billing.mock import MockBillingAdapter
     from mm_metering.clock import FrozenClock, SystemClock
     from mm_metering.core.decision import Decision
     from mm_metering.core.events import UsageEvent
     from mm_metering.core.invoices import CreditNote, Invoice, InvoiceLine, Tax
     from mm_metering.decorators import MeteredSocket, message_quota, metered, quota
     from mm_metering.errors import (
+        ActionRequired,
+        BillingError,
         BudgetExceeded,
+        CardDeclined,
         CatalogueError,
         EventConflict,
         FeatureNotInPlan,
         InvalidEvent,
         InvalidMoney,
+        InvalidRequest,
         InvalidTenant,
         MeteringError,
         ModelNotAllowed,
         NotBound,
         NotFound,
         PeriodNotOver,
+        ProviderRateLimited,
+        ProviderUnavailable,
         QuotaExceeded,
         Refused,
         StoreUnavailable,
@@ -39,7 +46,10 @@ if TYPE_CHECKING:
     from mm_metering.middleware.tokens import from_jwt
 
 _HOMES = {
+    "ActionRequired": "mm_metering.errors",
+    "BillingError": "mm_metering.errors",
     "BudgetExceeded": "mm_metering.errors",
+    "CardDeclined": "mm_metering.errors",
     "CatalogueError": "mm_metering.errors",
     "CreditNote": "mm_metering.core.invoices",
     "Decision": "mm_metering.core.decision",
@@ -49,6 +59,7 @@ _HOMES = {
     "FrozenClock": "mm_metering.clock",
     "InvalidEvent": "mm_metering.errors",
     "InvalidMoney": "mm_metering.errors",
+    "InvalidRequest": "mm_metering.errors",
     "InvalidTenant": "mm_metering.errors",
     "Invoice": "mm_metering.core.invoices",
     "InvoiceLine": "mm_metering.core.invoices",
@@ -56,11 +67,14 @@ _HOMES = {
     "Metering": "mm_metering.metering",
     "MeteringError": "mm_metering.errors",
     "MeteringMiddleware": "mm_metering.middleware.asgi",
+    "MockBillingAdapter": "mm_metering.billing.mock",
     "ModelNotAllowed": "mm_metering.errors",
     "NotBound": "mm_metering.errors",
     "NotFound": "mm_metering.errors",
     "Party": "mm_metering.billing.documents",
     "PeriodNotOver": "mm_metering.errors",
+    "ProviderRateLimited": "mm_metering.errors",
+    "ProviderUnavailable": "mm_metering.errors",
     "QuotaExceeded": "mm_metering.errors",
     "Refused": "mm_metering.errors",
     "StoreUnavailable": "mm_metering.errors",
@@ -83,7 +97,10 @@ _HOMES = {
 
 __all__ = [
     "EXPOSED_HEADERS",
+    "ActionRequired",
+    "BillingError",
     "BudgetExceeded",
+    "CardDeclined",
     "CatalogueError",
     "CreditNote",
     "Decision",
@@ -92,6 +109,7 @@ __all__ = [
     "FrozenClock",
     "InvalidEvent",
     "InvalidMoney",
+    "InvalidRequest",
     "InvalidTenant",
     "Invoice",
     "InvoiceLine",
@@ -99,11 +117,14 @@ __all__ = [
     "Metering",
     "MeteringError",
     "MeteringMiddleware",
+    "MockBillingAdapter",
     "ModelNotAllowed",
     "NotBound",
     "NotFound",
     "Party",
     "PeriodNotOver",
+    "ProviderRateLimited",
+    "ProviderUnavailable",
     "QuotaExceeded",
     "Refused",
     "StoreUnavailable",

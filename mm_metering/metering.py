@@ -21,10 +21,13 @@ from mm_metering.backends.ledger import Ledger
 from mm_metering.backends.sql import open_ledger
 from mm_metering.backends.urls import open_counters
 from mm_metering.backends.work import DeadLetter
+from mm_metering.billing.adapter import BillingAdapter
 from mm_metering.billing.change_preview import ChangePreview
 from mm_metering.billing.invoices import DocumentForm, Invoices, Progress, TaxService
+from mm_metering.billing.payments import Payments
 from mm_metering.billing.shadow import ShadowPlans
 from mm_metering.billing.subscriptions import Anchor, At, PaymentState, Subscriptions, Tenant
+from mm_metering.billing.summary import BillingSummary, summary
 from mm_metering.billing.whatif import WhatIf
 from mm_metering.clock import Clock, SystemClock, micros_of
 from mm_metering.core.books import Rules
@@ -50,7 +53,7 @@ from mm_metering.core.money import Amount
 from mm_metering.core.periods import micros
 from mm_metering.core.shadow_report import ShadowReport
 from mm_metering.core.simulation import Simulation
-from mm_metering.core.tenancy import TenantDefaults
+from mm_metering.core.tenancy import TenantDefaults, plan_name
 from mm_metering.core.usage import UsageRange, UsageSnapshot
 from mm_metering.core.whatif import Question
 from mm_metering.errors import InvalidInput, MeteringError, StoreUnavailable, UnknownTenant
@@ -128,6 +131,7 @@ class Metering:
                  ``tax_rate`` is taken
     shadow       plans that decide nothing, as a ``catalogue``: the worker looks what they would have decided, and
                  ``shadow_report`` says it
+    billing      the payment provider behind ``metering.billing``
 
     Opens at the host's start (``install``), with ``async with``, or at first use. Raises at once CatalogueError for a
     wrong catalogue or shadow and InvalidInput for a shadow that cannot be compared; StoreUnavailable where a store
@@ -148,6 +152,7 @@ class Metering:
         journal: str | Path = "auto",
         tax: TaxService | None = None,
         shadow: catalogues.Source | None = None,
+        billing: BillingAdapter | None = None,
     ) -> None:
         self.catalogue: Catalogue = catalogues.load(catalogue)
         self.clock: Clock = clock or SystemClock()
@@ -199,6 +204,13 @@ class Metering:
             clock=self.clock,
             defaults=self._defaults,
             versions=lambda: self._versions,
+        )
+        self.billing = Payments(
+            billing,
+            ledger=self.ledger,
+            subscriptions=self._subscriptions,
+            catalogue=self.catalogue,
+            usage=self,
         )
         self._inline = worker == "inline" or (worker == "auto" and _is_embedded(counters))
         leases = Leases(self.ledger, worker=_new_id(), shards=self.counters.shards)
@@ -706,6 +718,18 @@ class Metering:
         paid makes it active again. WrongState for a tenant in trial, paused or canceled."""
         await self.startup()
         return await self._subscriptions.set_payment_state(tenant, state)
+
+    async def get_billing_summary(self, tenant: str) -> BillingSummary:
+        """The tenant's plan, what its running month comes to so far, and what it used of each quota."""
+        invoice = await self.preview_invoice(tenant)
+        row = await self.ledger.tenant(tenant)
+        if row is None:
+            raise UnknownTenant(f"tenant {tenant!r} is not known; put_tenant makes it")
+        terms = await self._plans.of(row)
+        first, last = terms.days(invoice.period)
+        segment = row.segment_at(micros(self.clock.now()))
+        usage = await self.get_usage(tenant, first, last)
+        return summary(plan_name(segment.plan), terms.plan(segment), usage, invoice)
 
     async def preview_change(
         self,

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 from mm_metering.core.books import Account, Entries
 from mm_metering.core.invoices import CreditGrant, CreditNote, Invoice, InvoiceStatus
 from mm_metering.core.periods import days_of
+from mm_metering.errors import InvalidInput
 
 Decide: TypeAlias = Callable[[Account], Entries]
 
@@ -46,6 +47,21 @@ class Accounts(Protocol):
         is written. ``decide`` may be called again, if the transaction must be repeated."""
         ...
 
+    async def link_payer(self, tenant: str, customer: str) -> str:
+        """Remembers the payment provider's customer of a tenant, unless it has one: the one that it has. One customer
+        pays for one tenant: InvalidInput for that of another."""
+        ...
+
+    async def payer(self, tenant: str) -> str | None:
+        """The customer that pays for a tenant."""
+        ...
+
+    async def paid_for(self, customer: str) -> str | None:
+        """The tenant that a customer pays for."""
+        ...
+
+    async def unlink_payer(self, tenant: str) -> None: ...
+
     async def invoice(self, invoice_id: str) -> Invoice | None: ...
 
     async def invoice_inputs(self, invoice_id: str) -> bytes | None:
@@ -73,3 +89,9 @@ class Accounts(Protocol):
     async def grants(self, tenant: str) -> list[CreditGrant]:
         """All of a tenant, also those that are used up, in order of creation."""
         ...
+
+
+def refuse_other_payer(tenant: str, owner: str | None) -> None:
+    """InvalidInput for a customer that pays for another tenant."""
+    if owner not in (None, tenant):
+        raise InvalidInput("customer", "pays for another organization already; each has a customer of its own")

@@ -9,7 +9,7 @@ from datetime import date
 from itertools import islice
 from typing import TypeVar
 
-from mm_metering.backends.accounts import Decide, Wanted
+from mm_metering.backends.accounts import Decide, Wanted, refuse_other_payer
 from mm_metering.core.books import SERIES, Account, Entries
 from mm_metering.core.cells import Cell
 from mm_metering.core.invoices import Adjustment, CreditGrant, CreditNote, Discount, Invoice, InvoiceStatus
@@ -31,6 +31,7 @@ class MemoryAccounts:
         self._notes: dict[str, CreditNote] = {}
         self._discounts: dict[str, Discount] = {}
         self._adjustments: dict[str, Adjustment] = {}
+        self._payers: dict[str, str] = {}
         self._numbers: Counter[str] = Counter()
         """The last number of each series."""
 
@@ -93,6 +94,26 @@ class MemoryAccounts:
         self._notes |= {each.id: each for each in entries.notes}
         self._discounts |= {each.id: each for each in entries.discounts}
         self._adjustments |= {each.id: each for each in entries.adjustments}
+
+    async def link_payer(self, tenant: str, customer: str) -> str:
+        with self._lock:
+            refuse_other_payer(tenant, self._paid_for(customer))
+            return self._payers.setdefault(tenant, customer)
+
+    async def payer(self, tenant: str) -> str | None:
+        with self._lock:
+            return self._payers.get(tenant)
+
+    async def paid_for(self, customer: str) -> str | None:
+        with self._lock:
+            return self._paid_for(customer)
+
+    def _paid_for(self, customer: str) -> str | None:
+        return next((tenant for tenant, known in self._payers.items() if known == customer), None)
+
+    async def unlink_payer(self, tenant: str) -> None:
+        with self._lock:
+            self._payers.pop(tenant, None)
 
     async def invoice(self, invoice_id: str) -> Invoice | None:
         with self._lock:

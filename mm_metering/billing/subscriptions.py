@@ -154,6 +154,10 @@ class Subscriptions:
         row = await self._ledger.tenant(tenant_id(tenant))
         return None if row is None else await self._shown(row)
 
+    async def revision(self, tenant: str) -> int:
+        """It rises with each change."""
+        return (await self._row(tenant)).revision
+
     async def change_plan(self, tenant: str, plan: str, *, at: At = None) -> Tenant:
         """Moves a tenant to the newest version of a plan; changes of plan that were planned for later are dropped."""
         return await self._decided(lambda: self.plan_change(tenant, plan, at))

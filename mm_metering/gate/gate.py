@@ -38,7 +38,6 @@ from mm_metering.core.decision import Decision
 from mm_metering.core.facts import Fact, decode, encode, void
 from mm_metering.core.identity import tenant_id
 from mm_metering.core.lifecycles import TRIAL
-from mm_metering.core.money import to_nanos
 from mm_metering.core.periods import zone
 from mm_metering.core.rating import plan_label
 from mm_metering.core.tenancy import TenantDefaults, TenantRow
@@ -166,10 +165,11 @@ class Gate:
 
     def _not_granted(self, view: View, asked: Prepared, outcome: Outcome, op: Take, now_us: int) -> Admission:
         if view.refused_as:
-            return self._refusal(view, refused_all(asked, view.plan, view.refused_as), op, now_us)
+            return self._refusal(view, refused_all(asked, view.plan, view.refused_as), asked, op, now_us)
         match outcome:
             case Denied(states=states):
-                return self._refusal(view, decisions(asked, states, view.plan, now_us, allowed=False), op, now_us)
+                answers = decisions(asked, states, view.plan, now_us, allowed=False)
+                return self._refusal(view, answers, asked, op, now_us)
             case Fate.ALLOWED:
                 self._reports.acknowledged(view.shard, op.payloads[0])
                 facts = tuple(map(decode, op.payloads[0].split(b"\n")))
@@ -180,10 +180,13 @@ class Gate:
                     'try again, or set on_outage = "allow" on the meter'
                 )
 
-    def _refusal(self, view: View, answers: tuple[Decision, ...], op: Take, now_us: int) -> Admission:
-        refused = {answer.meter: answer.requested for answer in answers if not answer.allowed}
-        for meter, asked in refused.items() if op.payloads else ():  # a look refuses nobody
-            self._reports.refused(view, meter, asked if isinstance(asked, int) else to_nanos(asked), now_us)
+    def _refusal(self, view: View, answers: tuple[Decision, ...], asked: Prepared, op: Take, now_us: int) -> Admission:
+        """What is refused counts once per meter and in its units, whichever of its limits refuse; a cap answers in
+        money. A look refuses nobody."""
+        refused = {answer.meter for answer in answers if not answer.allowed}
+        for meter, units in asked.amounts() if op.payloads else ():
+            if meter in refused:
+                self._reports.refused(view, meter, units, now_us)
         return Admission(view.tenant, view.plan, allowed=False, decisions=answers)
 
     async def reverse(self, admission: Admission, *, meters: Collection[str] | None = None) -> bool:

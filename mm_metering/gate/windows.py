@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
@@ -69,6 +70,14 @@ class Prepared:
     @property
     def lines(self) -> tuple[Line, ...]:
         return self.alternatives[0]
+
+    def amounts(self) -> Iterable[tuple[str, int]]:
+        """What is asked for, by meter: units, or nano-units of money."""
+        amounts = Counter[str]()
+        for fact in self.facts:
+            for meter, _, amount in fact.counts:
+                amounts[meter] += amount
+        return amounts.items()
 
 
 class PlanWindows:

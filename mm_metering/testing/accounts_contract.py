@@ -15,6 +15,7 @@ from mm_metering.backends.ledger import Ledger
 from mm_metering.core.books import INVOICE_NUMBERS, NOTE_NUMBERS, Account, Entries
 from mm_metering.core.invoices import Adjustment, CreditGrant, CreditNote, Discount, Invoice, InvoiceLine
 from mm_metering.core.tenancy import NewTenant, TenantDefaults
+from mm_metering.errors import InvalidInput
 
 FREE: Final = TenantDefaults(plan="free", version=1, timezone="UTC")
 THEN: Final = datetime(2024, 2, 2, 12, 0, 0, 123456, tzinfo=UTC)
@@ -261,3 +262,13 @@ class AccountsContract:
         huge = an_invoice(total=Decimal("99999999999999.99"), lines=(a_line("l", "-99999999999999.99"),))
         await book(ledger, Entries(invoices=(huge,)))
         assert await ledger.invoice("inv_1") == huge
+
+    async def test_a_tenant_has_one_payer_who_pays_for_nobody_else(self, ledger: Ledger) -> None:
+        assert (await ledger.payer("acme"), await ledger.paid_for("cus_1")) == (None, None)
+        assert [await ledger.link_payer("acme", each) for each in ("cus_1", "cus_1", "cus_2")] == ["cus_1"] * 3
+        with pytest.raises(InvalidInput, match="pays for another organization already"):
+            await ledger.link_payer("beta", "cus_1")
+        assert (await ledger.payer("beta"), await ledger.paid_for("cus_1")) == (None, "acme")
+        await ledger.unlink_payer("acme")
+        assert await ledger.link_payer("beta", "cus_1") == "cus_1"
+        assert (await ledger.payer("acme"), await ledger.paid_for("cus_1")) == (None, "beta")

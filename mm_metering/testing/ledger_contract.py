@@ -638,6 +638,15 @@ class LedgerContract(WorkContract, AccountsContract):
         assert before == {date(2024, 1, 16): 1, date(2024, 1, 17): 2}
         assert await days_of_use(ledger) == before | {date(2024, 1, 18): 1}
 
+    async def test_what_happens_at_the_instant_of_a_move_goes_to_the_new_zones_day(self, ledger: Ledger) -> None:
+        """It was folded into the old one's before."""
+        await ledger.put_tenant(NewTenant("acme"), defaults=FREE, now_us=at("2024-01-01 00:00"))
+        moment = "2024-01-17 20:00"  # the 18th in Tokyo
+        await Books(ledger).fold(level("a", "2024-01-16 12:00", 3), use("b", moment), level("c", moment, 9))
+        await ledger.put_tenant(NewTenant("acme", timezone="Asia/Tokyo"), defaults=FREE, now_us=at(moment))
+        assert await days_of_use(ledger) == {date(2024, 1, 16): 0, date(2024, 1, 18): 1}
+        assert await ledger.rebuild_cells("acme") == 0
+
     async def test_a_first_look_makes_the_default_tenant_and_none_without_a_default(self, ledger: Ledger) -> None:
         nobody = (await look(ledger, "acme", defaults=NO_DEFAULT, now_us=7))["acme"]
         assert (nobody.tenant, await ledger.tenant("acme")) == (None, None)

@@ -89,7 +89,7 @@ async def test_an_invoice_with_add_ons_and_a_minimum_is_what_its_preview_was(
         await metering.enforce_quota("acme", "api_calls", 210)
         if day == 5:
             clock.set(NOON)
-            await metering.set_addon("acme", "calls", quantity=1)
+            await metering.set_addon("acme", "calls", quantity=1, at="now")
     preview = await metering.preview_invoice("acme")
     assert fees(preview) == [
         ("pro, 2024-01", "99.00"),
@@ -192,6 +192,16 @@ async def test_an_override_and_add_ons_stay_with_each_other(metering: Metering) 
 
 
 # -- with another plan -------------------------------------------------------------------------------------------------
+
+
+async def test_fewer_of_an_add_on_hold_from_the_periods_end_on(metering: Metering, clock: FrozenClock) -> None:
+    await metering.set_addon("acme", "calls", quantity=2)
+    tenant = await metering.set_addon("acme", "calls", quantity=1)
+    assert (tenant.addons, [f"{each.at:%m-%d}" for each in tenant.planned]) == ({"calls": 2}, ["02-01"])
+    clock.set("2024-02-01T00:00:00Z")
+    after = await metering.get_tenant("acme")
+    assert after is not None
+    assert after.addons == {"calls": 1}
 
 
 @pytest.mark.parametrize("by", ["change_plan", "put_tenant"])

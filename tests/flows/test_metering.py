@@ -355,12 +355,18 @@ def test_import_is_light_and_a_metered_call_loads_no_vendor() -> None:
     subprocess.run([sys.executable, "-c", HOT], check=True, timeout=60)
 
 
-async def test_what_two_limits_of_a_meter_refuse_is_counted_as_refused_once(make: Make) -> None:
-    limits = [{"limit": 1, "per": "day"}, {"limit": 1, "per": "month"}]
-    plans = {"free": {"price": "0.00", "quotas": {"api_calls": limits}}}
-    metering = await make(catalogue={"meters": {"api_calls": {"event": "api_call"}}, "plans": plans})
-    await metering.put_tenant("acme", plan="free")
-    with pytest.raises(QuotaExceeded):
-        await metering.enforce_quota("acme", "api_calls", 5)
-    await metering.flush()
-    assert dict((await metering.get_usage("acme", "2024-01-15", "2024-01-15")).refused) == {"api_calls": 5}
+@pytest.mark.parametrize(
+    "quota",
+    [
+        [{"limit": 5, "per": "day"}, {"limit": 5, "per": "month"}],
+        {"limit": 2, "per": "day", "then": {"charge_up_to": "0.03"}, "unit_price": "0.01"},
+    ],
+    ids=["by two limits", "by a cap"],
+)
+async def test_what_is_refused_is_counted_once_and_in_units(make: Make, quota: Any) -> None:
+    plan = {"price": "0.00", "quotas": {"api_calls": quota}}
+    metering = await make(catalogue=CAPPED | {"plans": {"pro": plan}})
+    assert await _attempts(metering, "a", "api_calls", 8) == 5
+    await metering.gate.report()
+    usage = await metering.get_usage("a", "2024-01-15", "2024-01-15")
+    assert (usage.api_calls, usage.refused) == (5, {"api_calls": 3})

@@ -139,7 +139,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
                 "acme": {"plan": "pro", "changes": [{"at": "2024-01-02T00:00:00Z", "plan": "free", "do": "pause"}]}
             }
         },
-        "name one of plan, timezone, or do",
+        "name one of plan, timezone, addon, or do",
     ),
     "a day in mid-month": ({"start": "2024-01-02"}, "is not the first day of a month"),
     "too many months": ({"months": 37}, "37 months are too many; at most 36"),

@@ -117,6 +117,14 @@ UNITS = {
         plans(api_calls=[limit(12), limit(15, "month")]),
         plans(api_calls=[limit(6), limit(60, "month")]),
     ),
+    "more of both": (
+        plans(api_calls=[limit(5), limit(5, "month")]),
+        plans(api_calls=[limit(99), limit(99, "month")]),
+    ),
+    "a larger cap": (
+        plans(api_calls=limit(3, then={"charge_up_to": "0.02"}, unit_price="0.01")),
+        plans(api_calls=limit(3, then={"charge_up_to": "9.00"}, unit_price="0.01")),
+    ),
     "charged instead": (plans(api_calls=limit(5)), plans(api_calls=charged(5, "0.10"))),
     "the same": (plans(api_calls=limit(5)), plans("20.00", api_calls=limit(5))),
 }

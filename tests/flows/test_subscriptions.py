@@ -444,6 +444,45 @@ async def test_another_zone_keeps_the_day_and_what_is_counted_in_it(metering: Me
     assert [plain(line.amount) for line in invoice.lines if line.kind == "overage"] == ["0.01"]
 
 
+# -- all of it together ------------------------------------------------------------------------------------------------
+
+
+async def test_a_life_of_changes_comes_to_the_same_everywhere_and_is_proved(
+    metering: Metering, clock: FrozenClock
+) -> None:
+    """Plans there and back, now, ahead and back in time, pauses, zones, trials and anchors, beside usage and levels."""
+    rng = random.Random(3)
+    clock.set(JANUARY)
+    for tenant in "abc":
+        await metering.put_tenant(tenant, plan="pro", trial_days=3, anchor=rng.choice([1, 20, 31]))
+    for hour in range(0, 24 * 60, 7):
+        clock.set(datetime(2024, 1, 1, tzinfo=UTC) + timedelta(hours=hour))
+        tenant, chance = rng.choice("abc"), rng.random()
+        await metering.record(
+            UsageEvent(tenant=tenant, event_type="api_call", resource="/x", quantity=rng.randrange(1, 5000))
+        )
+        await metering.set_level(tenant, "users", rng.randrange(9))
+        if chance < 0.05:
+            await metering.put_tenant(tenant, timezone=rng.choice(["UTC", "Asia/Tokyo", "America/Los_Angeles"]))
+        elif chance < 0.1:
+            shift = timedelta(hours=rng.choice([0, 50, -30 if hour > 48 else 0]))
+            await metering.change_plan(tenant, rng.choice(["pro", "enterprise", "free"]), at=clock.now() + shift)
+        elif chance < 0.13:
+            await metering.pause_subscription(tenant)
+        elif chance < 0.2:
+            await metering.resume_subscription(tenant)
+    clock.set("2024-04-10T00:00:00Z")
+    totals = [plain(each.total) for period in ("2024-01", "2024-02") for each in await metering.close_period(period)]
+    proof = await metering.prove()
+    assert (proof.differ, proof.wrong_invoices) == ((), ())
+    assert [await metering.ledger.rebuild_cells(tenant) for tenant in "abc"] == [0, 0, 0]
+    assert totals == LIFE
+
+
+LIFE = ["85.32", "289.84", "4.98", "3.59", "0.00", "0.00"]
+"""What it comes to in each ledger."""
+
+
 # -- bad input ---------------------------------------------------------------------------------------------------------
 
 

@@ -21,7 +21,19 @@ from mm_metering.backends.ledger import (
     Snapshot,
     Used,
 )
-from mm_metering.backends.sql import accounts, cells, claims, facts, keeping, levels, plans, reports, schema, shards
+from mm_metering.backends.sql import (
+    accounts,
+    cells,
+    claims,
+    facts,
+    keeping,
+    levels,
+    payers,
+    plans,
+    reports,
+    schema,
+    shards,
+)
 from mm_metering.backends.sql import tenants as tenancy
 from mm_metering.backends.sql import work as workers
 from mm_metering.backends.sql.batch import Batch
@@ -188,6 +200,18 @@ class SqlLedger:
 
     async def book(self, tenants: Sequence[str], wanted: Wanted, decide: Decide) -> None:
         await self._store.write(lambda tx: accounts.book(tx, tenants, wanted, decide))
+
+    async def link_payer(self, tenant: str, customer: str) -> str:
+        return await self._store.write(lambda tx: payers.link(tx, tenant, customer))
+
+    async def payer(self, tenant: str) -> str | None:
+        return await self._store.read(lambda tx: payers.of(tx, tenant))
+
+    async def paid_for(self, customer: str) -> str | None:
+        return await self._store.read(lambda tx: payers.paid_for(tx, customer))
+
+    async def unlink_payer(self, tenant: str) -> None:
+        await self._store.write(lambda tx: payers.unlink(tx, tenant))
 
     async def invoice(self, invoice_id: str) -> Invoice | None:
         return await self._store.read(lambda tx: accounts.find(tx, invoice_id))

@@ -319,3 +319,12 @@ number = Table(  # the last number of each series
     Column("last", BigInteger, nullable=False),
     PrimaryKeyConstraint("series", name="mm_number_pkey"),
 )
+
+payer = Table(  # the payment provider's customer of a tenant
+    "mm_payer",
+    metadata,
+    Column("tenant", WORD, nullable=False),
+    Column("customer", WORD, nullable=False),
+    PrimaryKeyConstraint("tenant", name="mm_payer_pkey"),
+)
+Index("mm_payer_customer", payer.c.customer, unique=True)

@@ -162,7 +162,8 @@ def _segments(row: TenantRow) -> list[dict[str, Any]]:
 
 
 def _first_moved_day(before: TenantRow | None, after: TenantRow) -> date | None:
-    """The first local day with facts that may belong to other cells now; None if there is none."""
+    """The first local day with facts that may belong to other cells now, as it was before: a zone that moves forward
+    begins another at that instant. None if there is none."""
     if before is None:
         return levels.FIRST_DAY
     moves = set[int]()
@@ -175,7 +176,7 @@ def _first_moved_day(before: TenantRow | None, after: TenantRow) -> date | None:
     if then[0] != now[0]:  # the first segment also covers what lies before it
         return levels.FIRST_DAY
     moved = moves | set(then) ^ set(now)
-    return Calendar(after.timezone, after.segments).day(min(moved)) if moved else None
+    return Calendar(before.timezone, before.segments).day(min(moved)) if moved else None
 
 
 async def rebuild_cells(tx: Transaction, tenant_id: str) -> int:

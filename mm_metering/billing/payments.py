@@ -1,0 +1,221 @@
+"""``metering.billing``: the payment provider as a host uses it, with organizations in place of its customers.
+
+Owns: which customer pays for which tenant, and that a subscription's timeline here changes before its mirror there.
+Does not own: the provider (``adapter``), what an invoice says (``invoices``). Wherever a ``customer_id`` is asked for,
+an organization's id does as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date
+from typing import Protocol
+
+from mm_metering.backends.accounts import Accounts
+from mm_metering.billing.adapter import (
+    BillingAdapter,
+    BillingCustomer,
+    BillingInvoice,
+    Items,
+    PaymentMethod,
+    Subscription,
+    plan_of,
+    unknown,
+)
+from mm_metering.billing.subscriptions import Subscriptions
+from mm_metering.core.catalogue import Catalogue
+from mm_metering.core.events import UsageEvent
+from mm_metering.core.identity import tenant_id
+from mm_metering.core.usage import UsageRange, UsageSnapshot
+from mm_metering.errors import InvalidInput
+from mm_metering.gate.recorder import Outcome
+
+
+class Usage(Protocol):
+    """What of a Metering the seed's adapter has, too."""
+
+    async def startup(self) -> None: ...
+
+    async def record(self, event: UsageEvent) -> Outcome: ...
+
+    async def get_usage(self, tenant: str, start: date | str, end: date | str) -> UsageRange: ...
+
+    async def create_usage_snapshot(self, tenant: str, day: date | str) -> UsageSnapshot: ...
+
+
+class Payments:
+    """Each method raises InvalidInput where the Metering has no payment provider, and what the adapter raises."""
+
+    def __init__(
+        self,
+        adapter: BillingAdapter | None,
+        *,
+        ledger: Accounts,
+        subscriptions: Subscriptions,
+        catalogue: Catalogue,
+        usage: Usage,
+    ) -> None:
+        self._adapter = adapter
+        self._ledger = ledger
+        self._subscriptions = subscriptions
+        self._catalogue = catalogue
+        self._usage = usage
+
+    @property
+    def adapter(self) -> BillingAdapter:
+        """The provider itself."""
+        if self._adapter is None:
+            raise InvalidInput(
+                "billing", "there is no payment provider; give one, such as Metering(billing=MockBillingAdapter())"
+            )
+        return self._adapter
+
+    # -- customers ----------------------------------------------------------------------------------------------------
+
+    async def create_customer(
+        self, *, organization_id: str, email: str, name: str, metadata: Mapping[str, str] | None = None
+    ) -> BillingCustomer:
+        """The organization's customer: made, or the one that it has."""
+        tenant, adapter = tenant_id(organization_id), await self._opened()
+        made = await adapter.create_customer(organization_id=tenant, email=email, name=name, metadata=metadata)
+        linked = await self._ledger.link_payer(tenant, made.id)
+        return made if linked == made.id else await adapter.get_customer(linked) or made
+
+    async def get_customer(self, customer_id: str) -> BillingCustomer | None:
+        adapter = await self._opened()
+        return await adapter.get_customer(await self._customer(customer_id))
+
+    async def update_customer(
+        self,
+        customer_id: str,
+        *,
+        email: str | None = None,
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> BillingCustomer:
+        adapter = await self._opened()
+        known = await self._customer(customer_id)
+        return await adapter.update_customer(known, email=email, name=name, metadata=metadata)
+
+    async def delete_customer(self, customer_id: str) -> None:
+        """At the provider. The tenant stays as it is here, without anybody who pays for it."""
+        adapter = await self._opened()
+        known = await self._customer(customer_id)
+        await adapter.delete_customer(known)
+        if tenant := await self._ledger.paid_for(known):
+            await self._ledger.unlink_payer(tenant)
+
+    # -- ways to pay --------------------------------------------------------------------------------------------------
+
+    async def create_payment_method(self, customer_id: str, *, payment_method: str) -> PaymentMethod:
+        adapter = await self._opened()
+        return await adapter.create_payment_method(await self._customer(customer_id), payment_method=payment_method)
+
+    async def get_payment_methods(self, customer_id: str) -> list[PaymentMethod]:
+        adapter = await self._opened()
+        return await adapter.get_payment_methods(await self._customer(customer_id))
+
+    async def set_default_payment_method(self, customer_id: str, payment_method_id: str) -> None:
+        adapter = await self._opened()
+        await adapter.set_default_payment_method(await self._customer(customer_id), payment_method_id)
+
+    async def delete_payment_method(self, payment_method_id: str) -> None:
+        adapter = await self._opened()
+        await adapter.delete_payment_method(payment_method_id)
+
+    # -- subscriptions ------------------------------------------------------------------------------------------------
+
+    async def create_subscription(
+        self, *, customer_id: str, plan_id: str, payment_method_id: str | None = None
+    ) -> Subscription:
+        """Puts the tenant on the plan, then mirrors that. Again after an error it makes no second one."""
+        adapter = await self._opened()
+        plan, customer = self._plan(plan_id), await self._customer(customer_id)
+        tenant = await self._tenant(customer)
+        await self._subscriptions.put(tenant, plan=plan)
+        revision = await self._subscriptions.revision(tenant)
+        return await adapter.create_subscription(
+            customer_id=customer,
+            plan_id=plan,
+            payment_method_id=payment_method_id,
+            idempotency_key=f"subscription:{tenant}:{revision}",
+        )
+
+    async def get_subscription(self, subscription_id: str) -> Subscription | None:
+        return await (await self._opened()).get_subscription(subscription_id)
+
+    async def update_subscription(self, subscription_id: str, *, plan_id: str) -> Subscription:
+        """As ``change_plan`` without an instant: an upgrade holds now, a downgrade from the period's end on."""
+        adapter, plan = await self._opened(), self._plan(plan_id)
+        await self._subscriptions.change_plan(await self._owner(subscription_id), plan)
+        return await adapter.update_subscription(subscription_id, plan_id=plan)
+
+    async def cancel_subscription(self, subscription_id: str, *, at_once: bool = False) -> Subscription:
+        """At the period's end, unless ``at_once``."""
+        adapter, tenant = await self._opened(), await self._owner(subscription_id)
+        await self._subscriptions.happen(tenant, "cancel", at="now" if at_once else "period_end")
+        return await adapter.cancel_subscription(subscription_id, at_once=at_once)
+
+    async def resume_subscription(self, subscription_id: str) -> Subscription:
+        adapter, tenant = await self._opened(), await self._owner(subscription_id)
+        await self._subscriptions.happen(tenant, "resume", at="now")
+        return await adapter.resume_subscription(subscription_id)
+
+    # -- invoices -----------------------------------------------------------------------------------------------------
+
+    async def create_invoice(
+        self, customer_id: str, *, items: Items, due_date: date | str | None = None, idempotency_key: str | None = None
+    ) -> BillingInvoice:
+        """An invoice at the provider, of exactly these items."""
+        adapter = await self._opened()
+        known = await self._customer(customer_id)
+        return await adapter.create_invoice(known, items=items, due_date=due_date, idempotency_key=idempotency_key)
+
+    async def get_invoice(self, invoice_id: str) -> BillingInvoice | None:
+        return await (await self._opened()).get_invoice(invoice_id)
+
+    async def pay_invoice(self, invoice_id: str, payment_method_id: str) -> BillingInvoice:
+        return await (await self._opened()).pay_invoice(invoice_id, payment_method_id)
+
+    async def void_invoice(self, invoice_id: str) -> BillingInvoice:
+        return await (await self._opened()).void_invoice(invoice_id)
+
+    # -- usage, which is ours -----------------------------------------------------------------------------------------
+
+    async def record_usage(self, organization_id: str, event: UsageEvent | Mapping[str, object]) -> Outcome:
+        """``metering.record`` of that organization's event."""
+        given = event.model_dump() if isinstance(event, UsageEvent) else dict(event)
+        return await self._usage.record(UsageEvent.model_validate({**given, "tenant": organization_id}))
+
+    async def get_usage(self, organization_id: str, start: date | str, end: date | str) -> UsageRange:
+        return await self._usage.get_usage(organization_id, start, end)
+
+    async def create_usage_snapshot(self, organization_id: str, day: date | str) -> UsageSnapshot:
+        return await self._usage.create_usage_snapshot(organization_id, day)
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    async def _opened(self) -> BillingAdapter:
+        adapter = self.adapter
+        await self._usage.startup()
+        return adapter
+
+    async def _customer(self, customer_id: str) -> str:
+        """The provider's id, for that or for an organization's."""
+        return await self._ledger.payer(customer_id) or customer_id
+
+    async def _tenant(self, customer: str) -> str:
+        tenant = await self._ledger.paid_for(customer)
+        if tenant is None:
+            raise unknown("customer of an organization", customer)
+        return tenant
+
+    async def _owner(self, subscription_id: str) -> str:
+        """The tenant of a subscription."""
+        known = await self.adapter.get_subscription(subscription_id)
+        if known is None:
+            raise unknown("subscription", subscription_id)
+        return await self._tenant(known.customer_id)
+
+    def _plan(self, plan_id: str) -> str:
+        return self._catalogue.plan(plan_of(plan_id)).name
