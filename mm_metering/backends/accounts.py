@@ -19,11 +19,13 @@ Decide: TypeAlias = Callable[[Account], Entries]
 
 class Wanted(NamedTuple):
     """What an account must hold: the invoices of ``periods``; the cells of the catalogue's meters, without scopes, of
-    the tenant's months ``usage``, in order; and, with ``levels``, each level at their start."""
+    the tenant's months ``usage``, in order; with ``levels``, each level at their start; with ``collections``, all of
+    the tenant's."""
 
     periods: Sequence[str] = ()
     usage: Sequence[str] = ()
     levels: bool = False
+    collections: bool = False
 
     def days(self, anchor: int) -> tuple[date, date] | None:
         """The first and the last day with wanted cells, both included."""

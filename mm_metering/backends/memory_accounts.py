@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -10,18 +9,19 @@ from itertools import islice
 from typing import TypeVar
 
 from mm_metering.backends.accounts import Decide, Wanted, refuse_other_payer
+from mm_metering.backends.memory_collecting import MemoryCollecting
 from mm_metering.core.books import SERIES, Account, Entries
 from mm_metering.core.cells import Cell
+from mm_metering.core.collecting import Collection
 from mm_metering.core.invoices import Adjustment, CreditGrant, CreditNote, Discount, Invoice, InvoiceStatus
 from mm_metering.core.tenancy import TenantRow
+from mm_metering.core.timeline import Change
 
-Owned = TypeVar("Owned", Invoice, CreditGrant, CreditNote, Discount, Adjustment)
+Owned = TypeVar("Owned", Invoice, CreditGrant, CreditNote, Discount, Adjustment, Collection)
 
 
-class MemoryAccounts:
+class MemoryAccounts(MemoryCollecting):
     """A part of a ledger with a lock, tenants and cells. ``book`` writes nothing unless every decision was made."""
-
-    _lock: threading.RLock
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,6 +41,9 @@ class MemoryAccounts:
     def _cells_of(self, tenant: str, first: date, last: date) -> list[Cell]:
         raise NotImplementedError
 
+    def _change(self, tenant: str, change: Change) -> TenantRow:
+        raise NotImplementedError
+
     def _levels_of(self, tenant: str, before: date) -> dict[tuple[str, str], int]:
         raise NotImplementedError
 
@@ -50,12 +53,15 @@ class MemoryAccounts:
 
     async def book(self, tenants: Sequence[str], wanted: Wanted, decide: Decide) -> None:
         with self._lock:
-            numbers, decided = Counter(self._numbers), list[Entries]()
+            numbers, decided = Counter(self._numbers), dict[str, Entries]()
             for tenant in sorted(set(tenants)):
                 if account := self._account(tenant, wanted, numbers):
-                    decided.append(decide(account))
-                    numbers.update(decided[-1].numbered)
-            for entries in decided:
+                    decided[tenant] = decide(account)
+                    numbers.update(decided[tenant].numbered)
+            for tenant, entries in decided.items():
+                if entries.change is not None:
+                    self._change(tenant, entries.change)
+            for entries in decided.values():
                 self._write(entries)
             self._numbers = numbers
 
@@ -79,6 +85,7 @@ class MemoryAccounts:
             notes=[each for each in self._found(self._notes, tenant) if each.invoice in ids],
             discounts=self._found(self._discounts, tenant),
             adjustments=[each for each in self._found(self._adjustments, tenant) if each.invoice in ids],
+            collections=self._found(self._collections, tenant) if wanted.collections else (),
             next_numbers={series: numbers[series] + 1 for series in SERIES},
         )
 
@@ -94,6 +101,7 @@ class MemoryAccounts:
         self._notes |= {each.id: each for each in entries.notes}
         self._discounts |= {each.id: each for each in entries.discounts}
         self._adjustments |= {each.id: each for each in entries.adjustments}
+        self._write_collecting(entries)
 
     async def link_payer(self, tenant: str, customer: str) -> str:
         with self._lock:

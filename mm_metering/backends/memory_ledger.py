@@ -359,13 +359,16 @@ class MemoryLedger(MemoryWork, MemoryAccounts):
 
     async def change_subscription(self, tenant: str, change: Change) -> TenantRow:
         with self._lock:
-            books = self._books.get(tenant)
-            if books is None or books.row is None:
-                raise UnknownTenant(f"tenant {tenant!r} is not known; put_tenant makes it")
-            then, before, books.row = books.calendar, books.row, with_change(books.row, change)
-            if books.row != before:
-                self._refold(books, then)
-            return books.row
+            return self._change(tenant, change)
+
+    def _change(self, tenant: str, change: Change) -> TenantRow:
+        books = self._books.get(tenant)
+        if books is None or books.row is None:
+            raise UnknownTenant(f"tenant {tenant!r} is not known; put_tenant makes it")
+        then, before, books.row = books.calendar, books.row, with_change(books.row, change)
+        if books.row != before:
+            self._refold(books, then)
+        return books.row
 
     # -- reading ------------------------------------------------------------------------------------------------------
 

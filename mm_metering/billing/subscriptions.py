@@ -18,7 +18,7 @@ from mm_metering.core.catalogue import Catalogue, Plan
 from mm_metering.core.catalogue_layout import overridden
 from mm_metering.core.events import aware, whole_quantity
 from mm_metering.core.identity import tenant_id
-from mm_metering.core.lifecycles import FREE_STATES
+from mm_metering.core.lifecycles import FREE_STATES, PAYMENT_EVENTS
 from mm_metering.core.money import Amount, non_negative
 from mm_metering.core.periods import Window, from_micros, local_day, micros, window_span, zone
 from mm_metering.core.tenancy import OVERRIDE, NewTenant, TenantDefaults, TenantRow, plan_name
@@ -32,7 +32,6 @@ At: TypeAlias = datetime | str | None
 """An aware instant, ISO text, "now" or "period_end"; None where something else says when."""
 
 PaymentState: TypeAlias = Literal["paid", "past_due", "unpaid"]
-_PAYMENT_EVENTS: Final[Mapping[str, str]] = {"paid": "pay", "past_due": "fail payment", "unpaid": "suspend"}
 Anchor: TypeAlias = Literal["calendar", "anniversary"] | int
 """On which day months begin: the 1st, that of the sign-up, or a day of the month from 1 to 31."""
 CALENDAR: Final = "calendar"
@@ -167,9 +166,9 @@ class Subscriptions:
         return await self._change(*await self.state_change(tenant, event, at))
 
     async def set_payment_state(self, tenant: str, state: PaymentState) -> Tenant:
-        if state not in _PAYMENT_EVENTS:
-            raise InvalidInput("state", f"{str(state)[:40]!r} is not one of {', '.join(_PAYMENT_EVENTS)}")
-        return await self.happen(tenant, _PAYMENT_EVENTS[state])
+        if state not in PAYMENT_EVENTS:
+            raise InvalidInput("state", f"{str(state)[:40]!r} is not one of {', '.join(PAYMENT_EVENTS)}")
+        return await self.happen(tenant, PAYMENT_EVENTS[state])
 
     async def state_change(self, tenant: str, event: str, at: At) -> tuple[TenantRow, Change]:
         """The tenant, and what ``happen`` does to it."""

@@ -11,7 +11,9 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal, localcontext
 from typing import Any, Final
 
+from mm_metering.core.audit import AuditEntry
 from mm_metering.core.cells import Cell
+from mm_metering.core.collecting import Collection, Notice
 from mm_metering.core.identity import derived_id
 from mm_metering.core.inputs import Inputs
 from mm_metering.core.invoices import Adjustment, CreditGrant, CreditNote, Discount, Invoice, InvoiceLine, Tax
@@ -21,6 +23,7 @@ from mm_metering.core.money import EXACT, plain, round_minor
 from mm_metering.core.periods import FIRST_PERIOD, later_period, micros, period_span, zone
 from mm_metering.core.rating import NO_LEVELS, Levels, Terms
 from mm_metering.core.tenancy import TenantRow
+from mm_metering.core.timeline import Change
 from mm_metering.errors import InvalidInput, NotFound, PeriodNotOver, WrongState
 
 LATE_MONTHS: Final = 2
@@ -41,8 +44,8 @@ class Account:
     """All that the ledger has of a tenant for the months in question, as of one instant.
 
     ``levels_before`` has each level (meter, resource) at the start of a month, for months in which levels are billed.
-    ``notes`` and ``adjustments`` are those of these invoices, and adjustments that no invoice has yet. ``next_numbers``
-    by series.
+    ``notes`` and ``adjustments`` are those of these invoices, and adjustments that no invoice has yet. ``collections``
+    are all, where they were wanted. ``next_numbers`` by series.
     """
 
     tenant: TenantRow
@@ -53,6 +56,7 @@ class Account:
     notes: Sequence[CreditNote] = ()
     discounts: Sequence[Discount] = ()
     adjustments: Sequence[Adjustment] = ()
+    collections: Sequence[Collection] = ()
     next_numbers: Mapping[str, int] = field(default_factory=dict)
 
     def newest(self, period: str) -> Invoice | None:
@@ -89,6 +93,11 @@ class Entries:
     """The series of which a number was taken, once per number."""
     inputs: Mapping[str, bytes] = field(default_factory=dict)
     """By invoice: its ``Inputs``, packed."""
+    collections: tuple[Collection, ...] = ()
+    notices: tuple[Notice, ...] = ()
+    audit: tuple[AuditEntry, ...] = ()
+    change: Change | None = None
+    """Of the tenant's subscription."""
 
 
 @dataclass(frozen=True, slots=True)

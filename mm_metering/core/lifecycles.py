@@ -36,6 +36,41 @@ INVOICE: Final = Lifecycle(
     },
 )
 
+COLLECTION: Final = Lifecycle(
+    "collection of",
+    {
+        "open": {
+            "pay": "paid",
+            "fail": "failing",
+            "confirm": "confirming",
+            "park": "parked",
+            "void": "void",
+            "give up": "uncollectible",
+        },
+        "failing": {
+            "pay": "paid",
+            "fail": "failing",
+            "confirm": "confirming",
+            "park": "parked",
+            "void": "void",
+            "give up": "uncollectible",
+        },
+        "confirming": {
+            "pay": "paid",
+            "fail": "failing",
+            "confirm": "confirming",
+            "park": "parked",
+            "void": "void",
+            "give up": "uncollectible",
+        },
+        "parked": {"retry": "open", "pay": "paid", "void": "void", "give up": "uncollectible"},
+        "uncollectible": {"pay": "paid", "void": "void"},
+        "paid": {},
+        "void": {},
+    },
+)
+"""An invoice on its way to be paid through the provider."""
+
 TRIAL: Final = "trial"
 ACTIVE: Final = "active"
 PAST_DUE: Final = "past_due"
@@ -92,3 +127,6 @@ REFUSED_AS: Final[Mapping[str, str]] = {
     CANCELED: "payment-required",
 }
 """The states in which each request is refused, and the reason that it is told."""
+
+PAYMENT_EVENTS: Final[Mapping[str, str]] = {"paid": "pay", "past_due": "fail payment", "unpaid": "suspend"}
+"""What happens to a subscription whose payment stands like that."""

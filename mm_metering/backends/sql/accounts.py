@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import Table, Text, bindparam, delete, func, select, tuple_, update
 
 from mm_metering.backends.accounts import Decide, Wanted
-from mm_metering.backends.sql import cells, levels, tenants
+from mm_metering.backends.sql import cells, collecting, levels, tenants
 from mm_metering.backends.sql.dialects import Columns, Keys
 from mm_metering.backends.sql.engine import Transaction
 from mm_metering.backends.sql.rows import CELL, INT64, stored_cell
@@ -40,6 +40,7 @@ BOOKING: Final = 0x6D6D_626F_6F6B_696E
 _TENANT: Final[Columns] = {"tenant": Text()}
 _MONTH: Final[Columns] = {"tenant": Text(), "period": Text()}
 _INVOICE: Final[Columns] = {"invoice": Text()}
+_ALL: Final[Mapping[str, Any]] = {"period": None, "state": None, "after": "", "limit": 2**31}
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -75,6 +76,7 @@ async def _accounts(tx: Transaction, rows: Sequence[TenantRow], wanted: Wanted) 
             notes=[note for each in invoices[row.id] for note in notes[each.id]],
             discounts=discounts[row.id],
             adjustments=adjustments[row.id],
+            collections=await collecting.page(tx, tenant=row.id, **_ALL) if wanted.collections else (),
         )
         for row in rows
     ]
@@ -189,6 +191,10 @@ async def book(tx: Transaction, ids: Sequence[str], wanted: Wanted, decide: Deci
         decided.append(decide(_numbered(each, numbers)))
         numbers.update(decided[-1].numbered)
     await _write(tx, decided)
+    for row, entries in zip(rows, decided, strict=True):
+        await collecting.write(tx, entries)
+        if entries.change is not None:
+            await tenants.change_subscription(tx, row.id, entries.change)
     await _put(tx, number, [{"series": each, "last": last} for each, last in numbers.items() if before[each] != last])
 
 

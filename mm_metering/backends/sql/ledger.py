@@ -11,6 +11,7 @@ from sqlalchemy import select
 
 from mm_metering import failpoints
 from mm_metering.backends.accounts import Decide, Wanted
+from mm_metering.backends.collecting import Hint, Waiting
 from mm_metering.backends.ledger import (
     KEEP_MONTHS,
     Acknowledged,
@@ -25,6 +26,7 @@ from mm_metering.backends.sql import (
     accounts,
     cells,
     claims,
+    collecting,
     facts,
     keeping,
     levels,
@@ -41,8 +43,10 @@ from mm_metering.backends.sql.engine import Store, Transaction, UnstorableValue
 from mm_metering.backends.sql.rows import CELL, stored_cell
 from mm_metering.backends.sql.tables import usage_cell, usage_fact
 from mm_metering.backends.work import FIRST_LETTER, Alert, DeadLetter, Lease, LetterKey, Run
+from mm_metering.core.audit import AuditEntry
 from mm_metering.core.books import Account
 from mm_metering.core.cells import Calendar, Cell, CellKey
+from mm_metering.core.collecting import Collection, Notice
 from mm_metering.core.digest import Digest, total
 from mm_metering.core.facts import Fact
 from mm_metering.core.findings import Finding
@@ -239,6 +243,59 @@ class SqlLedger:
 
     async def grants(self, tenant: str) -> list[CreditGrant]:
         return await self._store.read(lambda tx: accounts.grants(tx, tenant))
+
+    # -- payment ------------------------------------------------------------------------------------------------------
+
+    async def uncollected(self, *, limit: int) -> list[Invoice]:
+        return await self._store.read(lambda tx: collecting.uncollected(tx, limit))
+
+    async def collections(
+        self,
+        *,
+        tenant: str | None = None,
+        period: str | None = None,
+        state: str | None = None,
+        after: str = "",
+        limit: int = 1000,
+    ) -> list[Collection]:
+        chosen: dict[str, Any] = {"tenant": tenant, "period": period, "state": state, "after": after, "limit": limit}
+        return await self._store.read(lambda tx: collecting.page(tx, **chosen))
+
+    async def collections_due(self, now_us: int, *, limit: int) -> list[Collection]:
+        return await self._store.read(lambda tx: collecting.due(tx, now_us, limit))
+
+    async def collection(self, invoice_id: str) -> Collection | None:
+        return await self._store.read(lambda tx: collecting.find(tx, invoice_id))
+
+    async def collection_at(self, provider_invoice: str) -> Collection | None:
+        return await self._store.read(lambda tx: collecting.at(tx, provider_invoice))
+
+    async def put_hint(self, hint: Hint) -> bool:
+        return await self._store.write(lambda tx: collecting.put_hint(tx, hint))
+
+    async def hints_due(self, now_us: int, *, limit: int) -> list[Hint]:
+        return await self._store.read(lambda tx: collecting.hints_due(tx, now_us, limit))
+
+    async def move_hint(self, hint: Hint) -> None:
+        await self._store.write(lambda tx: collecting.move_hint(tx, hint))
+
+    async def forget_hints(self, *, before_us: int) -> int:
+        return await self._store.write(lambda tx: collecting.forget_hints(tx, before_us))
+
+    async def notices_due(self, now_us: int, *, limit: int) -> list[Waiting]:
+        return await self._store.read(lambda tx: collecting.notices_due(tx, now_us, limit))
+
+    async def notices(self, *, tenant: str | None = None, limit: int = 1000) -> list[Notice]:
+        return await self._store.read(lambda tx: collecting.notices(tx, tenant, limit))
+
+    async def move_notice(self, notice_id: str, *, next_us: int | None, tries: int) -> None:
+        await self._store.write(lambda tx: collecting.move_notice(tx, notice_id, next_us, tries))
+
+    async def forget_notices(self, *, before_us: int) -> int:
+        return await self._store.write(lambda tx: collecting.forget_notices(tx, before_us))
+
+    async def audit(self, *, tenant: str | None = None, limit: int = 1000) -> Sequence[AuditEntry]:
+        return await self._store.read(lambda tx: collecting.audit(tx, tenant, limit))
 
     # -- keeping ------------------------------------------------------------------------------------------------------
 

@@ -328,3 +328,74 @@ payer = Table(  # the payment provider's customer of a tenant
     PrimaryKeyConstraint("tenant", name="mm_payer_pkey"),
 )
 Index("mm_payer_customer", payer.c.customer, unique=True)
+
+_IS_FINALIZED = text("status = 'finalized'")
+Index(
+    "mm_invoice_finalized",
+    invoice.c.tenant,
+    invoice.c.period,
+    sqlite_where=_IS_FINALIZED,
+    postgresql_where=_IS_FINALIZED,
+)
+
+collection = Table(  # an invoice on its way to be paid
+    "mm_collection",
+    metadata,
+    Column("invoice", WORD, nullable=False),
+    Column("tenant", WORD, nullable=False),
+    Column("period", WORD, nullable=False),
+    Column("state", WORD, nullable=False),
+    Column("provider_invoice", WORD),
+    Column("next_us", BigInteger),
+    Column("document", Text, nullable=False),
+    PrimaryKeyConstraint("invoice", name="mm_collection_pkey"),
+)
+Index("mm_collection_tenant", collection.c.tenant, collection.c.period)
+Index("mm_collection_next", collection.c.next_us)
+Index("mm_collection_provider", collection.c.provider_invoice, unique=True)
+
+hint = Table(  # what the payment provider says has happened
+    "mm_webhook_inbox",
+    metadata,
+    Column("id", WORD, nullable=False),
+    Column("type", WORD, nullable=False),
+    Column("about", WORD, nullable=False),
+    Column("object_id", WORD, nullable=False),
+    Column("happened_us", BigInteger, nullable=False),
+    Column("stored_us", BigInteger, nullable=False),
+    Column("next_us", BigInteger),
+    Column("tries", BigInteger, nullable=False),
+    Column("note", Text, nullable=False),
+    PrimaryKeyConstraint("id", name="mm_webhook_inbox_pkey"),
+)
+Index("mm_webhook_inbox_next", hint.c.next_us)
+
+notice = Table(  # what others are told
+    "mm_outbox",
+    metadata,
+    Column("id", WORD, nullable=False),
+    Column("tenant", WORD, nullable=False),
+    Column("type", WORD, nullable=False),
+    Column("data", Text, nullable=False),
+    Column("made_us", BigInteger, nullable=False),
+    Column("next_us", BigInteger),
+    Column("tries", BigInteger, nullable=False),
+    PrimaryKeyConstraint("id", name="mm_outbox_pkey"),
+)
+Index("mm_outbox_next", notice.c.next_us, notice.c.made_us)
+Index("mm_outbox_made", notice.c.made_us)
+
+audit_log = Table(
+    "mm_audit_log",
+    metadata,
+    Column("id", WORD, nullable=False),
+    Column("tenant", WORD, nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+    Column("actor", WORD, nullable=False),
+    Column("action", WORD, nullable=False),
+    Column("subject", WORD, nullable=False),
+    Column("detail", Text, nullable=False),
+    PrimaryKeyConstraint("id", name="mm_audit_log_pkey"),
+)
+Index("mm_audit_log_at", audit_log.c.at_us)
+Index("mm_audit_log_tenant", audit_log.c.tenant, audit_log.c.at_us)
