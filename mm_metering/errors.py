@@ -194,6 +194,21 @@ class InvalidRequest(BillingError):
     """It cannot be done as asked: an unknown id, a state that does not allow it, a wrong key, a key used twice."""
 
 
+class NoPaymentMethod(InvalidRequest):
+    """The customer has no default way to pay."""
+
+    def __init__(self) -> None:
+        super().__init__("the customer has no default way to pay; ask for one")
+
+
+class ProviderRefused(InvalidRequest):
+    """The provider takes no call of ours: a key is wrong, revoked, or may not do this. It concerns every tenant."""
+
+
+class WebhookRefused(BillingError):
+    """A webhook that is not the provider's, or not for us. The message is for a log: the sender is told nothing."""
+
+
 class StoreUnavailable(MeteringError):
     """The counters or the ledger cannot be reached. Nothing was counted unless the message says so."""
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, Unpack
 
 import uuid_utils
+from starlette.requests import Request
+from starlette.responses import Response
 
 from mm_metering import catalogues, failpoints
 from mm_metering.analytics import Analytics
@@ -21,8 +23,11 @@ from mm_metering.backends.ledger import Ledger
 from mm_metering.backends.sql import open_ledger
 from mm_metering.backends.urls import open_counters
 from mm_metering.backends.work import DeadLetter
-from mm_metering.billing.adapter import BillingAdapter
+from mm_metering.billing.adapter import BillingAdapter, WebhookAdapter
 from mm_metering.billing.change_preview import ChangePreview
+from mm_metering.billing.collection import BillingRun, Collector
+from mm_metering.billing.hooks import Hook, Hooks
+from mm_metering.billing.inbox import MAX_BODY, Inbox
 from mm_metering.billing.invoices import DocumentForm, Invoices, Progress, TaxService
 from mm_metering.billing.payments import Payments
 from mm_metering.billing.shadow import ShadowPlans
@@ -30,9 +35,12 @@ from mm_metering.billing.subscriptions import Anchor, At, PaymentState, Subscrip
 from mm_metering.billing.summary import BillingSummary, summary
 from mm_metering.billing.whatif import WhatIf
 from mm_metering.clock import Clock, SystemClock, micros_of
+from mm_metering.core import collecting
+from mm_metering.core.audit import AuditEntry
 from mm_metering.core.books import Rules
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.decision import Decision
+from mm_metering.core.dunning import Dunning
 from mm_metering.core.events import UsageEvent, whole_quantity
 from mm_metering.core.findings import Examined, Finding
 from mm_metering.core.identity import tenant_id
@@ -56,7 +64,7 @@ from mm_metering.core.simulation import Simulation
 from mm_metering.core.tenancy import TenantDefaults, plan_name
 from mm_metering.core.usage import UsageRange, UsageSnapshot
 from mm_metering.core.whatif import Question
-from mm_metering.errors import InvalidInput, MeteringError, StoreUnavailable, UnknownTenant
+from mm_metering.errors import InvalidInput, MeteringError, StoreUnavailable, UnknownTenant, WebhookRefused
 from mm_metering.gate.admission import Admission, Wish
 from mm_metering.gate.context import Bound, bind, bound_here, current
 from mm_metering.gate.deadlines import Timing
@@ -69,6 +77,7 @@ from mm_metering.gate.portal import Portal
 from mm_metering.gate.reconcile import Reconciler
 from mm_metering.gate.recorder import Outcome, Recorder, Tally
 from mm_metering.gate.refusals import raise_if_refused
+from mm_metering.middleware import provider_webhook
 from mm_metering.middleware.asgi import install
 from mm_metering.middleware.doctor import Notes, check_routes
 from mm_metering.middleware.routes import Resolver as HostRoutes
@@ -80,6 +89,7 @@ from mm_metering.worker.drain import Drain
 from mm_metering.worker.jobs import Job, Jobs
 from mm_metering.worker.leases import Leases
 from mm_metering.worker.monitor import Monitor
+from mm_metering.worker.payments import payment_jobs
 from mm_metering.worker.rebuild import Rebuilt, rebuild_all, rebuild_one
 from mm_metering.worker.reconcile import Reconciling
 from mm_metering.worker.runner import Worker
@@ -92,6 +102,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("mm_metering")
 
 T = TypeVar("T")
+H = TypeVar("H", bound=Hook)
 SETTLE_S = 10.0
 """Longest wait until what was acknowledged stands in the stream."""
 SETTLE_WITH_JOURNAL_S = 2.0
@@ -99,6 +110,7 @@ SETTLE_WITH_JOURNAL_S = 2.0
 CLOSE_MONTH = "close-month"
 SHADOW = "shadow"
 ENVIRONMENT = ("CATALOGUE", "COUNTERS", "LEDGER", "APPLY", "JOURNAL", "SHADOW")
+STRIPE = ("API_KEY", "WEBHOOK_SECRET", "BASE_URL")
 
 
 class Details(TypedDict, total=False):
@@ -131,7 +143,8 @@ class Metering:
                  ``tax_rate`` is taken
     shadow       plans that decide nothing, as a ``catalogue``: the worker looks what they would have decided, and
                  ``shadow_report`` says it
-    billing      the payment provider behind ``metering.billing``
+    billing      the payment provider behind ``metering.billing``: the worker sends it each finalized invoice
+    dunning      how often a failed payment is tried again, and when its tenant is refused; ``Dunning()`` if absent
 
     Opens at the host's start (``install``), with ``async with``, or at first use. Raises at once CatalogueError for a
     wrong catalogue or shadow and InvalidInput for a shadow that cannot be compared; StoreUnavailable where a store
@@ -153,6 +166,7 @@ class Metering:
         tax: TaxService | None = None,
         shadow: catalogues.Source | None = None,
         billing: BillingAdapter | None = None,
+        dunning: Dunning | None = None,
     ) -> None:
         self.catalogue: Catalogue = catalogues.load(catalogue)
         self.clock: Clock = clock or SystemClock()
@@ -212,6 +226,20 @@ class Metering:
             catalogue=self.catalogue,
             usage=self,
         )
+        self._hooks = Hooks(self.ledger, clock=self.clock)
+        self._collector: Collector | None = None
+        self._inbox: Inbox | None = None
+        if billing is not None:
+            self._collector = Collector(
+                billing,
+                self.ledger,
+                self.gate,
+                clock=self.clock,
+                dunning=dunning or Dunning(),
+                new_id=_new_id,
+            )
+            if isinstance(billing, WebhookAdapter):
+                self._inbox = Inbox(billing, self.ledger, self._collector, clock=self.clock, prices_there=False)
         self._inline = worker == "inline" or (worker == "auto" and _is_embedded(counters))
         leases = Leases(self.ledger, worker=_new_id(), shards=self.counters.shards)
         jobs = [*upkeep(self.ledger), Job(CLOSE_MONTH, timedelta(days=1), self._close_last_month, catch_up=62)]
@@ -220,6 +248,8 @@ class Metering:
             watch = ShadowWatch(self.ledger, self._shadow, now=self.clock.now)
             jobs.append(Job(SHADOW, EVERY, watch.run))
             blocks = watch.blocks
+        if self._collector is not None:
+            jobs += payment_jobs(self._collector, self._inbox, self._hooks, self.ledger)
         self._jobs = Jobs(self.ledger, jobs, worker=leases.worker, now_us=micros_of(self.clock))
         self.reconciler = Reconciler(self.counters, self.ledger, self.gate, self._drain)
         reconciling = Reconciling(self._drain, self.reconciler)
@@ -237,7 +267,7 @@ class Metering:
     @classmethod
     def from_env(cls, **options: Any) -> Self:
         """Built from MM_METERING_CATALOGUE, _COUNTERS, _LEDGER, _APPLY, _JOURNAL and _SHADOW, and
-        _DEADLINE_MS for one decision.
+        _DEADLINE_MS for one decision; with _STRIPE_API_KEY (and _STRIPE_WEBHOOK_SECRET) billed through Stripe.
 
         ``options`` win over them.
         """
@@ -245,6 +275,13 @@ class Metering:
         deadline_ms = os.environ.get("MM_METERING_DEADLINE_MS", "")
         if deadline_ms:
             found["timing"] = Timing.of_ms(deadline_ms)
+        stripe = {name.lower(): os.environ.get(f"MM_METERING_STRIPE_{name}") for name in STRIPE}
+        if stripe["api_key"] and "billing" not in options:
+            from mm_metering.billing.stripe import StripeBillingAdapter
+
+            catalogue = catalogues.load(options.get("catalogue") or found["catalogue"] or catalogues.seed)
+            given: dict[str, Any] = {name: value for name, value in stripe.items() if value}
+            found["billing"] = StripeBillingAdapter(**given, currency=catalogue.currency)
         return cls(**{name: value for name, value in found.items() if value} | options)
 
     # -- life ---------------------------------------------------------------------------------------------------------
@@ -564,6 +601,65 @@ class Metering:
         """States a level as it is, 0 to 2**40. Never refused; a statement older than the last changes nothing now."""
         await self.startup()
         await self._recorder.set_level(tenant, meter, value, resource=resource, occurred_at=occurred_at)
+
+    # -- payment ------------------------------------------------------------------------------------------------------
+
+    async def stripe_webhook(self, request: Request) -> Response:
+        """The endpoint for the payment provider's webhooks, as ``app.add_route("/webhooks/stripe",
+        metering.stripe_webhook, methods=["POST"])``. It verifies, stores and answers; the worker acts. It is never
+        metered."""
+        await self.startup()
+        return await provider_webhook.answer(request, self._take_webhook, max_body=MAX_BODY)
+
+    async def _take_webhook(self, body: bytes, headers: Mapping[str, str]) -> bool:
+        if self._inbox is None:
+            raise WebhookRefused("there is no payment provider that sends webhooks: Metering(billing=...)")
+        return await self._inbox.take(body, headers)
+
+    def on(self, type: str) -> Callable[[H], H]:
+        """Calls a function (def or async def) with each ``Notice`` of a type, or of "*", in the process that works:
+        at least once, in order while none fails. ``@metering.on("payment.succeeded")``. InvalidInput for a type that
+        there is not."""
+
+        def add(hook: H) -> H:
+            self._hooks.add(type, hook)
+            return hook
+
+        return add
+
+    async def collect(self, *, progress: Progress = lambda _: None) -> BillingRun:
+        """What the worker does every ten seconds: follows webhooks, sends finalized invoices to the payment provider,
+        has them paid, and calls hooks. ``progress`` is told how many invoices are done. InvalidInput without a
+        provider."""
+        await self.startup()
+        collector = self._collecting()
+        if self._inbox is not None:
+            await self._inbox.work()
+        run = await collector.run(progress)
+        await self._hooks.run()
+        return run
+
+    async def list_payments(
+        self, *, tenant: str | None = None, period: str | None = None, state: collecting.CollectionState | None = None
+    ) -> list[collecting.Collection]:
+        """What became of invoices at the payment provider: the first 1,000, by the invoice's id."""
+        await self.startup()
+        return await self.ledger.collections(tenant=tenant, period=period, state=state)
+
+    async def retry_payment(self, invoice_id: str) -> collecting.Collection:
+        """Has it paid at the next ``collect``: also what is parked, and what waits for another day."""
+        await self.startup()
+        return await self._collecting().retry(invoice_id)
+
+    async def list_audit(self, *, tenant: str | None = None, limit: int = 1000) -> Sequence[AuditEntry]:
+        """The newest first."""
+        await self.startup()
+        return await self.ledger.audit(tenant=tenant, limit=limit)
+
+    def _collecting(self) -> Collector:
+        if self._collector is None:
+            raise InvalidInput("billing", "is not set: Metering(billing=StripeBillingAdapter(...))")
+        return self._collector
 
     # -- usage --------------------------------------------------------------------------------------------------------
 

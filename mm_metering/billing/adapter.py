@@ -18,6 +18,7 @@ from typing import Final, Literal, Protocol, TypeAlias, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
+from mm_metering.backends.collecting import About, Hint
 from mm_metering.core.money import EXACT, Money, exact, round_minor
 from mm_metering.errors import InvalidInput, InvalidRequest
 
@@ -178,12 +179,48 @@ class BillingAdapter(Protocol):
 
     async def get_invoice(self, invoice_id: str) -> BillingInvoice | None: ...
 
-    async def pay_invoice(self, invoice_id: str, payment_method_id: str) -> BillingInvoice:
-        """CardDeclined, ActionRequired; what is paid already is returned, and nothing is taken twice."""
+    async def pay_invoice(
+        self, invoice_id: str, payment_method_id: str | None = None, *, idempotency_key: str | None = None
+    ) -> BillingInvoice:
+        """By the customer's default way to pay, unless another is named. CardDeclined, ActionRequired, NoPaymentMethod;
+        what is paid already is returned, and nothing is taken twice. "open" if the bank takes its time."""
         ...
 
     async def void_invoice(self, invoice_id: str) -> BillingInvoice:
         """InvalidRequest for what is paid."""
+        ...
+
+
+class Seen(Value):
+    """What the provider says of an object now. ``decline``: the last payment of ``invoice``, which is open, failed so.
+    ``customer_id``: whose ways to pay may have changed; ``is_gone``: it was deleted."""
+
+    invoice: BillingInvoice | None = None
+    decline: str = ""
+    subscription: Subscription | None = None
+    customer_id: str | None = None
+    is_gone: bool = False
+
+
+@runtime_checkable
+class WebhookAdapter(BillingAdapter, Protocol):
+    """A provider that tells what happens, too. What it tells is a hint: what holds is asked of it afterwards."""
+
+    def read_webhook(self, body: bytes, headers: Mapping[str, str], now: datetime) -> Hint:
+        """Of the very bytes that came, with header names in lower case; WebhookRefused for anything but a signed
+        webhook of this account."""
+        ...
+
+    async def look(self, about: About, object_id: str) -> Seen:
+        """What there is now; nothing for an object that is unknown, or that payment does not depend on."""
+        ...
+
+    async def list_invoices(self, customer_id: str, *, since: datetime) -> list[BillingInvoice]:
+        """At least those that were made since then, in any state; at most 2,000."""
+        ...
+
+    async def missed(self, since: datetime, now: datetime) -> list[Hint]:
+        """What has happened since then and was not delivered; what was may be among it."""
         ...
 
 

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from functools import partial
@@ -15,7 +16,7 @@ from mm_metering.backends.accounts import Wanted
 from mm_metering.backends.ledger import Ledger, tenant_pages
 from mm_metering.billing.change_preview import ChangePreview, changed_account
 from mm_metering.clock import Clock
-from mm_metering.core import books
+from mm_metering.core import books, collecting
 from mm_metering.core.books import Account, Entries, Rules
 from mm_metering.core.events import aware, whole_quantity
 from mm_metering.core.facts import Fact
@@ -403,9 +404,9 @@ class Invoices:
         def decide(account: Account) -> Entries:
             value, entries = change(account, now)
             found.append(value)
-            return entries
+            return _with_collections(account, entries, now)
 
-        await self._ledger.book([stored.tenant], Wanted(periods=(stored.period,)), decide)
+        await self._ledger.book([stored.tenant], Wanted(periods=(stored.period,), collections=True), decide)
         return found[-1]
 
     # -- what invoices take along -------------------------------------------------------------------------------------
@@ -617,6 +618,13 @@ def _an_id(value: object, field: str) -> str:
     if not isinstance(value, str) or not value.isprintable() or len(value) > 256:
         raise InvalidInput(field, "is not an id such as preview_invoice shows them")
     return value
+
+
+def _with_collections(account: Account, entries: Entries, now: datetime) -> Entries:
+    """An invoice that changed on its way to a payment provider is to be looked at there."""
+    changed = {each.id for each in entries.invoices}
+    moved = tuple(collecting.touched(each, now).collection for each in account.collections if each.invoice in changed)
+    return replace(entries, collections=moved)
 
 
 def _one_of(value: object, words: Sequence[str], field: str) -> None:

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
-from datetime import date
+from datetime import date, datetime
 from decimal import Decimal, localcontext
 from itertools import count
 from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
+from mm_metering.backends.collecting import About, Hint
 from mm_metering.billing.adapter import (
     BillingCustomer,
     BillingInvoice,
     BillingItem,
     Items,
     PaymentMethod,
+    Seen,
     Subscription,
     due,
     items_of,
@@ -30,21 +33,24 @@ from mm_metering.billing.adapter import (
     token,
     unknown,
 )
+from mm_metering.billing.signatures import sign, verify
 from mm_metering.clock import Clock, SystemClock
 from mm_metering.core.money import EXACT
-from mm_metering.core.periods import Window, window_span, zone
-from mm_metering.errors import ActionRequired, CardDeclined, InvalidInput, InvalidRequest
+from mm_metering.core.periods import Window, micros, window_span, zone
+from mm_metering.errors import ActionRequired, CardDeclined, InvalidInput, InvalidRequest, NoPaymentMethod
 
 T = TypeVar("T", bound=BaseModel)
 
 
 class Card(NamedTuple):
-    """What a token stands for. ``declines``: the decline code of its payments; ``confirms``: each must be confirmed."""
+    """What a token stands for. ``declines``: the decline code of its payments; ``confirms``: each must be confirmed;
+    ``takes_time``: the bank answers later (``finish_payment``)."""
 
     brand: str
     last4: str
     declines: str = ""
     confirms: bool = False
+    takes_time: bool = False
 
 
 CARDS: Final[Mapping[str, Card]] = {
@@ -55,17 +61,35 @@ CARDS: Final[Mapping[str, Card]] = {
     "pm_card_chargeDeclinedLostCard": Card("visa", "9987", "lost_card"),
     "pm_card_chargeDeclinedExpiredCard": Card("visa", "0069", "expired_card"),
     "pm_card_authenticationRequired": Card("visa", "3220", confirms=True),
+    "pm_card_pending": Card("visa", "0259", takes_time=True),
 }
 """Any other token pays, too."""
 _USUAL: Final = Card("visa", "4242")
+SIGNATURE: Final = "mock-signature"
+ABOUT: Final[Mapping[str, About]] = {
+    "in": "invoice",
+    "sub": "subscription",
+    "cus": "customer",
+    "pm": "payment_method",
+}
+"""What an id is of, by its prefix."""
 
 
 class MockBillingAdapter:
     """A ``BillingAdapter`` that keeps everything in this object."""
 
-    def __init__(self, *, clock: Clock | None = None, currency: str = "USD") -> None:
+    def __init__(
+        self, *, clock: Clock | None = None, currency: str = "USD", webhook_secret: str = "whsec_mock"
+    ) -> None:
         self.clock = clock or SystemClock()
         self.currency = currency
+        self.webhook_secret = webhook_secret
+        self._told: list[dict[str, Any]] = []
+        self._pending: set[str] = set()
+        self._declines: dict[str, str] = {}
+        """By invoice: how its last payment failed."""
+        self._payments: Counter[str] = Counter()
+        """By invoice: how often a payment was tried."""
         self._responses: dict[str, Mapping[str, Any]] = {}
         self._numbers = count(1)
         self._customers: dict[str, BillingCustomer] = {}
@@ -133,6 +157,7 @@ class MockBillingAdapter:
         self._customer(customer_id)
         del self._customers[customer_id]
         self._deleted.add(customer_id)
+        self._tell("customer.deleted", customer_id)
         for each in self._subscriptions_of(customer_id):
             self._subscriptions[each.id] = each.model_copy(update={"status": "canceled"})
 
@@ -151,6 +176,7 @@ class MockBillingAdapter:
         method = self._answer("create_payment_method", method)
         self._methods[method.id] = (customer_id, given, method)
         self._defaults.setdefault(customer_id, method.id)
+        self._tell("payment_method.attached", method.id)
         return method
 
     async def get_payment_methods(self, customer_id: str) -> list[PaymentMethod]:
@@ -160,6 +186,7 @@ class MockBillingAdapter:
     async def set_default_payment_method(self, customer_id: str, payment_method_id: str) -> None:
         self._method(payment_method_id, customer_id)
         self._defaults[customer_id] = payment_method_id
+        self._tell("customer.updated", customer_id)
 
     async def delete_payment_method(self, payment_method_id: str) -> None:
         if payment_method_id not in self._methods:
@@ -256,21 +283,90 @@ class MockBillingAdapter:
         found = self._invoices.get(invoice_id)
         return None if found is None else self._answer("get_invoice", found)
 
-    async def pay_invoice(self, invoice_id: str, payment_method_id: str) -> BillingInvoice:
+    async def pay_invoice(
+        self, invoice_id: str, payment_method_id: str | None = None, *, idempotency_key: str | None = None
+    ) -> BillingInvoice:
         known = self._invoice(invoice_id)
-        if known.status == "paid":
+        if known.status == "paid" or invoice_id in self._pending:
             return known
         if known.status == "void":
             raise InvalidRequest(f"invoice {invoice_id} is void; it cannot be paid")
-        if refusal := self._refusal(self._method(payment_method_id, known.customer_id)):
+        method = payment_method_id or self._defaults.get(known.customer_id)
+        if method is None:
+            raise NoPaymentMethod
+        asked = {"invoice": invoice_id, "method": payment_method_id}
+        if idempotency_key is None or self._made(idempotency_key, asked) is None:
+            self._payments[invoice_id] += 1
+        given = self._method(method, known.customer_id)
+        self._keep(idempotency_key, asked, invoice_id)
+        if refusal := self._refusal(given):
+            if isinstance(refusal, CardDeclined):
+                self._declines[invoice_id] = refusal.decline_code
+            self._tell("invoice.payment_failed", invoice_id)
             raise refusal
+        if CARDS.get(given, _USUAL).takes_time:
+            self._pending.add(invoice_id)
+            return known
         return self._settled("pay_invoice", known, "paid")
+
+    def finish_payment(self, invoice_id: str, *, decline_code: str = "") -> None:
+        """What a bank that took its time says, or a customer who confirmed: it is paid, or declined so."""
+        known = self._invoice(invoice_id)
+        self._pending.discard(invoice_id)
+        if decline_code:
+            self._declines[invoice_id] = decline_code
+            self._tell("invoice.payment_failed", invoice_id)
+        else:
+            self._settled("finish_payment", known, "paid")
 
     async def void_invoice(self, invoice_id: str) -> BillingInvoice:
         known = self._invoice(invoice_id)
         if known.status == "paid":
             raise InvalidRequest(f"invoice {invoice_id} is paid; give the money back by a credit note instead")
         return self._settled("void_invoice", known, "void")
+
+    # -- webhooks -----------------------------------------------------------------------------------------------------
+
+    def webhooks(self) -> list[tuple[bytes, dict[str, str]]]:
+        """What happened since the last call: bodies and headers, signed now with ``webhook_secret``."""
+        told, self._told = self._told, []
+        return [self.sign(each) for each in told]
+
+    def sign(self, event: Mapping[str, object]) -> tuple[bytes, dict[str, str]]:
+        body = json.dumps(event).encode()
+        return body, {SIGNATURE: sign(body, self.webhook_secret, self.clock.now())}
+
+    def read_webhook(self, body: bytes, headers: Mapping[str, str], now: datetime) -> Hint:
+        verify(body, headers.get(SIGNATURE, ""), (self.webhook_secret,), now)
+        return self._hint(json.loads(body), now)
+
+    async def look(self, about: About, object_id: str) -> Seen:
+        match about:
+            case "invoice":
+                return Seen(invoice=self._invoices.get(object_id), decline=self._declines.get(object_id, ""))
+            case "subscription":
+                return Seen(subscription=await self.get_subscription(object_id))
+            case "customer":
+                return Seen(customer_id=object_id, is_gone=object_id in self._deleted)
+            case "payment_method" if object_id in self._methods:
+                return Seen(customer_id=self._methods[object_id][0])
+        return Seen()
+
+    async def list_invoices(self, customer_id: str, *, since: datetime) -> list[BillingInvoice]:
+        self._customer(customer_id)
+        return [each for each in self._invoices.values() if each.customer_id == customer_id]
+
+    async def missed(self, since: datetime, now: datetime) -> list[Hint]:
+        return [self._hint(each, now) for each in self._told if each["created"] >= int(since.timestamp())]
+
+    def _hint(self, event: Mapping[str, Any], now: datetime) -> Hint:
+        about = ABOUT.get(event["object"].partition("_")[0], "other")
+        happened_us = event["created"] * 1_000_000
+        return Hint(event["id"], event["type"], about, event["object"], happened_us, micros(now), micros(now))
+
+    def _tell(self, type_: str, object_id: str) -> None:
+        created = int(self.clock.now().timestamp())
+        self._told.append({"id": self._id("evt"), "type": type_, "object": object_id, "created": created})
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -336,6 +432,8 @@ class MockBillingAdapter:
     def _settled(self, method: str, known: BillingInvoice, status: str) -> BillingInvoice:
         changed = self._answer(method, known.model_copy(update={"status": status}))
         self._invoices[known.id] = changed
+        self._declines.pop(known.id, None)
+        self._tell(f"invoice.{'voided' if status == 'void' else status}", known.id)
         return changed
 
     def _total(self, lines: tuple[BillingItem, ...]) -> Decimal:

@@ -174,7 +174,8 @@ class Payments:
     async def get_invoice(self, invoice_id: str) -> BillingInvoice | None:
         return await (await self._opened()).get_invoice(invoice_id)
 
-    async def pay_invoice(self, invoice_id: str, payment_method_id: str) -> BillingInvoice:
+    async def pay_invoice(self, invoice_id: str, payment_method_id: str | None = None) -> BillingInvoice:
+        """By the customer's default way to pay, unless another is named."""
         return await (await self._opened()).pay_invoice(invoice_id, payment_method_id)
 
     async def void_invoice(self, invoice_id: str) -> BillingInvoice:

@@ -224,6 +224,11 @@ def hurried(each: Collection, now: datetime) -> Moved:
     return Moved(each)
 
 
+def at_rest(each: Collection) -> Moved:
+    """There is nothing to do about it."""
+    return Moved(_with(each, due_at=None))
+
+
 def touched(each: Collection, now: datetime) -> Moved:
     """Its invoice has changed: to be looked at."""
     return Moved(each if each.state in FINAL else _with(each, due_at=now))
@@ -243,13 +248,13 @@ def standing(collections: Iterable[Collection]) -> Standing:
     return max((each.standing for each in collections), key=_STANDINGS.index, default="paid")
 
 
-def standing_notice(tenant: str, now_standing: Standing, because: Collection, now: datetime) -> Notice:
-    number = len(because.attempts)
+def standing_notice(tenant: str, now_standing: Standing, because: str, now: datetime) -> Notice:
+    """``because``: the invoice, or the provider's subscription, that made it so."""
     return Notice(
-        derived_id("note", because.key, number, now_standing),
+        derived_id("note", tenant, because, now_standing, _text(now)),
         tenant,
         _STANDING_NOTICES[now_standing],
-        {"tenant": tenant, "invoice": because.invoice},
+        {"because": because},
         now,
     )
 

@@ -371,7 +371,7 @@ async def test_ids_of_another_kind_ask_nothing(adapter: BillingAdapter, script: 
         adapter.create_invoice(wrong, items=[{"description": "x", "unit_price": "1"}]),
         adapter.get_invoice(wrong),
         adapter.pay_invoice(wrong, "pm_1"),
-        adapter.pay_invoice("in_1", wrong),
+        adapter.pay_invoice("in_1", wrong or ""),
         adapter.void_invoice(wrong),
     ):
         with pytest.raises(InvalidInput, match="is no id of Stripe"):

@@ -11,7 +11,7 @@ from mm_metering.billing.adapter import unknown
 from mm_metering.billing.stripe.calls import Calls
 from mm_metering.billing.stripe.failures import NoSuchObject
 from mm_metering.billing.stripe.prices import Prices
-from mm_metering.billing.stripe.shapes import checked_id
+from mm_metering.billing.stripe.shapes import checked_id, id_of
 from mm_metering.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -39,6 +39,12 @@ class StripeAccount:
         if (found := await self._customer(customer_id)) is None:
             raise unknown("customer", customer_id)
         return found
+
+
+def default_method(customer: stripe.Customer) -> str:
+    """The id of the customer's default way to pay, or nothing."""
+    settings = customer.invoice_settings
+    return id_of(settings.default_payment_method) if settings is not None else ""
 
 
 def digest(asked: Mapping[str, object]) -> str:

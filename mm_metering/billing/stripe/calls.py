@@ -53,7 +53,7 @@ class Retries:
 class Calls:
     """What the adapter asks Stripe goes through here."""
 
-    def __init__(self, api_key: str, *, base_url: str | None, timeout_s: float, retries: Retries) -> None:
+    def __init__(self, api_key: str, *, base_url: str | None, timeout_s: float, retries: Retries, per_s: float) -> None:
         try:
             import stripe
         except ImportError as error:
@@ -62,11 +62,17 @@ class Calls:
             raise InvalidInput("api_key", 'is no secret key of Stripe, such as "sk_live_…" or "rk_live_…"')
         if base_url is not None and not base_url.startswith(("https://", "http://")):
             raise InvalidInput("base_url", f"{base_url[:60]!r} is no address such as http://127.0.0.1:12111")
+        if not 0 < per_s <= 1000:
+            raise InvalidInput("calls_per_s", f"is {per_s}, not above 0 and up to 1,000")
         stripe.enable_telemetry = False
+        self.is_live = "_live_" in str(api_key)[:8]
         self._api_key = api_key
         self._base_url = base_url and base_url.rstrip("/")
         self._timeout_s = timeout_s
         self._retries = retries
+        self._gap_s = 1 / per_s
+        self._free: PerLoop[list[float]] = PerLoop(lambda: [0.0])
+        """When the next call may begin, by its event loop's clock."""
         self._clients = PerLoop(self._open)
 
     def _open(self) -> tuple[stripe.StripeClient, stripe.HTTPClient]:
@@ -121,6 +127,7 @@ class Calls:
         unknown, attempt = False, 0
         while True:
             attempt += 1
+            await self._turn()
             try:
                 return await ask(self._clients.here()[0])
             except (stripe.StripeError, AttributeError, TypeError, ValueError) as error:
@@ -130,6 +137,14 @@ class Calls:
                 break
             await self._retries.sleep(self._retries.wait_s(attempt))
         raise self._last(failure.error, unknown=unknown) from (cause if failure.again else None)
+
+    async def _turn(self) -> None:
+        """Waits until another call may begin."""
+        free, now_s = self._free.here(), asyncio.get_running_loop().time()
+        begins_s = max(free[0], now_s)
+        free[0] = begins_s + self._gap_s
+        if begins_s > now_s:
+            await asyncio.sleep(begins_s - now_s)
 
     def _last(self, error: BillingError, *, unknown: bool) -> BillingError:
         """What the last attempt says of itself, unless an earlier one may have happened."""

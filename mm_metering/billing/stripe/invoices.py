@@ -8,7 +8,7 @@ from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING
 
 from mm_metering.billing.adapter import BillingInvoice, BillingItem, Items, due, items_of, unknown
-from mm_metering.billing.stripe.account import StripeAccount, digest, same_request
+from mm_metering.billing.stripe.account import StripeAccount, default_method, digest, same_request
 from mm_metering.billing.stripe.calls import key_of, once_begun
 from mm_metering.billing.stripe.failures import NoSuchObject
 from mm_metering.billing.stripe.shapes import (
@@ -17,13 +17,14 @@ from mm_metering.billing.stripe.shapes import (
     KEY,
     checked_id,
     due_ts,
+    id_of,
     in_coins,
     invoice_of,
     of_coins,
     told,
 )
 from mm_metering.core.money import EXACT
-from mm_metering.errors import ActionRequired, InvalidRequest
+from mm_metering.errors import ActionRequired, InvalidRequest, NoPaymentMethod
 
 if TYPE_CHECKING:
     import stripe
@@ -131,18 +132,23 @@ class Invoices(StripeAccount):
         except NoSuchObject:
             return None
 
-    async def pay_invoice(self, invoice_id: str, payment_method_id: str) -> BillingInvoice:
-        checked_id(payment_method_id, "pm", "payment_method_id")
+    async def pay_invoice(
+        self, invoice_id: str, payment_method_id: str | None = None, *, idempotency_key: str | None = None
+    ) -> BillingInvoice:
+        wanted: stripe.params.InvoicePayParams = {"off_session": True}
+        if payment_method_id is not None:
+            wanted["payment_method"] = checked_id(payment_method_id, "pm", "payment_method_id")
+        key = key_of(idempotency_key, "pay")
         known = await self._known_invoice(invoice_id)
         if known.status == "paid":
             return await self._told(known)
         if known.status == "void":
             raise InvalidRequest(f"invoice {invoice_id} is void; it cannot be paid")
+        if payment_method_id is None and not default_method(await self._known(id_of(known.customer))):
+            raise NoPaymentMethod
         try:
             known = await self._calls.write(
-                lambda client, options: client.v1.invoices.pay_async(
-                    invoice_id, {"payment_method": payment_method_id, "off_session": True}, options
-                )
+                lambda client, options: client.v1.invoices.pay_async(invoice_id, wanted, options), key
             )
         except ActionRequired as error:
             raise ActionRequired(error.client_secret or await self._secret(invoice_id)) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from mm_metering.billing.adapter import Subscription, plan_of
-from mm_metering.billing.stripe.account import StripeAccount, digest, same_request
+from mm_metering.billing.stripe.account import StripeAccount, default_method, digest, same_request
 from mm_metering.billing.stripe.calls import key_of
 from mm_metering.billing.stripe.failures import NoSuchObject
 from mm_metering.billing.stripe.shapes import ASKED, KEY, ORGANIZATION, PLAN, checked_id, id_of, instant, told
@@ -40,7 +40,7 @@ class Subscriptions(StripeAccount):
             "off_session": True,
             "metadata": {**metadata, KEY: idempotency_key} if idempotency_key else metadata,
         }
-        if method := payment_method_id or _default_method(customer):
+        if method := payment_method_id or default_method(customer):
             wanted["default_payment_method"] = method
             wanted["payment_behavior"] = "allow_incomplete"
         else:
@@ -147,8 +147,3 @@ class Subscriptions(StripeAccount):
             current_period_end=instant(max((each.current_period_end for each in items), default=found.created)),
             cancel_at_period_end=found.cancel_at_period_end,
         )
-
-
-def _default_method(customer: stripe.Customer) -> str:
-    settings = customer.invoice_settings
-    return id_of(settings.default_payment_method) if settings is not None else ""
