@@ -621,6 +621,8 @@ class Metering:
         at least once, in order while none fails. ``@metering.on("payment.succeeded")``. InvalidInput for a type that
         there is not."""
 
+        self._hooks.check(type)
+
         def add(hook: H) -> H:
             self._hooks.add(type, hook)
             return hook

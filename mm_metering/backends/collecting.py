@@ -39,6 +39,10 @@ class Hint(NamedTuple):
     note: str = ""
 
 
+AT_ONCE = 0
+"""When a notice that nobody has tried to tell is due: those go out in the order in which they were made."""
+
+
 class Waiting(NamedTuple):
     """A notice on its way out."""
 
@@ -93,7 +97,7 @@ class Collecting(Protocol):
         ...
 
     async def notices_due(self, now_us: int, *, limit: int) -> list[Waiting]:
-        """In the order in which they were made, as far as none has to wait."""
+        """First those that nobody has tried to tell, in the order in which they were made; then by ``next_us``."""
         ...
 
     async def notices(self, *, tenant: str | None = None, limit: int = 1000) -> list[Notice]:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from itertools import islice
 
-from mm_metering.backends.collecting import Hint, Waiting
+from mm_metering.backends.collecting import AT_ONCE, Hint, Waiting
 from mm_metering.core.audit import AuditEntry
 from mm_metering.core.books import Entries
 from mm_metering.core.collecting import Collection, Notice
@@ -31,7 +31,7 @@ class MemoryCollecting:
     def _write_collecting(self, entries: Entries) -> None:
         self._collections |= {each.invoice: each for each in entries.collections}
         for each in entries.notices:
-            self._outbox.setdefault(each.id, Waiting(each, micros(each.made_at)))
+            self._outbox.setdefault(each.id, Waiting(each, AT_ONCE))
         self._audit += entries.audit
 
     async def uncollected(self, *, limit: int) -> list[Invoice]:

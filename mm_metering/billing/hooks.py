@@ -37,11 +37,14 @@ class Hooks:
         self._clock = clock
         self._hooks: dict[str, list[Hook]] = defaultdict(list)
 
-    def add(self, type_: str, hook: Hook) -> None:
+    def check(self, type_: str) -> None:
+        """InvalidInput for a type that there is not."""
         known = (*get_args(NoticeType), ANY)
         if type_ not in known:
             hint = suggestion(str(type_), known)
             raise InvalidInput("type", f"{str(type_)[:60]!r} is nothing that happens{hint}; known: {', '.join(known)}")
+
+    def add(self, type_: str, hook: Hook) -> None:
         self._hooks[type_].append(hook)
 
     async def run(self) -> int:
@@ -57,7 +60,7 @@ class Hooks:
     async def _tell(self, each: Waiting) -> None:
         notice, tries = each.notice, each.tries
         try:
-            for hook in (*self._hooks[notice.type], *self._hooks[ANY]):
+            for hook in (*self._hooks.get(notice.type, ()), *self._hooks.get(ANY, ())):
                 called = hook(notice)
                 if inspect.isawaitable(called):
                     await called

@@ -249,13 +249,13 @@ def standing(collections: Iterable[Collection]) -> Standing:
 
 
 def standing_notice(tenant: str, now_standing: Standing, because: str, now: datetime) -> Notice:
-    """``because``: the invoice, or the provider's subscription, that made it so."""
+    """``because``: the invoice, or the provider's subscription, that made it so. It goes out after what caused it."""
     return Notice(
         derived_id("note", tenant, because, now_standing, _text(now)),
         tenant,
         _STANDING_NOTICES[now_standing],
         {"because": because},
-        now,
+        now + timedelta(microseconds=1),
     )
 
 

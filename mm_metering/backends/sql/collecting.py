@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import delete, select, update
 
-from mm_metering.backends.collecting import Hint, Waiting
+from mm_metering.backends.collecting import AT_ONCE, Hint, Waiting
 from mm_metering.backends.sql.engine import Transaction
 from mm_metering.backends.sql.tables import audit_log, collection, hint, invoice, notice, payer
 from mm_metering.core.audit import AuditEntry
@@ -98,14 +98,13 @@ async def forget_hints(tx: Transaction, before_us: int) -> int:
 
 
 def _notice_row(each: Notice) -> dict[str, object]:
-    made_us = micros(each.made_at)
     return {
         "id": each.id,
         "tenant": each.tenant,
         "type": each.type,
         "data": json.dumps(each.data),
-        "made_us": made_us,
-        "next_us": made_us,
+        "made_us": micros(each.made_at),
+        "next_us": AT_ONCE,
         "tries": 0,
     }
 
