@@ -40,6 +40,7 @@ from mm_metering.errors import (
     ProviderRateLimited,
     ProviderRefused,
     ProviderUnavailable,
+    WrongState,
 )
 from mm_metering.gate.gate import Gate
 
@@ -351,7 +352,10 @@ class Collector:
             known = next((one for one in account.collections if one.invoice == each.invoice), None)
             if known is None:
                 return Entries()
-            moved, notices = change(known)
+            try:
+                moved, notices = change(known)
+            except WrongState:  # another process was first
+                moved, notices = known, ()
             after[0] = moved
             if moved == known:
                 return Entries()

@@ -106,6 +106,7 @@ SUBSCRIPTION: Final = Lifecycle(
             "cancel": CANCELED,
         },
         UNPAID: {
+            "fail payment": PAST_DUE,
             "suspend": UNPAID,
             "pay": ACTIVE,
             "change plan": UNPAID,

@@ -62,7 +62,7 @@ class Webhooks(Customers, Subscriptions, Invoices):
         verify(body, headers.get(SIGNATURE, ""), self._secrets, now)
         try:
             event = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise WebhookRefused("it is signed, and is no JSON") from None
         if not isinstance(event, dict) or event.get("object") not in ("event", "v2.core.event"):
             raise WebhookRefused("it is signed, and is no event")
