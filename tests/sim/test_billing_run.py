@@ -212,6 +212,8 @@ class World:
             payment = payments[each.id]
             assert payment.provider_invoice is not None
             there = self.mock._invoices[payment.provider_invoice]
+            assert all(each.outcome for each in payment.attempts), "each attempt is finished before the next"
+            assert self.mock._payments[there.id] <= len(payment.attempts), "a bank is asked once for each attempt"
             assert (there.total, there.status, self.provider.taken[there.id]) == (each.total, "paid", 1), each.id
         taken = sum(
             (self.mock._invoices[each].total * times for each, times in self.provider.taken.items()), Decimal(0)
