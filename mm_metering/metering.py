@@ -30,6 +30,7 @@ from mm_metering.billing.hooks import Hook, Hooks
 from mm_metering.billing.inbox import MAX_BODY, Inbox
 from mm_metering.billing.invoices import DocumentForm, Invoices, Progress, TaxService
 from mm_metering.billing.payments import Payments
+from mm_metering.billing.reconcile import Reconcile, Reconciliation
 from mm_metering.billing.shadow import ShadowPlans
 from mm_metering.billing.subscriptions import Anchor, At, PaymentState, Subscriptions, Tenant
 from mm_metering.billing.summary import BillingSummary, summary
@@ -652,6 +653,18 @@ class Metering:
         """Has it paid at the next ``collect``: also what is parked, and what waits for another day."""
         await self.startup()
         return await self._collecting().retry(invoice_id)
+
+    async def reconcile_payments(
+        self, period: str, *, apply: bool = False, progress: Progress = lambda _: None
+    ) -> Reconciliation:
+        """A month's invoices against those at the payment provider, line by line. Nothing is changed, unless ``apply``:
+        then payment states follow the provider, and what was never sent is. ``progress`` is told how many invoices are
+        done."""
+        await self.startup()
+        collector, adapter = self._collecting(), self.billing.adapter
+        if not isinstance(adapter, WebhookAdapter):
+            raise InvalidInput("billing", f"{type(adapter).__name__} cannot list its invoices")
+        return await Reconcile(adapter, self.ledger, collector).look(period, apply=apply, progress=progress)
 
     async def list_audit(self, *, tenant: str | None = None, limit: int = 1000) -> Sequence[AuditEntry]:
         """The newest first."""

@@ -191,7 +191,9 @@ class Collector:
         customer = await self._ledger.payer(each.tenant)
         if customer is None:
             raise InvalidRequest(f"tenant {each.tenant!r} has no customer at the provider any more; create_customer")
-        made = await self._adapter.create_invoice(customer, items=items_of_invoice(invoice), idempotency_key=each.key)
+        made = await self._adapter.create_invoice(
+            customer, items=items_of_invoice(invoice, each.amount), idempotency_key=each.key
+        )
         now = self._clock.now()
         moved = await self._move(each, lambda now_is: collecting.issued(now_is, made.id, now))
         return await self._paid(moved) if made.status == "paid" else moved

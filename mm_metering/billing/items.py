@@ -9,13 +9,14 @@ from mm_metering.core.invoices import Invoice, InvoiceLine
 from mm_metering.core.money import EXACT
 
 
-def items_of_invoice(invoice: Invoice) -> tuple[BillingItem, ...]:
-    """What is due of it. A line whose price and quantity do not come to its amount, as through tiers, is one item of
-    that amount; what is past 250 items is one, too."""
+def items_of_invoice(invoice: Invoice, amount: Decimal) -> tuple[BillingItem, ...]:
+    """That come to ``amount``, its total less its credit notes. A line whose price and quantity do not come to its
+    amount, as through tiers, is one item of that amount; what is past 250 items is one, too."""
     lines = [each for each in invoice.lines if each.amount]
     items = [_item(each, invoice.currency) for each in lines]
-    if invoice.credited:
-        items.append(_of("Credit notes", -invoice.credited))
+    with localcontext(EXACT):
+        if credited := invoice.total - amount:
+            items.append(_of("Credit notes", -credited))
     if len(items) > MAX_ITEMS:
         rest = items[MAX_ITEMS - 1 :]
         with localcontext(EXACT):

@@ -18,7 +18,7 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
-from mm_metering.cli import invoices, plans, simulate
+from mm_metering.cli import invoices, payments, plans, simulate
 from mm_metering.cli.host import PROGRAM, load, refuse_memory
 from mm_metering.core.periods import from_micros
 from mm_metering.errors import CatalogueError, InvalidInput, MeteringError, MissingExtra, StoreUnavailable
@@ -171,6 +171,7 @@ def commands() -> typer.Typer:
         run_doctor(load(app))
 
     simulate.register(program)
+    payments.register(program)
     program.add_typer(invoices.commands(), name="invoice")
     program.add_typer(plans.commands(), name="plans")
     return program
