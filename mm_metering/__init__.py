@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mm_metering.billing.documents import Party
     from mm_metering.billing.mock import MockBillingAdapter
+    from mm_metering.billing.stripe import StripeBillingAdapter
     from mm_metering.clock import FrozenClock, SystemClock
+    from mm_metering.core.collecting import Notice
     from mm_metering.core.decision import Decision
+    from mm_metering.core.dunning import Dunning
     from mm_metering.core.events import UsageEvent
     from mm_metering.core.invoices import CreditNote, Invoice, InvoiceLine, Tax
     from mm_metering.decorators import MeteredSocket, message_quota, metered, quota
@@ -27,15 +30,18 @@ if TYPE_CHECKING:
         InvalidTenant,
         MeteringError,
         ModelNotAllowed,
+        NoPaymentMethod,
         NotBound,
         NotFound,
         PeriodNotOver,
         ProviderRateLimited,
+        ProviderRefused,
         ProviderUnavailable,
         QuotaExceeded,
         Refused,
         StoreUnavailable,
         UnknownTenant,
+        WebhookRefused,
         WrongState,
     )
     from mm_metering.gate.context import current
@@ -53,6 +59,7 @@ _HOMES = {
     "CatalogueError": "mm_metering.errors",
     "CreditNote": "mm_metering.core.invoices",
     "Decision": "mm_metering.core.decision",
+    "Dunning": "mm_metering.core.dunning",
     "EXPOSED_HEADERS": "mm_metering.middleware.responses",
     "EventConflict": "mm_metering.errors",
     "FeatureNotInPlan": "mm_metering.errors",
@@ -69,19 +76,24 @@ _HOMES = {
     "MeteringMiddleware": "mm_metering.middleware.asgi",
     "MockBillingAdapter": "mm_metering.billing.mock",
     "ModelNotAllowed": "mm_metering.errors",
+    "NoPaymentMethod": "mm_metering.errors",
     "NotBound": "mm_metering.errors",
     "NotFound": "mm_metering.errors",
+    "Notice": "mm_metering.core.collecting",
     "Party": "mm_metering.billing.documents",
     "PeriodNotOver": "mm_metering.errors",
     "ProviderRateLimited": "mm_metering.errors",
+    "ProviderRefused": "mm_metering.errors",
     "ProviderUnavailable": "mm_metering.errors",
     "QuotaExceeded": "mm_metering.errors",
     "Refused": "mm_metering.errors",
     "StoreUnavailable": "mm_metering.errors",
+    "StripeBillingAdapter": "mm_metering.billing.stripe",
     "SystemClock": "mm_metering.clock",
     "Tax": "mm_metering.core.invoices",
     "UnknownTenant": "mm_metering.errors",
     "UsageEvent": "mm_metering.core.events",
+    "WebhookRefused": "mm_metering.errors",
     "WrongState": "mm_metering.errors",
     "anonymous": "mm_metering.middleware.tenants",
     "current": "mm_metering.gate.context",
@@ -104,6 +116,7 @@ __all__ = [
     "CatalogueError",
     "CreditNote",
     "Decision",
+    "Dunning",
     "EventConflict",
     "FeatureNotInPlan",
     "FrozenClock",
@@ -119,19 +132,24 @@ __all__ = [
     "MeteringMiddleware",
     "MockBillingAdapter",
     "ModelNotAllowed",
+    "NoPaymentMethod",
     "NotBound",
     "NotFound",
+    "Notice",
     "Party",
     "PeriodNotOver",
     "ProviderRateLimited",
+    "ProviderRefused",
     "ProviderUnavailable",
     "QuotaExceeded",
     "Refused",
     "StoreUnavailable",
+    "StripeBillingAdapter",
     "SystemClock",
     "Tax",
     "UnknownTenant",
     "UsageEvent",
+    "WebhookRefused",
     "WrongState",
     "anonymous",
     "current",
