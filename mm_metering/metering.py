@@ -231,6 +231,7 @@ class Metering:
         self._collector: Collector | None = None
         self._inbox: Inbox | None = None
         if billing is not None:
+            _check_currency(billing, self.catalogue)
             self._collector = Collector(
                 billing,
                 self.ledger,
@@ -1061,6 +1062,15 @@ class Metering:
         """An amount with a reason on the tenant's next invoice, before tax; negative in the tenant's favour."""
         await self.startup()
         return await self._invoices.adjust(tenant, amount, reason)
+
+
+def _check_currency(billing: BillingAdapter, catalogue: Catalogue) -> None:
+    if billing.currency != catalogue.currency:
+        raise InvalidInput(
+            "billing",
+            f"bills in {billing.currency} and the plans are in {catalogue.currency}: nothing is converted; "
+            f'give the adapter currency="{catalogue.currency}"',
+        )
 
 
 def _loop_here() -> asyncio.AbstractEventLoop | None:

@@ -104,7 +104,10 @@ Items: TypeAlias = Iterable[BillingItem | Mapping[str, object]]
 
 @runtime_checkable
 class BillingAdapter(Protocol):
-    """A payment provider. Unknown ids are InvalidRequest, but for the ``get_`` calls, which return None."""
+    """A payment provider. Unknown ids are InvalidRequest, but for the ``get_`` calls, which return None. All its
+    invoices are in one ``currency``."""
+
+    currency: str
 
     async def create_customer(
         self, *, organization_id: str, email: str, name: str, metadata: Mapping[str, str] | None = None

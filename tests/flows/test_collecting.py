@@ -317,3 +317,8 @@ def test_a_schedule_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> Non
 async def test_without_a_provider_there_is_nothing_to_collect(memory: Metering) -> None:
     with pytest.raises(InvalidInput, match="billing: is not set"):
         await memory.collect()
+
+
+def test_a_provider_in_another_currency_than_the_plans_is_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"bills in EUR and the plans are in USD.*currency=\"USD\""):
+        Metering(billing=MockBillingAdapter(currency="EUR"))
