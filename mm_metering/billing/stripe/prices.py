@@ -59,7 +59,7 @@ class Prices:
         if found := (await self._found([name])).get(name):
             return found
         raise InvalidRequest(
-            f"the plan {plan_of(plan_id)[:60]!r} has no price {name[:80]!r} at Stripe; its push_plans makes it"
+            f"the plan {plan_of(plan_id)[:60]!r} has no price {name[:80]!r} at Stripe; mm-metering plans push makes it"
         )
 
     def plan_of(self, subscription: stripe.Subscription, price: stripe.Price | None) -> str:
