@@ -4,7 +4,8 @@
         @pytest.fixture
         def adapter(self): return MyAdapter(...)
 
-The tokens are Stripe's test tokens. Override ``TOKENS`` where a provider has others.
+The tokens are Stripe's test tokens. Override ``TOKENS`` where a provider has others; without a token nothing is tried.
+Override ``organization`` where the account outlives a run.
 """
 
 from __future__ import annotations
@@ -43,7 +44,13 @@ class BillingAdapterContract:
 
     @pytest.fixture
     async def customer(self, adapter: BillingAdapter) -> BillingCustomer:
-        return await adapter.create_customer(organization_id="org_123", email="billing@acme.example", name="Acme LLC")
+        organization = self.organization("org_123")
+        return await adapter.create_customer(
+            organization_id=organization, email="billing@acme.example", name="Acme LLC"
+        )
+
+    def organization(self, name: str) -> str:
+        return name
 
     async def method(self, adapter: BillingAdapter, customer: BillingCustomer, kind: str = "pays") -> PaymentMethod:
         return await adapter.create_payment_method(customer.id, payment_method=self.TOKENS[kind])
@@ -57,12 +64,16 @@ class BillingAdapterContract:
         assert isinstance(adapter, BillingAdapter)
 
     async def test_an_organization_has_one_customer(self, adapter: BillingAdapter, customer: BillingCustomer) -> None:
-        again = await adapter.create_customer(organization_id="org_123", email="other@acme.example", name="Other")
-        other = await adapter.create_customer(organization_id="org_124", email="b@acme.example", name="Acme Two")
+        again = await adapter.create_customer(
+            organization_id=customer.organization_id, email="other@acme.example", name="Other"
+        )
+        other = await adapter.create_customer(
+            organization_id=self.organization("org_124"), email="b@acme.example", name="Acme Two"
+        )
         assert again == customer == await adapter.get_customer(customer.id)
         assert other.id != customer.id
         assert (customer.organization_id, customer.email, customer.name) == (
-            "org_123",
+            self.organization("org_123"),
             "billing@acme.example",
             "Acme LLC",
         )
@@ -216,6 +227,8 @@ class BillingAdapterContract:
     ) -> None:
         invoice = await self.invoice(adapter, customer)
         for kind, is_final in (("declined", False), ("lost", True)):
+            if kind not in self.TOKENS:
+                continue
             method = await self.method(adapter, customer, kind)
             with pytest.raises(CardDeclined) as found:
                 await adapter.pay_invoice(invoice.id, method.id)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from decimal import Decimal
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -29,6 +31,16 @@ def fake() -> Iterator[FakeStripe]:
         yield fake
 
 
+LIVE_KEY = os.environ.get("STRIPE_TEST_KEY", "")
+assert not LIVE_KEY or "_test_" in LIVE_KEY, "STRIPE_TEST_KEY is a live key; this file makes customers and invoices"
+LIVE_TOKENS = {
+    "pays": "pm_card_visa",
+    "declined": "pm_card_chargeCustomerFail",
+    "confirms": "pm_card_authenticationRequired",
+}
+"""Those that can be kept, and decline when they are charged: Stripe has none for a card that was lost."""
+RUN = uuid4().hex[:8]
+
 Make = Callable[..., StripeBillingAdapter]
 
 
@@ -37,13 +49,9 @@ async def make(fake: FakeStripe) -> AsyncIterator[Make]:
     made: list[StripeBillingAdapter] = []
 
     def make(**options: Any) -> StripeBillingAdapter:
-        adapter = StripeBillingAdapter(
-            api_key=fake.api_key,
-            base_url=fake.url,
-            retries=Retries(first_s=0, most_s=0),
-            calls_per_s=1000,
-            **options,
-        )
+        usual: dict[str, Any] = {"api_key": fake.api_key, "base_url": fake.url, "calls_per_s": 1000}
+        retries = Retries() if LIVE_KEY else Retries(first_s=0, most_s=0)
+        adapter = StripeBillingAdapter(**usual | options, retries=retries)
         made.append(adapter)
         return adapter
 
@@ -89,8 +97,12 @@ async def subscription(adapter: StripeBillingAdapter, customer: BillingCustomer)
 
 def raw(fake: FakeStripe, method: str, path: str, **params: str) -> Any:
     """Asks without the adapter, as the dashboard or another program would."""
-    key = {"Authorization": f"Bearer {fake.api_key}"}
-    with httpx.Client(base_url=fake.url, headers=key) as client:
+    return raw_at(fake.api_key, fake.url, method, path, **params)
+
+
+def raw_at(api_key: str, url: str, method: str, path: str, **params: str) -> Any:
+    key = {"Authorization": f"Bearer {api_key}"}
+    with httpx.Client(base_url=url, headers=key) as client:
         sent = {"params": params} if method == "GET" else {"data": params}
         return client.request(method, f"/v1/{path}", **sent).raise_for_status().json()  # type: ignore[arg-type]
 
@@ -109,13 +121,28 @@ def invoices(fake: FakeStripe, customer: BillingCustomer) -> list[Any]:
 
 
 class TestStripe(BillingAdapterContract):
-    """Its plans have prices above zero, so that a first payment may fail."""
+    """On the fake; with ``STRIPE_TEST_KEY=sk_test_…`` on Stripe itself, in that account's sandbox. The plans' prices are
+    above zero, so that a first payment may fail."""
+
+    TOKENS = BillingAdapterContract.TOKENS if not LIVE_KEY else LIVE_TOKENS
+
+    def organization(self, name: str) -> str:
+        return f"{name}_{RUN}"
 
     @pytest.fixture
     def adapter(self, fake: FakeStripe, make: Make) -> BillingAdapter:
-        for name in ("mm_pro", "mm_enterprise"):
-            price(fake, unit_amount="9900", lookup_key=name)
-        return make()
+        api_key, url = (LIVE_KEY, "https://api.stripe.com") if LIVE_KEY else (fake.api_key, fake.url)
+        for plan in ("pro", "enterprise"):
+            terms = {
+                "product_data[name]": plan,
+                "currency": "usd",
+                "recurring[interval]": "month",
+                "unit_amount": "9900",
+            }
+            named = {"lookup_key": f"mm_contract_{plan}_{RUN}", "transfer_lookup_key": "true"}
+            raw_at(api_key, url, "POST", "prices", **(terms | named))
+        prices = {plan: f"mm_contract_{plan}_{RUN}" for plan in ("pro", "enterprise")}
+        return make(api_key=api_key, base_url=url, calls_per_s=10 if LIVE_KEY else 1000, prices=prices)
 
 
 # -- customers --------------------------------------------------------------------------------------------------------

@@ -22,7 +22,10 @@ def create_product(account: Account, params: Params) -> Thing:
 
 def create_price(account: Account, params: Params) -> Thing:
     key = params.get("lookup_key")
-    if key and any(each["lookup_key"] == key for each in account.every("price")):
+    holders = account.every("price", lambda each: key is not None and each["lookup_key"] == key)
+    if holders and truth(params.get("transfer_lookup_key")):
+        holders[0]["lookup_key"] = None
+    elif holders:
         raise Refusal(400, f"A price (`price_…`) already uses that lookup key: {key}", param="lookup_key")
     product = params.get("product") or create_product(account, params["product_data"])["id"]
     account.get("product", product)

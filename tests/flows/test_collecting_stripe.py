@@ -1,0 +1,202 @@
+"""As on the mock, through the Stripe adapter and over the wire: sent, paid, declined, confirmed, reconciled."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from mm_metering import FrozenClock, Metering, StripeBillingAdapter
+from mm_metering.billing.stripe import Retries
+from mm_metering.core.collecting import Collection
+from mm_metering.testing.fake_stripe import FakeStripe
+from tests.flows.conftest import Make
+
+
+@pytest.fixture
+def clock() -> FrozenClock:
+    return FrozenClock("2024-01-01T00:00:00Z")
+
+
+@pytest.fixture
+def fake(clock: FrozenClock) -> Iterator[FakeStripe]:
+    with FakeStripe(clock=clock) as fake:
+        yield fake
+
+
+def adapter_of(fake: FakeStripe, **options: Any) -> StripeBillingAdapter:
+    given: dict[str, Any] = {"api_key": fake.api_key, "webhook_secret": fake.webhook_secret, "base_url": fake.url}
+    return StripeBillingAdapter(**given | options, retries=Retries(first_s=0, most_s=0), calls_per_s=1000)
+
+
+@pytest.fixture
+async def adapter(fake: FakeStripe) -> AsyncIterator[StripeBillingAdapter]:
+    adapter = adapter_of(fake)
+    yield adapter
+    await adapter.aclose()
+
+
+@pytest.fixture
+async def metering(make: Make, adapter: StripeBillingAdapter) -> Metering:
+    return await make(billing=adapter, worker="off")
+
+
+async def closed(metering: Metering, clock: FrozenClock, card: str) -> None:
+    """A tenant whose January is closed."""
+    await metering.put_tenant("acme", plan="pro", subscribed_at="2024-01-01T00:00:00Z")
+    await metering.billing.create_customer(organization_id="acme", email="a@b.example", name="Acme")
+    await metering.billing.create_payment_method("acme", payment_method=card)
+    await metering.record_api_call("acme", "/v1/reports")
+    clock.set("2024-02-03T00:00:00Z")
+    await metering.close_period("2024-01")
+
+
+async def hears(metering: Metering, fake: FakeStripe) -> None:
+    for body, headers in fake.deliveries():
+        await metering._take_webhook(body, headers)
+
+
+async def collected(metering: Metering) -> Collection:
+    await metering.collect()
+    return (await metering.list_payments())[0]
+
+
+async def status(metering: Metering) -> str:
+    found = await metering.get_tenant("acme")
+    assert found is not None
+    return found.status
+
+
+async def test_a_closed_month_is_paid_and_the_books_are_the_same(
+    metering: Metering, fake: FakeStripe, clock: FrozenClock
+) -> None:
+    await closed(metering, clock, "pm_card_visa")
+    assert (await collected(metering)).state == "paid"
+    await hears(metering, fake)
+    assert (await collected(metering)).state == "paid"
+    found = await metering.reconcile_payments("2024-01")
+    assert (found.invoices, found.drift) == (1, ())
+    assert len(fake.account.kept["invoice"]) == 1
+
+
+@pytest.mark.parametrize("step", ["/invoices$", "/invoiceitems$", "/finalize$", "/pay$", "/lines$"])
+@pytest.mark.parametrize("kind", ["lost", "500-before", "429", "html"])
+async def test_whatever_step_fails_it_is_paid_once_later(
+    metering: Metering, fake: FakeStripe, clock: FrozenClock, step: str, kind: Any
+) -> None:
+    await closed(metering, clock, "pm_card_visa")
+    fake.fail(step, kind, times=4)  # as often as the adapter asks
+    for _ in range(4):
+        await metering.collect()
+        clock.advance(timedelta(hours=30))
+    assert (await collected(metering)).state == "paid"
+    assert [each["status"] for each in fake.account.kept["invoice"].values()] == ["paid"]
+
+
+async def test_a_declined_payment_is_tried_again_and_recovers_with_a_new_card(
+    metering: Metering, fake: FakeStripe, clock: FrozenClock
+) -> None:
+    await closed(metering, clock, "pm_card_chargeDeclinedInsufficientFunds")
+    failed = await collected(metering)
+    assert (failed.state, failed.attempts[0].code, await status(metering)) == (
+        "failing",
+        "insufficient_funds",
+        "past_due",
+    )
+    clock.advance(timedelta(days=14))
+    assert ((await collected(metering)).suspended, await status(metering)) == (True, "unpaid")
+    assert (await metering.check_limit("acme", "api_calls")).reason == "payment-required"
+    method = await metering.billing.create_payment_method("acme", payment_method="pm_card_visa")
+    await metering.billing.set_default_payment_method("acme", method.id)
+    await hears(metering, fake)
+    assert ((await collected(metering)).state, await status(metering)) == ("paid", "active")
+
+
+async def test_a_payment_that_is_confirmed_in_the_browser_is_heard_of(
+    metering: Metering, fake: FakeStripe, clock: FrozenClock
+) -> None:
+    await closed(metering, clock, "pm_card_authenticationRequired")
+    waits = await collected(metering)
+    assert waits.state == "confirming"
+    fake.authenticate(waits.provider_invoice or "")
+    await hears(metering, fake)
+    assert (await collected(metering)).state == "paid"
+
+
+@pytest.mark.parametrize("outcome", ["works", "fails"])
+async def test_a_bank_that_takes_its_time_is_heard_of(
+    metering: Metering, fake: FakeStripe, clock: FrozenClock, outcome: str
+) -> None:
+    await closed(metering, clock, "pm_card_pending")
+    waits = await collected(metering)
+    assert waits.is_pending
+    works = outcome == "works"
+    (fake.authenticate if works else fake.decline)(waits.provider_invoice or "")
+    await hears(metering, fake)
+    after = await collected(metering)
+    assert (after.state, after.attempts[0].code) == (("paid", "") if works else ("failing", "insufficient_funds"))
+
+
+async def test_what_was_not_delivered_is_asked_for(metering: Metering, fake: FakeStripe, clock: FrozenClock) -> None:
+    await closed(metering, clock, "pm_card_authenticationRequired")
+    waits = await collected(metering)
+    fake.authenticate(waits.provider_invoice or "")
+    assert metering._inbox is not None
+    assert await metering._inbox.back_fill(clock.now() - timedelta(days=3)) > 0
+    assert ((await collected(metering)).state, await status(metering)) == ("paid", "active")
+
+
+async def test_a_payments_event_names_no_invoice_and_its_invoice_is_found(
+    metering: Metering, adapter: StripeBillingAdapter, fake: FakeStripe, clock: FrozenClock
+) -> None:
+    await closed(metering, clock, "pm_card_visa")
+    paid = await collected(metering)
+    succeeded = next(each for each in fake.events() if each["type"] == "payment_intent.succeeded")
+    hint = adapter.read_webhook(*fake.delivery(succeeded), clock.now())
+    seen = await adapter.look(hint.about, hint.object_id)
+    assert seen.invoice is not None
+    assert (hint.about, seen.invoice.id) == ("payment", paid.provider_invoice)
+    assert (await adapter.look("payment", "pi_unknown")).invoice is None
+    assert (await adapter.look("customer", "cus_unknown")).is_gone
+    assert await adapter.look("other", "x") == await adapter.look("invoice", "in_unknown")
+
+
+async def test_a_revoked_key_stops_the_run_in_one_sentence_and_changes_nothing(
+    make: Make, fake: FakeStripe, clock: FrozenClock, metering: Metering
+) -> None:
+    await closed(metering, clock, "pm_card_visa")
+    before = await metering.list_payments()
+    fake._desk.api_key = "sk_test_another"
+    run = await metering.collect()
+    assert (run.stopped, run.became.total()) == (
+        "Stripe does not take the api_key: it is wrong, revoked or expired",
+        0,
+    )
+    assert [each.state for each in await metering.list_payments()] == ["open"]
+    assert before == []
+    fake._desk.api_key = fake.api_key
+    assert (await collected(metering)).state == "paid"
+
+
+async def test_a_customer_that_was_deleted_is_parked_in_one_sentence(
+    metering: Metering, adapter: StripeBillingAdapter, fake: FakeStripe, clock: FrozenClock
+) -> None:
+    await closed(metering, clock, "pm_card_visa")
+    customer = await metering.ledger.payer("acme")
+    assert customer is not None
+    await adapter.delete_customer(customer)
+    parked = await collected(metering)
+    assert parked.state == "parked"
+    assert "No such customer" in parked.note
+
+
+async def test_from_the_environment(monkeypatch: pytest.MonkeyPatch, fake: FakeStripe) -> None:
+    for name, value in (("API_KEY", fake.api_key), ("WEBHOOK_SECRET", "whsec_1"), ("BASE_URL", fake.url)):
+        monkeypatch.setenv(f"MM_METERING_STRIPE_{name}", value)
+    async with Metering.from_env(worker="off") as metering:
+        made = await metering.billing.create_customer(organization_id="acme", email="a@b.example", name="Acme")
+        assert made.id in fake.account.kept["customer"]
+        assert isinstance(metering.billing.adapter, StripeBillingAdapter)
+        await metering.billing.adapter.aclose()
