@@ -121,7 +121,7 @@ def invoices(fake: FakeStripe, customer: BillingCustomer) -> list[Any]:
 
 
 class TestStripe(BillingAdapterContract):
-    """On the fake; with ``STRIPE_TEST_KEY=sk_test_…`` on Stripe itself, in that account's sandbox. The plans' prices are
+    """On the fake; with ``STRIPE_TEST_KEY=sk_test_…`` on Stripe itself, in that account's sandbox. Plans' prices are
     above zero, so that a first payment may fail."""
 
     TOKENS = BillingAdapterContract.TOKENS if not LIVE_KEY else LIVE_TOKENS
