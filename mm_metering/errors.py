@@ -194,6 +194,10 @@ class InvalidRequest(BillingError):
     """It cannot be done as asked: an unknown id, a state that does not allow it, a wrong key, a key used twice."""
 
 
+class ProviderRefused(InvalidRequest):
+    """The provider takes no call of ours: a key is wrong, revoked, or may not do this. It concerns every tenant."""
+
+
 class StoreUnavailable(MeteringError):
     """The counters or the ledger cannot be reached. Nothing was counted unless the message says so."""
 

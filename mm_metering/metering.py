@@ -25,9 +25,12 @@ from mm_metering.billing.adapter import BillingAdapter
 from mm_metering.billing.change_preview import ChangePreview
 from mm_metering.billing.invoices import DocumentForm, Invoices, Progress, TaxService
 from mm_metering.billing.payments import Payments
+from mm_metering.billing.reporter import BillingMode, reporter_of
 from mm_metering.billing.shadow import ShadowPlans
 from mm_metering.billing.subscriptions import Anchor, At, PaymentState, Subscriptions, Tenant
 from mm_metering.billing.summary import BillingSummary, summary
+from mm_metering.billing.usage_reporting import EVERY as REPORT_EVERY
+from mm_metering.billing.usage_reporting import UsageReporting
 from mm_metering.billing.whatif import WhatIf
 from mm_metering.clock import Clock, SystemClock, micros_of
 from mm_metering.core.books import Rules
@@ -98,6 +101,7 @@ SETTLE_WITH_JOURNAL_S = 2.0
 """The same at a shutdown that can leave it in a file."""
 CLOSE_MONTH = "close-month"
 SHADOW = "shadow"
+REPORT_USAGE = "report-usage"
 ENVIRONMENT = ("CATALOGUE", "COUNTERS", "LEDGER", "APPLY", "JOURNAL", "SHADOW")
 
 
@@ -133,6 +137,9 @@ class Metering:
                  ``shadow_report`` says it
     billing      the payment provider behind ``metering.billing``
 
+    billing_mode "invoice": we rate, the provider collects. "report": its subscriptions carry the plans' prices, and the
+                 worker reports usage to its meters; our invoices are the record, and none is sent
+
     Opens at the host's start (``install``), with ``async with``, or at first use. Raises at once CatalogueError for a
     wrong catalogue or shadow and InvalidInput for a shadow that cannot be compared; StoreUnavailable where a store
     cannot be reached.
@@ -153,6 +160,7 @@ class Metering:
         tax: TaxService | None = None,
         shadow: catalogues.Source | None = None,
         billing: BillingAdapter | None = None,
+        billing_mode: BillingMode = "invoice",
     ) -> None:
         self.catalogue: Catalogue = catalogues.load(catalogue)
         self.clock: Clock = clock or SystemClock()
@@ -212,6 +220,10 @@ class Metering:
             catalogue=self.catalogue,
             usage=self,
         )
+        reporter = reporter_of(billing, billing_mode, self.catalogue)
+        self._reporting: UsageReporting | None = None
+        if reporter is not None:
+            self._reporting = UsageReporting(reporter, self.ledger, plans=plans, clock=self.clock, new_id=_new_id)
         self._inline = worker == "inline" or (worker == "auto" and _is_embedded(counters))
         leases = Leases(self.ledger, worker=_new_id(), shards=self.counters.shards)
         jobs = [*upkeep(self.ledger), Job(CLOSE_MONTH, timedelta(days=1), self._close_last_month, catch_up=62)]
@@ -220,6 +232,8 @@ class Metering:
             watch = ShadowWatch(self.ledger, self._shadow, now=self.clock.now)
             jobs.append(Job(SHADOW, EVERY, watch.run))
             blocks = watch.blocks
+        if self._reporting is not None:
+            jobs.append(Job(REPORT_USAGE, REPORT_EVERY, self._report_usage))
         self._jobs = Jobs(self.ledger, jobs, worker=leases.worker, now_us=micros_of(self.clock))
         self.reconciler = Reconciler(self.counters, self.ledger, self.gate, self._drain)
         reconciling = Reconciling(self._drain, self.reconciler)
@@ -564,6 +578,22 @@ class Metering:
         """States a level as it is, 0 to 2**40. Never refused; a statement older than the last changes nothing now."""
         await self.startup()
         await self._recorder.set_level(tenant, meter, value, resource=resource, occurred_at=occurred_at)
+
+    # -- usage that a payment provider multiplies ---------------------------------------------------------------------
+
+    async def report_usage(self, *, parked: bool = False) -> int:
+        """Tells the payment provider now what the worker tells it every ten minutes: the units past the allowances that
+        it was not told yet. How many reports were sent; ``parked``: also those that were refused before. Raises the
+        provider's error if it does not answer; the next call goes on. InvalidInput unless ``billing_mode`` is
+        "report"."""
+        if self._reporting is None:
+            raise InvalidInput("billing_mode", 'is "invoice": we rate, and nothing is reported')
+        await self.flush()
+        return await self._reporting.run(parked=parked)
+
+    async def _report_usage(self, _period: datetime, _fence: int) -> None:
+        assert self._reporting is not None
+        await self._reporting.run()
 
     # -- usage --------------------------------------------------------------------------------------------------------
 

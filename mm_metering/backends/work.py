@@ -56,7 +56,7 @@ SHADOW_BLOCKS: Final = "shadow_blocks"
 
 USAGE_REPORT: Final = "usage_report"
 """The kind of alert for usage that a payment provider refuses, or that cannot be told. Its subject: tenant, month and
-meter, or the tenant alone."""
+meter, or tenant and month."""
 
 
 class Lease(NamedTuple):

@@ -12,6 +12,7 @@ from mm_metering.errors import (
     CardDeclined,
     InvalidRequest,
     ProviderRateLimited,
+    ProviderRefused,
     ProviderUnavailable,
 )
 
@@ -89,8 +90,8 @@ def _wrong_key(error: stripe.StripeError, key: str | None) -> InvalidRequest:
                 f"the idempotency key {key!r} was used before for another request; take a new one for a new request"
             )
         case stripe.AuthenticationError():
-            return InvalidRequest("Stripe does not take the api_key: it is wrong, revoked or expired")
-    return InvalidRequest(f"the api_key may not do this; give it the permission: {_text(error)}")
+            return ProviderRefused("Stripe does not take the api_key: it is wrong, revoked or expired")
+    return ProviderRefused(f"the api_key may not do this; give it the permission: {_text(error)}")
 
 
 def unavailable(what: str = "did not answer", *, unknown: bool = True) -> ProviderUnavailable:
