@@ -30,6 +30,8 @@ from mm_metering.billing.adapter import (
     token,
     unknown,
 )
+from mm_metering.billing.mock_meters import MockMeters
+from mm_metering.billing.reporter import BillingMode
 from mm_metering.clock import Clock, SystemClock
 from mm_metering.core.money import EXACT
 from mm_metering.core.periods import Window, window_span, zone
@@ -60,10 +62,13 @@ CARDS: Final[Mapping[str, Card]] = {
 _USUAL: Final = Card("visa", "4242")
 
 
-class MockBillingAdapter:
+class MockBillingAdapter(MockMeters):
     """A ``BillingAdapter`` that keeps everything in this object."""
 
-    def __init__(self, *, clock: Clock | None = None, currency: str = "USD") -> None:
+    def __init__(
+        self, *, clock: Clock | None = None, currency: str = "USD", billing_mode: BillingMode = "invoice"
+    ) -> None:
+        super().__init__(billing_mode)
         self.clock = clock or SystemClock()
         self.currency = currency
         self._responses: dict[str, Mapping[str, Any]] = {}
@@ -199,6 +204,7 @@ class MockBillingAdapter:
         )
         subscription = self._answer("create_subscription", subscription)
         self._subscriptions[subscription.id] = subscription
+        self._on_plan(subscription.id, subscription.plan_id)
         self._keep(idempotency_key, asked, subscription.id)
         return subscription
 
@@ -208,6 +214,7 @@ class MockBillingAdapter:
 
     async def update_subscription(self, subscription_id: str, *, plan_id: str) -> Subscription:
         known = self._running(subscription_id)
+        self._on_plan(subscription_id, plan_of(plan_id))
         return self._changed("update_subscription", known, plan_id=plan_of(plan_id))
 
     async def cancel_subscription(self, subscription_id: str, *, at_once: bool = False) -> Subscription:
@@ -238,18 +245,24 @@ class MockBillingAdapter:
         asked = {"customer": customer_id, "items": [each.model_dump(mode="json") for each in lines], "due": str(until)}
         if made := self._made(idempotency_key, asked):
             return self._invoices[made]
+        invoice = self._make_invoice(customer_id, lines, until)
+        self._keep(idempotency_key, asked, invoice.id)
+        return invoice
+
+    def _make_invoice(
+        self, customer_id: str, items: tuple[BillingItem, ...], due_date: date | None = None
+    ) -> BillingInvoice:
         invoice = BillingInvoice(
             id=self._id("in"),
             customer_id=customer_id,
             status="open",
-            items=lines,
-            total=self._total(lines),
+            items=items,
+            total=self._total(items),
             currency=self.currency,
-            due_date=until,
+            due_date=due_date,
         )
         invoice = self._answer("create_invoice", invoice)
         self._invoices[invoice.id] = invoice
-        self._keep(idempotency_key, asked, invoice.id)
         return invoice
 
     async def get_invoice(self, invoice_id: str) -> BillingInvoice | None:
@@ -307,6 +320,9 @@ class MockBillingAdapter:
         if subscription_id not in self._subscriptions:
             raise unknown("subscription", subscription_id)
         return self._now(self._subscriptions[subscription_id])
+
+    def _payer_of(self, subscription_id: str) -> str:
+        return self._subscription(subscription_id).customer_id
 
     def _running(self, subscription_id: str) -> Subscription:
         known = self._subscription(subscription_id)
