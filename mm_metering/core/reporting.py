@@ -113,7 +113,7 @@ def next_intent(
 
 
 def provider_meter(meter: str, resource: str = "") -> str:
-    """ "api_calls"; "ai_tokens.gpt-4" where models have prices of their own."""
+    """ "api_calls"; "ai_tokens.gpt-4" where models have prices of their own: no meter's name holds a dot."""
     return f"{meter}.{resource}" if resource else meter
 
 
@@ -148,23 +148,19 @@ def metered_prices(catalogue: Catalogue) -> tuple[MeteredPrice, ...]:
     for plan in catalogue.plans.values():
         if plan.minimum:
             raise _cannot(f"plans.{plan.name}.minimum", "a provider tops nothing up")
-    return tuple(price for plan in catalogue.plans.values() for price in _prices_of(plan))
-
-
-def _prices_of(plan: Plan) -> Iterator[MeteredPrice]:
-    found: dict[str, Decimal] = {}
-    for meter, limits in plan.quotas.items():
-        for limit in limits:
-            for name, price in _unit_prices(plan, limit):
-                if found.setdefault(name, price) != price:
-                    raise _cannot(f"plans.{plan.name}.quotas.{meter}", "a provider has one price for a meter")
-    for name, price in found.items():
-        if not _NAME.fullmatch(name):
-            raise _cannot(f"plans.{plan.name}.quotas", f"{name[:90]!r} does not do as the name of a provider's meter")
-        yield MeteredPrice(plan.name, name, price)
+    found: list[MeteredPrice] = []
+    for plan in catalogue.plans.values():
+        for limit in (limit for limits in plan.quotas.values() for limit in limits):
+            for resource, price in _unit_prices(plan, limit):
+                name, where = provider_meter(limit.meter, resource), f"plans.{plan.name}.quotas.{limit.meter}"
+                if not _NAME.fullmatch(name):
+                    raise _cannot(where, f"{name[:90]!r} does not do as the name of a provider's meter")
+                found.append(MeteredPrice(plan.name, name, price))
+    return tuple(found)
 
 
 def _unit_prices(plan: Plan, limit: Limit) -> Iterator[tuple[str, Decimal]]:
+    """By resource; "" where all cost the same."""
     where = f"plans.{plan.name}.quotas.{limit.meter}"
     if limit.blocks:
         return
@@ -173,10 +169,9 @@ def _unit_prices(plan: Plan, limit: Limit) -> Iterator[tuple[str, Decimal]]:
     if limit.is_level:
         raise _cannot(where, "a level is billed by its mean over time, and a provider counts whole units")
     if isinstance(limit.unit_price, Decimal):
-        yield provider_meter(limit.meter), limit.unit_price
+        yield "", limit.unit_price
     else:
-        for resource, price in (limit.unit_price or {}).items():
-            yield provider_meter(limit.meter, resource), price
+        yield from (limit.unit_price or {}).items()
 
 
 def _cannot(where: str, why: str) -> CatalogueError:
