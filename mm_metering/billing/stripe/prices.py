@@ -62,17 +62,16 @@ class Prices:
 
     async def all_of(self, plan_id: str) -> PlanPrices:
         """All that the plan costs, where Stripe multiplies."""
-        plan, metered = plan_of(plan_id), list[stripe.Price]()
+        plan = plan_of(plan_id)
         licensed = await self._licensed(plan)
         pages = self._calls.pages(
             lambda client: client.v1.prices.list_async(
                 {"active": True, "recurring": {"usage_type": "metered"}, "limit": 100}
             )
         )
-        async for price in pages:
-            if told(price.metadata).get(PLAN) == plan and (price.lookup_key or "").startswith(f"{PREFIX}{plan}_"):
-                metered.append(price)
-        return PlanPrices(licensed, tuple(sorted(metered, key=lambda price: price.lookup_key or "")))
+        theirs = {each.lookup_key or "": each async for each in pages if told(each.metadata).get(PLAN) == plan}
+        metered = [price for name, price in sorted(theirs.items()) if name.startswith(f"{PREFIX}{plan}_")]
+        return PlanPrices(licensed, tuple(metered))
 
     async def _licensed(self, plan_id: str) -> stripe.Price:
         name = self.name(plan_id)
