@@ -6,7 +6,17 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractContextManager
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -31,9 +41,12 @@ from mm_metering.billing.inbox import MAX_BODY, Inbox
 from mm_metering.billing.invoices import DocumentForm, Invoices, Progress, TaxService
 from mm_metering.billing.payments import Payments
 from mm_metering.billing.reconcile import Reconcile, Reconciliation
+from mm_metering.billing.reporter import BillingMode, reporter_of
 from mm_metering.billing.shadow import ShadowPlans
 from mm_metering.billing.subscriptions import Anchor, At, PaymentState, Subscriptions, Tenant
 from mm_metering.billing.summary import BillingSummary, summary
+from mm_metering.billing.usage_reporting import EVERY as REPORT_EVERY
+from mm_metering.billing.usage_reporting import UsageReporting
 from mm_metering.billing.whatif import WhatIf
 from mm_metering.clock import Clock, SystemClock, micros_of
 from mm_metering.core import collecting
@@ -110,6 +123,7 @@ SETTLE_WITH_JOURNAL_S = 2.0
 """The same at a shutdown that can leave it in a file."""
 CLOSE_MONTH = "close-month"
 SHADOW = "shadow"
+REPORT_USAGE = "report-usage"
 ENVIRONMENT = ("CATALOGUE", "COUNTERS", "LEDGER", "APPLY", "JOURNAL", "SHADOW")
 STRIPE = ("API_KEY", "WEBHOOK_SECRET", "BASE_URL")
 
@@ -147,6 +161,9 @@ class Metering:
     billing      the payment provider behind ``metering.billing``: the worker sends it each finalized invoice
     dunning      how often a failed payment is tried again, and when its tenant is refused; ``Dunning()`` if absent
 
+    billing_mode "invoice": we rate, the provider collects. "report": its subscriptions carry the plans' prices, and the
+                 worker reports usage to its meters; our invoices are the record, and none is sent
+
     Opens at the host's start (``install``), with ``async with``, or at first use. Raises at once CatalogueError for a
     wrong catalogue or shadow and InvalidInput for a shadow that cannot be compared; StoreUnavailable where a store
     cannot be reached.
@@ -168,6 +185,7 @@ class Metering:
         shadow: catalogues.Source | None = None,
         billing: BillingAdapter | None = None,
         dunning: Dunning | None = None,
+        billing_mode: BillingMode = "invoice",
     ) -> None:
         self.catalogue: Catalogue = catalogues.load(catalogue)
         self.clock: Clock = clock or SystemClock()
@@ -232,27 +250,16 @@ class Metering:
         self._inbox: Inbox | None = None
         if billing is not None:
             _check_currency(billing, self.catalogue)
-            self._collector = Collector(
-                billing,
-                self.ledger,
-                self.gate,
-                clock=self.clock,
-                dunning=dunning or Dunning(),
-                new_id=_new_id,
-            )
-            if isinstance(billing, WebhookAdapter):
-                self._inbox = Inbox(billing, self.ledger, self._collector, clock=self.clock, prices_there=False)
+            self._collect_through(billing, billing_mode, dunning or Dunning())
+        reporter = reporter_of(billing, billing_mode, self.catalogue)
+        self._reporting: UsageReporting | None = None
+        if reporter is not None:
+            self._reporting = UsageReporting(reporter, self.ledger, plans=plans, clock=self.clock, new_id=_new_id)
         self._inline = worker == "inline" or (worker == "auto" and _is_embedded(counters))
         leases = Leases(self.ledger, worker=_new_id(), shards=self.counters.shards)
-        jobs = [*upkeep(self.ledger), Job(CLOSE_MONTH, timedelta(days=1), self._close_last_month, catch_up=62)]
-        blocks: Mapping[str, int] = {}
-        if self._shadow is not None:
-            watch = ShadowWatch(self.ledger, self._shadow, now=self.clock.now)
-            jobs.append(Job(SHADOW, EVERY, watch.run))
-            blocks = watch.blocks
-        if self._collector is not None:
-            jobs += payment_jobs(self._collector, self._inbox, self._hooks, self.ledger)
-        self._jobs = Jobs(self.ledger, jobs, worker=leases.worker, now_us=micros_of(self.clock))
+        watch = None if self._shadow is None else ShadowWatch(self.ledger, self._shadow, now=self.clock.now)
+        blocks: Mapping[str, int] = {} if watch is None else watch.blocks
+        self._jobs = Jobs(self.ledger, [*self._all_jobs(watch)], worker=leases.worker, now_us=micros_of(self.clock))
         self.reconciler = Reconciler(self.counters, self.ledger, self.gate, self._drain)
         reconciling = Reconciling(self._drain, self.reconciler)
         self._worker = Worker(self._drain, leases, self._jobs, reconciling, shards=self.counters.shards)
@@ -265,6 +272,29 @@ class Metering:
             files=self._left_behind,
             shadowed=lambda: blocks,
         )
+
+    def _collect_through(self, billing: BillingAdapter, mode: BillingMode, dunning: Dunning) -> None:
+        collector = self._collector = Collector(
+            billing,
+            self.ledger,
+            self.gate,
+            clock=self.clock,
+            dunning=dunning,
+            sends=mode == "invoice",
+            new_id=_new_id,
+        )
+        if isinstance(billing, WebhookAdapter):
+            self._inbox = Inbox(billing, self.ledger, collector, clock=self.clock, prices_there=mode == "report")
+
+    def _all_jobs(self, watch: ShadowWatch | None) -> Iterator[Job]:
+        yield from upkeep(self.ledger)
+        yield Job(CLOSE_MONTH, timedelta(days=1), self._close_last_month, catch_up=62)
+        if watch is not None:
+            yield Job(SHADOW, EVERY, watch.run)
+        if self._collector is not None:
+            yield from payment_jobs(self._collector, self._inbox, self._hooks, self.ledger)
+        if self._reporting is not None:
+            yield Job(REPORT_USAGE, REPORT_EVERY, self._report_usage)
 
     @classmethod
     def from_env(cls, **options: Any) -> Self:
@@ -676,6 +706,22 @@ class Metering:
         if self._collector is None:
             raise InvalidInput("billing", "is not set: Metering(billing=StripeBillingAdapter(...))")
         return self._collector
+
+    # -- usage that a payment provider multiplies ---------------------------------------------------------------------
+
+    async def report_usage(self, *, parked: bool = False) -> int:
+        """Tells the payment provider now what the worker tells it every ten minutes: the units past the allowances that
+        it was not told yet. How many reports were sent; ``parked``: also those that were refused before. Raises the
+        provider's error if it does not answer; the next call goes on. InvalidInput unless ``billing_mode`` is
+        "report"."""
+        if self._reporting is None:
+            raise InvalidInput("billing_mode", 'is "invoice": we rate, and nothing is reported')
+        await self.flush()
+        return await self._reporting.run(parked=parked)
+
+    async def _report_usage(self, _period: datetime, _fence: int) -> None:
+        assert self._reporting is not None
+        await self._reporting.run()
 
     # -- usage --------------------------------------------------------------------------------------------------------
 

@@ -54,6 +54,11 @@ SHADOW_BLOCKS: Final = "shadow_blocks"
 """The kind of alert for what a shadow plan would refuse. Its subject: shadow plan, meter, window and tenant."""
 
 
+USAGE_REPORT: Final = "usage_report"
+"""The kind of alert for usage that a payment provider refuses, or that cannot be told. Its subject: tenant, month and
+meter, or tenant and month."""
+
+
 class Lease(NamedTuple):
     """Who holds what a name stands for. ``beat`` rises while the owner lives; 0: the lease is not there."""
 

@@ -80,6 +80,7 @@ class Collector:
         clock: Clock,
         dunning: Dunning,
         new_id: Callable[[], str],
+        sends: bool = True,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._adapter = adapter
@@ -88,10 +89,14 @@ class Collector:
         self._clock = clock
         self._dunning = dunning
         self._new_id = new_id
+        self._sends = sends
         self._sleep = sleep
 
     async def run(self, progress: Progress = lambda _: None) -> BillingRun:
-        """Everything that is due now. It ends early where the provider takes no call, and says why."""
+        """Everything that is due now. It ends early where the provider takes no call, and says why. Nothing is, unless
+        our invoices are ``sends``: else the provider makes its own."""
+        if not self._sends:
+            return BillingRun()
         run, limit, seen = BillingRun(), asyncio.Semaphore(AT_ONCE), set[str]()
 
         async def one(each: Collection) -> None:

@@ -33,6 +33,8 @@ from mm_metering.billing.adapter import (
     token,
     unknown,
 )
+from mm_metering.billing.mock_meters import MockMeters
+from mm_metering.billing.reporter import BillingMode
 from mm_metering.billing.signatures import sign, verify
 from mm_metering.clock import Clock, SystemClock
 from mm_metering.core.money import EXACT
@@ -75,16 +77,22 @@ ABOUT: Final[Mapping[str, About]] = {
 """What an id is of, by its prefix."""
 
 
-class MockBillingAdapter:
+class MockBillingAdapter(MockMeters):
     """A ``BillingAdapter`` that keeps everything in this object."""
 
     def __init__(
-        self, *, clock: Clock | None = None, currency: str = "USD", webhook_secret: str = "whsec_mock"
+        self,
+        *,
+        clock: Clock | None = None,
+        currency: str = "USD",
+        webhook_secret: str = "whsec_mock",
+        billing_mode: BillingMode = "invoice",
     ) -> None:
+        super().__init__(billing_mode)
         self.clock = clock or SystemClock()
         self.currency = currency
         self.webhook_secret = webhook_secret
-        self._told: list[dict[str, Any]] = []
+        self._happened: list[dict[str, Any]] = []
         self._pending: set[str] = set()
         self._declines: dict[str, str] = {}
         """By invoice: how its last payment failed."""
@@ -226,6 +234,7 @@ class MockBillingAdapter:
         )
         subscription = self._answer("create_subscription", subscription)
         self._subscriptions[subscription.id] = subscription
+        self._on_plan(subscription.id, subscription.plan_id)
         self._keep(idempotency_key, asked, subscription.id)
         return subscription
 
@@ -235,6 +244,7 @@ class MockBillingAdapter:
 
     async def update_subscription(self, subscription_id: str, *, plan_id: str) -> Subscription:
         known = self._running(subscription_id)
+        self._on_plan(subscription_id, plan_of(plan_id))
         return self._changed("update_subscription", known, plan_id=plan_of(plan_id))
 
     async def cancel_subscription(self, subscription_id: str, *, at_once: bool = False) -> Subscription:
@@ -265,18 +275,24 @@ class MockBillingAdapter:
         asked = {"customer": customer_id, "items": [each.model_dump(mode="json") for each in lines], "due": str(until)}
         if made := self._made(idempotency_key, asked):
             return self._invoices[made]
+        invoice = self._make_invoice(customer_id, lines, until)
+        self._keep(idempotency_key, asked, invoice.id)
+        return invoice
+
+    def _make_invoice(
+        self, customer_id: str, items: tuple[BillingItem, ...], due_date: date | None = None
+    ) -> BillingInvoice:
         invoice = BillingInvoice(
             id=self._id("in"),
             customer_id=customer_id,
             status="open",
-            items=lines,
-            total=self._total(lines),
+            items=items,
+            total=self._total(items),
             currency=self.currency,
-            due_date=until,
+            due_date=due_date,
         )
         invoice = self._answer("create_invoice", invoice)
         self._invoices[invoice.id] = invoice
-        self._keep(idempotency_key, asked, invoice.id)
         return invoice
 
     async def get_invoice(self, invoice_id: str) -> BillingInvoice | None:
@@ -329,7 +345,7 @@ class MockBillingAdapter:
 
     def webhooks(self) -> list[tuple[bytes, dict[str, str]]]:
         """What happened since the last call: bodies and headers, signed now with ``webhook_secret``."""
-        told, self._told = self._told, []
+        told, self._happened = self._happened, []
         return [self.sign(each) for each in told]
 
     def sign(self, event: Mapping[str, object]) -> tuple[bytes, dict[str, str]]:
@@ -357,7 +373,7 @@ class MockBillingAdapter:
         return [each for each in self._invoices.values() if each.customer_id == customer_id]
 
     async def missed(self, since: datetime, now: datetime) -> list[Hint]:
-        return [self._hint(each, now) for each in self._told if each["created"] >= int(since.timestamp())]
+        return [self._hint(each, now) for each in self._happened if each["created"] >= int(since.timestamp())]
 
     def _hint(self, event: Mapping[str, Any], now: datetime) -> Hint:
         about = ABOUT.get(event["object"].partition("_")[0], "other")
@@ -366,7 +382,7 @@ class MockBillingAdapter:
 
     def _tell(self, type_: str, object_id: str) -> None:
         created = int(self.clock.now().timestamp())
-        self._told.append({"id": self._id("evt"), "type": type_, "object": object_id, "created": created})
+        self._happened.append({"id": self._id("evt"), "type": type_, "object": object_id, "created": created})
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -403,6 +419,9 @@ class MockBillingAdapter:
         if subscription_id not in self._subscriptions:
             raise unknown("subscription", subscription_id)
         return self._now(self._subscriptions[subscription_id])
+
+    def _payer_of(self, subscription_id: str) -> str:
+        return self._subscription(subscription_id).customer_id
 
     def _running(self, subscription_id: str) -> Subscription:
         known = self._subscription(subscription_id)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from mm_metering import catalogues
 from mm_metering.billing.plan_review import Review, count, dropped_words, refuse_dropped, review, store, stored_plans
 from mm_metering.billing.shadow import ShadowPlans
-from mm_metering.cli import attack
+from mm_metering.cli import attack, push
 from mm_metering.cli.host import PROGRAM, load, refuse_memory
 from mm_metering.cli.shadow import show as show_shadow
 from mm_metering.cli.show import bar, count_tenants
@@ -107,6 +107,20 @@ def commands() -> typer.Typer:
             _show_plan(plan, stored, audiences)
         else:
             _show_versions(stored, audiences)
+
+    @group.command("push")
+    def push_prices(
+        *,
+        dry_run: bool = typer.Option(False, "--dry-run", help="Say what would be made, and make nothing."),  # noqa: FBT003
+        app: str = host,
+    ) -> None:
+        """Make the plans' prices at the payment provider, and say of each what there is. None is changed. Exit code 1
+        where one is priced otherwise there."""
+        found = push.push(app, dry_run=dry_run)
+        _table(push.table(found))
+        if words := push.trouble(found):
+            _say(words)
+            raise typer.Exit(1)
 
     attack.register(group)
     return group

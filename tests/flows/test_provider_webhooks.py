@@ -266,7 +266,7 @@ async def test_a_hint_that_cannot_be_followed_waits_and_is_at_last_given_up(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await a_life(house)
-    house.adapter._told.append({"id": "evt_x", "type": "invoice.paid", "object": "in_x", "created": 1704067200})
+    house.adapter._happened.append({"id": "evt_x", "type": "invoice.paid", "object": "in_x", "created": 1704067200})
     await house.hears()
 
     async def silent(*_: object) -> None:

@@ -35,6 +35,7 @@ from mm_metering.backends.sql import (
     reports,
     schema,
     shards,
+    usage_reports,
 )
 from mm_metering.backends.sql import tenants as tenancy
 from mm_metering.backends.sql import work as workers
@@ -52,6 +53,7 @@ from mm_metering.core.facts import Fact
 from mm_metering.core.findings import Finding
 from mm_metering.core.invoices import CreditGrant, CreditNote, Invoice, InvoiceStatus
 from mm_metering.core.periods import days_us
+from mm_metering.core.reporting import Intent, ReportState
 from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow
 from mm_metering.core.timeline import Change
 from mm_metering.errors import StoreUnavailable, Unstorable
@@ -216,6 +218,26 @@ class SqlLedger:
 
     async def unlink_payer(self, tenant: str) -> None:
         await self._store.write(lambda tx: payers.unlink(tx, tenant))
+
+    async def reports_since(self, *, now_us: int) -> int:
+        return await self._store.write(lambda tx: usage_reports.since(tx, now_us))
+
+    async def add_report(self, intent: Intent) -> bool:
+        return await self._store.write(lambda tx: usage_reports.add(tx, intent))
+
+    async def move_report(self, intent: Intent) -> bool:
+        return await self._store.write(lambda tx: usage_reports.move(tx, intent))
+
+    async def last_reports(self, tenant: str, periods: Sequence[str]) -> list[Intent]:
+        return await self._store.read(lambda tx: usage_reports.last(tx, tenant, periods))
+
+    async def open_reports(
+        self, state: ReportState, *, after: tuple[str, str, str] = ("", "", ""), limit: int = 1000
+    ) -> list[Intent]:
+        return await self._store.read(lambda tx: usage_reports.page(tx, state, after, limit))
+
+    async def reports(self, customer: str, meter: str, *, start_us: int, end_us: int) -> list[Intent]:
+        return await self._store.read(lambda tx: usage_reports.of_customer(tx, customer, meter, start_us, end_us))
 
     async def invoice(self, invoice_id: str) -> Invoice | None:
         return await self._store.read(lambda tx: accounts.find(tx, invoice_id))

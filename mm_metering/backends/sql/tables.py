@@ -399,3 +399,32 @@ audit_log = Table(
 )
 Index("mm_audit_log_at", audit_log.c.at_us)
 Index("mm_audit_log_tenant", audit_log.c.tenant, audit_log.c.at_us)
+# What a payment provider was told of a tenant's usage in a month, written before it is told; and one row (of the tenant
+# "") that says since when.
+usage_report = Table(
+    "mm_usage_report",
+    metadata,
+    Column("tenant", WORD, nullable=False),
+    Column("period", WORD, nullable=False),
+    Column("meter", WORD, nullable=False),
+    Column("number", BigInteger, autoincrement=False, nullable=False),
+    Column("customer", WORD, nullable=False),
+    Column("quantity", BigInteger, nullable=False),
+    Column("total", BigInteger, nullable=False),
+    Column("identifier", WORD, nullable=False),
+    Column("instant_us", BigInteger, nullable=False),
+    Column("made_us", BigInteger, nullable=False),
+    Column("state", WORD, nullable=False),
+    PrimaryKeyConstraint("tenant", "period", "meter", "number", name="mm_usage_report_pkey"),
+)
+_IS_UNTOLD = text("state <> 'sent'")
+Index(
+    "mm_usage_report_open",
+    usage_report.c.tenant,
+    usage_report.c.period,
+    usage_report.c.meter,
+    unique=True,
+    sqlite_where=_IS_UNTOLD,
+    postgresql_where=_IS_UNTOLD,
+)
+Index("mm_usage_report_customer", usage_report.c.customer, usage_report.c.meter, usage_report.c.instant_us)

@@ -6,8 +6,8 @@ Invariants: a call is repeated with its own key only; a total that is not ours i
 secret leaves in a message.
 """
 
+from mm_metering.billing.plan_prices import PlanPrice
 from mm_metering.billing.stripe.adapter import StripeBillingAdapter
 from mm_metering.billing.stripe.calls import Retries
-from mm_metering.billing.stripe.prices import PlanPrice
 
 __all__ = ["PlanPrice", "Retries", "StripeBillingAdapter"]
