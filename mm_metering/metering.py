@@ -237,6 +237,7 @@ class Metering:
             clock=self.clock,
             defaults=self._defaults,
             versions=lambda: self._versions,
+            own_prices=billing_mode == "invoice",
         )
         self.billing = Payments(
             billing,

@@ -62,9 +62,11 @@ class MockMeters:
     async def push_plans(self, catalogue: Catalogue, *, dry_run: bool = False) -> tuple[PlanPrice, ...]:
         """Prices that are missing, made; where we rate, a plan's is zero."""
         multiplies = self.billing_mode == "report"
-        wanted = {(plan.name, ""): plan.price if multiplies else Decimal(0) for plan in catalogue.plans.values()}
-        for each in metered_prices(catalogue) if multiplies else ():
-            wanted[each.plan, each.meter] = each.unit_price
+        wanted: dict[tuple[str, str], Decimal] = {}
+        units = metered_prices(catalogue) if multiplies else ()
+        for plan in catalogue.plans.values():
+            wanted[plan.name, ""] = plan.price if multiplies else Decimal(0)
+            wanted |= {(each.plan, each.meter): each.unit_price for each in units if each.plan == plan.name}
         return tuple(self._push(*key, amount, make=not dry_run) for key, amount in wanted.items())
 
     def _push(self, plan: str, meter: str, amount: Decimal, *, make: bool) -> PlanPrice:

@@ -21,6 +21,7 @@ from mm_metering.core.identity import tenant_id
 from mm_metering.core.lifecycles import FREE_STATES, PAYMENT_EVENTS
 from mm_metering.core.money import Amount, non_negative
 from mm_metering.core.periods import Window, from_micros, local_day, micros, window_span, zone
+from mm_metering.core.reporting import refuse_other_prices
 from mm_metering.core.tenancy import OVERRIDE, NewTenant, TenantDefaults, TenantRow, plan_name
 from mm_metering.core.timeline import Change, PlanChange, StateChange
 from mm_metering.core.zones import zone_name
@@ -87,7 +88,9 @@ class Subscriptions:
         clock: Clock,
         defaults: Callable[[], TenantDefaults],
         versions: Callable[[], dict[str, int]],
+        own_prices: bool = True,
     ) -> None:
+        """``own_prices`` False: no tenant may have prices of its own."""
         self._gate = gate
         self._ledger = ledger
         self._catalogue = catalogue
@@ -95,6 +98,7 @@ class Subscriptions:
         self._clock = clock
         self._defaults = defaults
         self._versions = versions
+        self._own_prices = own_prices
         self._addons = Addons(plans, catalogue=catalogue, clock=clock)
 
     async def put(
@@ -238,6 +242,8 @@ class Subscriptions:
             raise InvalidInput("tenant", f"{tenant!r} is on no plan at that instant; change_plan puts it on one")
         own = f"{plan.name}{OVERRIDE}{before.id}"
         changed = overridden(plan, changes, meters=self._catalogue.meters)
+        if not self._own_prices:
+            refuse_other_prices(plan, changed)
         version = await self._plans.put(own, changed, now_us=self._now_us())
         return before, PlanChange(at_us, own, version)
 

@@ -125,7 +125,7 @@ class UsageReporting:
         cells = [cell for cell in account.cells if first <= cell.key.day <= last] if account else []
         subject = f"{terms.tenant.id}/{month}"
         try:
-            billed = billed_units(rate(cells, terms))
+            billed = billed_units(rate(cells, terms, period=month))
         except InvalidInput as error:
             await self._alert(subject, f"{terms.tenant.id!r} in {month}: {error}; nothing of the month is reported")
             return None

@@ -159,6 +159,28 @@ def metered_prices(catalogue: Catalogue) -> tuple[MeteredPrice, ...]:
     return tuple(found)
 
 
+def refuse_other_prices(before: Plan, after: Plan) -> None:
+    """InvalidInput for a tenant's own version of a plan that costs something else: the provider has the plan's prices
+    for all of its subscriptions. Other limits are ours, and may be."""
+    theirs = _costs(before)
+    same_units = all(theirs.get(meter) == price for meter, price in _costs(after).items())
+    if (before.price, before.minimum) != (after.price, after.minimum) or not same_units:
+        raise InvalidInput(
+            "changes",
+            f"make other prices than {before.name} has at the payment provider, which multiplies "
+            '(billing_mode="report"); limits alone may be a tenant\'s own',
+        )
+
+
+def _costs(plan: Plan) -> dict[str, list[object]]:
+    """By meter, what units past its limits cost; none where they are refused."""
+    found: dict[str, list[object]] = {}
+    for meter, limits in plan.quotas.items():
+        if costs := [each.price or each.unit_price for each in limits if not each.blocks]:
+            found[meter] = [*costs]
+    return found
+
+
 def _unit_prices(plan: Plan, limit: Limit) -> Iterator[tuple[str, Decimal]]:
     """By resource; "" where all cost the same."""
     where = f"plans.{plan.name}.quotas.{limit.meter}"

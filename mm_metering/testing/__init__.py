@@ -1,5 +1,5 @@
 """What hosts and third parties test with: a clock that stands still, ``assert_conserved``, ``run_scenario``, and the
-contracts of counters, ledgers and billing adapters as pytest classes."""
+contracts of counters, ledgers, billing adapters and usage reporters as pytest classes."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from mm_metering.testing.billing_contract import BillingAdapterContract
     from mm_metering.testing.counters_contract import CountersContract
     from mm_metering.testing.ledger_contract import LedgerContract
+    from mm_metering.testing.usage_reporter_contract import UsageReporterContract
 
 _NEED_PYTEST = {
     "BillingAdapterContract": "billing_contract",
     "CountersContract": "counters_contract",
     "LedgerContract": "ledger_contract",
+    "UsageReporterContract": "usage_reporter_contract",
 }
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "CountersContract",
     "FrozenClock",
     "LedgerContract",
+    "UsageReporterContract",
     "assert_conserved",
     "run_scenario",
 ]

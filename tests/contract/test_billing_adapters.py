@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import pytest
 
 from mm_metering import FrozenClock
-from mm_metering.billing.adapter import BillingAdapter, looks_like_a_card
+from mm_metering.billing.adapter import BillingAdapter, BillingInvoice, looks_like_a_card
 from mm_metering.billing.mock import MockBillingAdapter
 from mm_metering.errors import CardDeclined, InvalidInput
 from mm_metering.testing.billing_contract import BillingAdapterContract
+from mm_metering.testing.usage_reporter_contract import UsageReporterContract
 
 
 class TestMock(BillingAdapterContract):
     @pytest.fixture
     def adapter(self) -> BillingAdapter:
         return MockBillingAdapter()
+
+
+class TestMockThatMultiplies(UsageReporterContract):
+    clock = FrozenClock("2024-01-01T00:00:00Z")
+
+    @pytest.fixture
+    def adapter(self) -> MockBillingAdapter:
+        self.clock.set("2024-01-01T00:00:00Z")
+        return MockBillingAdapter(clock=self.clock, billing_mode="report")
+
+    def now(self) -> datetime:
+        return self.clock.now()
+
+    async def finish_month(self, adapter: MockBillingAdapter, subscription_id: str) -> BillingInvoice:
+        start, end = datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 2, 1, tzinfo=UTC)
+        self.clock.set("2024-02-01T01:00:00Z")
+        invoice = adapter.invoice_month(subscription_id, start, end)
+        assert invoice.total == Decimal("116.50")
+        return invoice
 
 
 async def test_canned_values_lie_over_what_it_answers() -> None:

@@ -509,6 +509,7 @@ async def test_an_older_version_that_cannot_be_multiplied_raises_an_alert_and_st
     await house.tenant("acme")
     await house.tenant("beta")
     tiers = {"limit": 10, "per": "day", "then": "charge", "price": {"package": 10, "unit_price": "1.00"}}
+    house.metering._subscriptions._own_prices = True  # as where we rated until now
     await house.metering.override_plan("acme", {"quotas": {"api_calls": tiers}})
     await house.use("acme", "api_call", 10_250)
     await house.use("beta", "api_call", 10_250)
@@ -517,6 +518,22 @@ async def test_an_older_version_that_cannot_be_multiplied_raises_an_alert_and_st
     await house.metering.change_plan("acme", "pro", at="2024-01-01T00:00:00Z")
     await house.metering.report_usage()
     assert (house.told("acme"), await house.alerts()) == ([250], [])
+
+
+async def test_limits_may_be_a_tenants_own_and_prices_not(house: House) -> None:
+    await house.tenant("acme")
+    more = {"limit": 20_000, "per": "day", "then": "charge"}
+    for changes in (
+        {"price": "79.00"},
+        {"quotas": {"api_calls": more | {"unit_price": "0.02"}}},
+        {"quotas": {"users": {"limit": 10, "then": "charge", "unit_price": "1.00"}}},
+    ):
+        with pytest.raises(InvalidInput, match="make other prices than pro has at the payment provider"):
+            await house.metering.override_plan("acme", changes)
+    await house.metering.override_plan("acme", {"quotas": {"api_calls": more | {"unit_price": "0.01"}}})
+    await house.use("acme", "api_call", 20_007)
+    await house.metering.report_usage()
+    assert house.told("acme") == [7]
 
 
 def test_identifiers_fit() -> None:
