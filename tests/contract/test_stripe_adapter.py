@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 from uuid import uuid4
@@ -12,12 +13,13 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from mm_metering import catalogues
-from mm_metering.billing.adapter import BillingAdapter, BillingCustomer, PaymentMethod, Subscription
+from mm_metering import FrozenClock, catalogues
+from mm_metering.billing.adapter import BillingAdapter, BillingCustomer, BillingInvoice, PaymentMethod, Subscription
 from mm_metering.billing.stripe import PlanPrice, Retries, StripeBillingAdapter
 from mm_metering.errors import InvalidInput, InvalidRequest, ProviderUnavailable
 from mm_metering.testing.billing_contract import BillingAdapterContract
 from mm_metering.testing.fake_stripe import FakeStripe
+from mm_metering.testing.usage_reporter_contract import UsageReporterContract
 
 ITEMS = [
     {"description": "Pro", "quantity": 1, "unit_price": "99.00"},
@@ -143,6 +145,35 @@ class TestStripe(BillingAdapterContract):
             raw_at(api_key, url, "POST", "prices", **(terms | named))
         prices = {plan: f"mm_contract_{plan}_{RUN}" for plan in ("pro", "enterprise")}
         return make(api_key=api_key, base_url=url, calls_per_s=10 if LIVE_KEY else 1000, prices=prices)
+
+
+class TestStripeThatMultiplies(UsageReporterContract):
+    """On the fake, which can be made to finish a month."""
+
+    clock = FrozenClock("2024-01-01T00:00:00Z")
+
+    @pytest.fixture
+    def fake(self) -> Iterator[FakeStripe]:
+        self.clock.set("2024-01-01T00:00:00Z")
+        with FakeStripe(clock=self.clock) as fake:
+            yield fake
+
+    @pytest.fixture
+    def adapter(self, fake: FakeStripe, make: Make) -> StripeBillingAdapter:
+        self.stands_in = fake
+        return make(billing_mode="report")
+
+    def now(self) -> datetime:
+        return self.clock.now()
+
+    async def finish_month(self, adapter: StripeBillingAdapter, subscription_id: str) -> BillingInvoice | None:
+        """Usage of the month that is over, and the price of the next."""
+        self.clock.set("2024-02-01T01:00:00Z")
+        made = self.stands_in.roll()
+        invoice = await adapter.get_invoice(made[0]["id"])
+        assert invoice is not None
+        assert invoice.total == Decimal("116.50")
+        return invoice
 
 
 # -- customers --------------------------------------------------------------------------------------------------------

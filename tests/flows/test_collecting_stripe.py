@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from mm_metering import FrozenClock, Metering, StripeBillingAdapter
+from mm_metering import FrozenClock, Metering, StripeBillingAdapter, UsageEvent
 from mm_metering.billing.stripe import Retries
 from mm_metering.core.collecting import Collection
 from mm_metering.testing.fake_stripe import FakeStripe
@@ -200,3 +201,53 @@ async def test_from_the_environment(monkeypatch: pytest.MonkeyPatch, fake: FakeS
         assert made.id in fake.account.kept["customer"]
         assert isinstance(metering.billing.adapter, StripeBillingAdapter)
         await metering.billing.adapter.aclose()
+
+
+async def test_one_tenant_is_billed_the_same_in_both_modes(make: Make, fake: FakeStripe, clock: FrozenClock) -> None:
+    adapter = adapter_of(fake, billing_mode="report")
+    metering = await make(billing=adapter, billing_mode="report", worker="off")
+    await adapter.push_plans(metering.catalogue)
+    made = await metering.billing.create_customer(organization_id="acme", email="a@b.example", name="Acme")
+    method = await metering.billing.create_payment_method("acme", payment_method="pm_card_visa")
+    await metering.billing.create_subscription(customer_id=made.id, plan_id="pro", payment_method_id=method.id)
+    for day, quantity in ((5, 12_000), (9, 9_000), (20, 10_777)):
+        clock.set(f"2024-01-{day:02}T12:00:00Z")
+        event = UsageEvent(tenant="acme", event_type="api_call", resource="/x", quantity=quantity)
+        await metering.record(event)
+        await metering.report_usage()
+    clock.set("2024-02-01T01:00:00Z")
+    await metering.report_usage()
+    first, second = fake.account.kept["invoice"].values(), fake.roll()
+    theirs = next(iter(first))["total"] + sum(
+        line["amount"] for line in second[0]["lines"]["data"] if line["description"] != "mm_pro"
+    )
+    ours = await metering.preview_invoice("acme", period="2024-01")
+    assert (ours.subtotal, theirs) == (Decimal("126.77"), 12_677)
+    await hears(metering, fake)
+    await metering.collect()
+    assert await metering.list_payments() == [], "the provider makes its own invoices"
+    await adapter.aclose()
+
+
+async def test_where_the_provider_bills_its_subscription_decides_whether_a_tenant_is_served(
+    make: Make, fake: FakeStripe, clock: FrozenClock
+) -> None:
+    adapter = adapter_of(fake, billing_mode="report")
+    metering = await make(billing=adapter, billing_mode="report", worker="off")
+    await adapter.push_plans(metering.catalogue)
+    made = await metering.billing.create_customer(organization_id="acme", email="a@b.example", name="Acme")
+    method = await metering.billing.create_payment_method("acme", payment_method="pm_card_visa")
+    there = await metering.billing.create_subscription(customer_id=made.id, plan_id="pro", payment_method_id=method.id)
+    for their_status, ours in (("past_due", "past_due"), ("unpaid", "unpaid"), ("active", "active")):
+        clock.advance(timedelta(seconds=1))
+        fake.account.kept["subscription"][there.id]["status"] = their_status
+        fake.account.tell("customer.subscription.updated", fake.account.get("subscription", there.id))
+        await hears(metering, fake)
+        await metering.collect()
+        assert await status(metering) == ours
+    assert [each.type for each in await metering.ledger.notices()] == [
+        "subscription.recovered",
+        "subscription.suspended",
+        "subscription.past_due",
+    ]
+    await adapter.aclose()

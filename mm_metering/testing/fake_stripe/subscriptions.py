@@ -1,4 +1,4 @@
-"""Products, prices, subscriptions and meters. A month has 30 days, as far as the fake cares."""
+"""Products, prices, subscriptions, meters. A month has 30 days, or is the calendar's where it is anchored at its 1st."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Final
 
+from mm_metering.core.periods import Window, from_micros, window_span, zone
 from mm_metering.testing.fake_stripe.customers import living, owned
 from mm_metering.testing.fake_stripe.invoices import begun, charged, finalized, plain, rounded, shown
 from mm_metering.testing.fake_stripe.params import Params, merged, texts, truth
+from mm_metering.testing.fake_stripe.spec import blank
 from mm_metering.testing.fake_stripe.state import Account, Refusal, Thing, page
 
 MONTH: Final = timedelta(days=30) // timedelta(seconds=1)
@@ -86,6 +88,11 @@ def create(account: Account, params: Params) -> Thing:
         billing_mode={"type": "flexible", "flexible": None},
         status="active",
     )
+    if "billing_cycle_anchor_config" in params:
+        made["billing_cycle_anchor_config"] = {
+            **blank("subscriptions_resource_billing_cycle_anchor_config"),
+            **{name: int(each) for name, each in params["billing_cycle_anchor_config"].items()},
+        }
     made["items"] |= {"url": f"/v1/subscription_items?subscription={made['id']}"}
     for each in params["items"]:
         add_item(account, made, each)
@@ -111,7 +118,7 @@ def add_item(account: Account, subscription: Thing, asked: Params) -> None:
         price=found,
         subscription=subscription["id"],
         current_period_start=account.now,
-        current_period_end=account.now + MONTH,
+        current_period_end=next_end(subscription, account.now),
         metadata=merged({}, asked.get("metadata")),
     )
     if (found["recurring"] or {}).get("usage_type") != "metered":
@@ -119,6 +126,13 @@ def add_item(account: Account, subscription: Thing, asked: Params) -> None:
     elif "quantity" in asked:
         raise Refusal(400, "You may not set the quantity of a metered price", param="items[0][quantity]")
     subscription["items"]["data"].append(item)
+
+
+def next_end(subscription: Thing, start: int) -> int:
+    """Of the period that begins then."""
+    if subscription["billing_cycle_anchor_config"] is None:
+        return start + MONTH
+    return int(window_span(Window.MONTH, from_micros(start * 1_000_000), zone("UTC")).end.timestamp())
 
 
 def retrieve(account: Account, subscription_id: str, _: Params) -> Thing:
@@ -232,7 +246,7 @@ def roll(account: Account) -> list[Thing]:
             made.append(billed(account, each, metered=True))
             for item in each["items"]["data"]:
                 item["current_period_start"] = item["current_period_end"]
-                item["current_period_end"] += MONTH
+                item["current_period_end"] = next_end(each, item["current_period_start"])
             owner = account.get("customer", each["customer"])
             method = each["default_payment_method"] or owner["invoice_settings"]["default_payment_method"]
             if made[-1]["status"] == "open" and method:
