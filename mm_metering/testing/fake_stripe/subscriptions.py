@@ -1,4 +1,4 @@
-"""Products, prices, subscriptions, meters. A month has 30 days, or is the calendar's where it is anchored at its 1st."""
+"""Products, prices, subscriptions, meters. A month is 30 days, or the calendar's where it is anchored at its 1st."""
 
 from __future__ import annotations
 
