@@ -70,6 +70,8 @@ class UsageReporting:
                 await self._send(intent, run)
         async for page in tenant_pages(self._ledger):
             for row in page:
+                if run.is_over:
+                    break
                 if customer := await self._ledger.payer(row.id):
                     await self._report(row, customer, since, run)
                 await asyncio.sleep(PACE_S)
@@ -136,7 +138,7 @@ class UsageReporting:
     # -- one report ---------------------------------------------------------------------------------------------------
 
     async def _send(self, intent: Intent, run: _Run) -> None:
-        if run.failures >= MOST_FAILURES:
+        if run.is_over:
             return
         try:
             told = await self._told_already(intent)
@@ -212,6 +214,11 @@ class _Run:
         self.sent = 0
         self.failures = 0
         self.error: BillingError | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the provider is left alone."""
+        return self.failures >= MOST_FAILURES
 
 
 def _subject(intent: Intent) -> str:
