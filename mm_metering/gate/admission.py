@@ -24,6 +24,25 @@ class Wish(NamedTuple):
     meter: str | None = None
 
 
+class Share(NamedTuple):
+    """What a reservation holds of a meter: ``want``, or what is left of it, but at least ``need``. Units, or nano-units
+    of money."""
+
+    meter: str
+    need: int
+    want: int
+
+
+class Candidate(NamedTuple):
+    """One way to do what is reserved: ``resource`` under an event type, with a share of each meter. ``note`` is kept
+    with it, as JSON."""
+
+    event_type: str
+    resource: str
+    shares: tuple[Share, ...]
+    note: str | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Policy:
     """A limit of counts in a window, as an answer shows it. Compared by identity: it is one object for as long as its

@@ -43,12 +43,13 @@ from mm_metering.core.rating import plan_label
 from mm_metering.core.tenancy import TenantDefaults, TenantRow
 from mm_metering.errors import StoreUnavailable, UnknownTenant
 from mm_metering.gate import loading
-from mm_metering.gate.admission import Admission, Wish
+from mm_metering.gate.admission import Admission, Candidate, Wish
 from mm_metering.gate.adoption import ADOPT_S, Adopter
 from mm_metering.gate.coalesce import Lane
 from mm_metering.gate.deadlines import Timing
 from mm_metering.gate.decisions import Granted, decisions, refused_all
 from mm_metering.gate.flight import Fate, Outcome
+from mm_metering.gate.holds import Held
 from mm_metering.gate.journal import Journal
 from mm_metering.gate.journal_file import Directory
 from mm_metering.gate.loops import Loops
@@ -205,6 +206,58 @@ class Gate:
         self._reports.taken_back(self.shard_of(admission.tenant), (fact for fact, _, _ in split))
         written = [void(fact) for fact, _, _ in split] + [kept for _, _, kept in split if kept.counts]
         return await self._post(admission.tenant, [dropped for _, dropped, _ in split], written, sign=-1)
+
+    # -- reservations -------------------------------------------------------------------------------------------------
+
+    async def hold(self, tenant: str, candidates: Sequence[Candidate], *, lasts_us: int) -> Held | Admission:
+        """Reserves the first candidate that fits, or refuses with decisions about the first. Raises like ``take``."""
+        now_us = self._now_us()
+        view, give_up = self._views.get(tenant, now_us), 0.0
+        if view is None:
+            view, give_up = await self._first_view(tenant_id(tenant))
+        lane = self._lane_of(view.shard)
+        while True:
+            now_us = max(now_us, view.starts_us)
+            asked, hold_id = view.windows.prepare_hold(candidates, now_us), self._new_id()
+            op = view.hold(asked, lane.generation, hold_id, now_us, now_us + lasts_us)
+            if view.refused_as:
+                op = op._replace(payloads=(), hold="", expires_us=0)
+            answer = lane.submit(op, allow=asked.allowed_in_outage and not view.refused_as)
+            try:
+                outcome = await answer
+            except asyncio.CancelledError:
+                lane.take_back(op, answer)
+                raise
+            if isinstance(outcome, Taken) and not view.refused_as:
+                return self._held(view, candidates, op, outcome, now_us)
+            give_up = give_up or lane.time() + self._timing.load_s
+            if isinstance(outcome, Miss):
+                if await self._load(lane, tenant, outcome.barrier, give_up):
+                    now_us = self._now_us()
+                    view = self._views.get(tenant, now_us) or view
+                    continue
+                outcome = self._instead_of_load(lane, op, allow=asked.allowed_in_outage)
+            if outcome is Fate.ALLOWED:
+                return Held(hold_id, tenant, candidates[0], 0, {}, now_us, op.expires_us, degraded=True)
+            if outcome is not Fate.AGAIN or lane.time() >= give_up:
+                return self._not_granted(view, asked, outcome, op, now_us)
+            now_us = self._now_us()
+
+    @staticmethod
+    def _held(view: View, candidates: Sequence[Candidate], op: Take, outcome: Taken, now_us: int) -> Held:
+        lines = op.alternatives[outcome.chosen]
+        meters = dict.fromkeys(line.slot.meter for line in lines)
+        grants = dict(zip(meters, outcome.grants, strict=True))
+        chosen = candidates[outcome.chosen]
+        return Held(op.hold, view.tenant, chosen, outcome.chosen, grants, now_us, op.expires_us, outcome.states)
+
+    async def close(self, held: Held, facts: Sequence[Fact]) -> bool:
+        """Ends a reservation with what was used: the first of ``facts`` is its close. Answers like ``post``."""
+        lane, view = self._lane(held.tenant), await self._known_view(held.tenant)
+        payload, tag = b"\n".join(encode(fact) for fact in facts), view.tag(lane.generation)
+        counted = [fact for fact in facts if fact.kind != "void"]
+        op = Post(held.tenant, tag, view.deltas(counted, self._now_us()), payload, close=held.id)
+        return self._acknowledged(lane, facts, await lane.submit(op, allow=True))
 
     # -- posts --------------------------------------------------------------------------------------------------------
 

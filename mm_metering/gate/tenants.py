@@ -85,6 +85,11 @@ class View:
         named = zip(_ids(fact_id, len(asked.forms)), asked.forms, strict=True)
         return (b"\n".join(line(own, now_us, kind, self._quoted, rest) for own, (kind, rest) in named),)
 
+    def hold(self, asked: Prepared, generation: int, hold_id: str, now_us: int, expires_us: int) -> Take:
+        """The op that reserves the first alternative that fits; its fact has the hold's id."""
+        payloads = tuple(line(hold_id, now_us, kind, self._quoted, rest) for kind, rest in asked.forms)
+        return Take(self.tenant, self.tag(generation), asked.alternatives, payloads, hold_id, expires_us)
+
     def facts(self, asked: Prepared, fact_id: str, now_us: int) -> tuple[Fact, ...]:
         """The same facts as values."""
         named = zip(_ids(fact_id, len(asked.facts)), asked.facts, strict=True)

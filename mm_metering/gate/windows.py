@@ -15,7 +15,7 @@ from mm_metering.core.identity import resource_name
 from mm_metering.core.limits import UNBOUNDED, Line, Slot, window_start
 from mm_metering.core.money import to_nanos
 from mm_metering.core.periods import Span, Window, from_micros, micros, window_span
-from mm_metering.gate.admission import Policy, Wish
+from mm_metering.gate.admission import Candidate, Policy, Wish
 
 MAX_PREPARED: Final = 1024
 FOREVER_US: Final = 2**62
@@ -177,6 +177,34 @@ class PlanWindows:
             allowed_in_outage=all(meter.on_outage == "allow" for meter in everything),
             starts_us=max((start for start, _ in spans), default=0),
             ends_us=min((end for _, end in spans), default=FOREVER_US),
+        )
+
+    def prepare_hold(self, candidates: Sequence[Candidate], now_us: int) -> Prepared:
+        """A reservation: the first candidate that fits. What has no limit is not held, and stands in no fact until it
+        is used."""
+        alternatives, gauges, facts, forms = [], list[Gauge](), list[Fact](), list[tuple[str, str]]()
+        for number, candidate in enumerate(candidates):
+            found = [(share, gauge) for share in candidate.shares for gauge in self.gauges(share.meter, now_us)]
+            alternatives.append(tuple(Line(gauge.slot, share.need, share.want) for share, gauge in found))
+            limited = dict.fromkeys(share for share, _ in found)
+            fact = Fact("", 0, "hold", "", candidate.event_type, resource_name(candidate.resource), 1, None, ())
+            fact = fact._replace(metadata=candidate.note)
+            if number == 0:
+                gauges = [gauge for _, gauge in found]
+                facts.append(fact._replace(counts=tuple(Count(each.meter, "", each.need) for each in limited)))
+            fact = fact._replace(counts=tuple(Count(each.meter, "", each.want) for each in limited))
+            forms.append((quoted(fact.kind), rest(fact)))
+        held = {share.meter for candidate in candidates for share in candidate.shares}
+        return Prepared(
+            alternatives=tuple(alternatives),
+            gauges=tuple(gauges),
+            facts=tuple(facts),
+            forms=tuple(forms),
+            shown=(),
+            level="",
+            allowed_in_outage=all(self.catalogue.meter(meter).on_outage == "allow" for meter in held),
+            starts_us=0,
+            ends_us=now_us,
         )
 
     def _lines(self, meter: Meter, resource: str, amount: int, now_us: int) -> Iterable[tuple[Line, Gauge | None]]:
