@@ -122,7 +122,7 @@ class Draft:
             self.is_estimated = True
             return max(_bounded(tokens_of(seen.output_bytes)), self.reasoning, others)
         wrote = self._with_parts(self._with_parts(self.output, self.reasoning), others)
-        if wrote == 0 and seen.output_bytes:
+        if wrote == 0 and seen.output_bytes and not self.audio_seconds:
             self.is_estimated = self.is_contradictory = True
             return _bounded(tokens_of(seen.output_bytes))
         return wrote

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import deque
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Final
@@ -115,11 +116,11 @@ class Counts:
 
 def text_bytes(reply: object) -> int:
     """The UTF-8 bytes that a model wrote in a reply or a chunk: text, reasoning, refusals, arguments of tools."""
-    total, waiting = 0, [reply]
+    total, waiting = 0, deque([reply])
     for _ in range(MAX_NODES):
         if not waiting:
             break
-        node = waiting.pop()
+        node = waiting.popleft()
         if isinstance(node, str):
             total += utf8_bytes(node)
         elif isinstance(node, list | tuple):
@@ -128,9 +129,9 @@ def text_bytes(reply: object) -> int:
             for key, value in _fields(node):
                 if isinstance(value, str):
                     total += utf8_bytes(value) if key in _TEXTS else 0
-                elif value and key in _OBJECTS and isinstance(value, Mapping):
+                elif key in _OBJECTS and isinstance(value, Mapping):
                     total += _json_bytes(value)
-                elif value and key in _INNER:
+                elif key in _INNER:
                     waiting.append(value)
     return total
 
@@ -149,6 +150,6 @@ def _fields(node: object) -> Iterable[tuple[object, object]]:
 
 def _json_bytes(value: Mapping[object, object]) -> int:
     try:
-        return utf8_bytes(json.dumps(value, ensure_ascii=False, default=str, skipkeys=True))
+        return utf8_bytes(json.dumps(value, ensure_ascii=False, default=str, skipkeys=True)) if value else 0
     except Exception:  # noqa: BLE001 - a foreign object's text may raise anything
         return 0

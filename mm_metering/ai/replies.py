@@ -63,7 +63,7 @@ def read(
     billed = get(block, "billed_units")  # Cohere's
     block = block if billed is None else billed
     shape = shape_of(block, around)
-    context.provider = provider or PROVIDERS.get(shape)
+    context.provider = provider or (PROVIDERS.get(shape) if billed is None else "cohere")
     seen = Seen(input_tokens=input_tokens, output_bytes=output_bytes or 0)
     draft = shape(block, around, context, seen)
     if output_bytes is None and not draft.output:

@@ -69,8 +69,8 @@ def responses(block: object, reply: object, context: Context, seen: Seen) -> Dra
     )
     if draft.audio_seconds and draft.input is None:
         draft.input = draft.output = 0  # billed by time alone
-    images = get(tools, "image_gen")
-    if first(images, "input_tokens", "output_tokens") not in (None, 0):  # another model's, and nobody says which
+    images = get(tools, "image_gen")  # another model's, and nobody says which
+    if any(whole(get(images, name))[0] for name in ("input_tokens", "output_tokens")):
         made = responses(images, None, Context(), Seen()).usage(Context(), Seen(), part="image_gen")
         draft.lines = (made,)
     draft.is_contradictory = counts.is_broken
@@ -187,7 +187,7 @@ def bedrock(block: object, reply: object, context: Context, seen: Seen) -> Draft
     cached = counts.part(block, "cacheReadInputTokens", "cacheReadInputTokenCount")
     written = counts.part(block, "cacheWriteInputTokens", "cacheWriteInputTokenCount")
     kept = items(get(block, "cacheDetails"))
-    long = sum(counts.part(each, "inputTokens") for each in kept if get(each, "ttl") == "1h")
+    long = sum(counts.part(each, "inputTokens") for each in kept if word(get(each, "ttl")) == "1h")
     total = counts.of(block, "totalTokens")
     if plain is not None and output is not None and total is not None:
         total = None if total == plain + output else total
@@ -231,7 +231,7 @@ def shape_of(block: object, reply: object) -> Shape:
     for names, shape in _BY_NAME:
         if first(block, *names) is not None:
             return shape
-    if first(block, *_ANTHROPIC) is not None or get(reply, "type") == "message":
+    if first(block, *_ANTHROPIC) is not None or word(get(reply, "type")) == "message":
         return anthropic
     if first(block, *_RESPONSES) is not None:
         return responses

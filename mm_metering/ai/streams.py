@@ -112,7 +112,8 @@ class StreamUsage:
         choices = first(chunk, "choices", "candidates")
         ends = (first(each, "finish_reason", "finishReason") for each in items(choices))
         self._is_finished |= any(end is not None for end in ends)
-        self._is_said |= self._note(chunk) and (choices in ([], ()) or get(chunk, "metadata") is not None)
+        has_none = isinstance(choices, list | tuple) and not choices
+        self._is_said |= self._note(chunk) and (has_none or get(chunk, "metadata") is not None)
 
     def _note(self, reply: object) -> bool:
         """What a chunk says of the call; whether that is a count."""
