@@ -47,6 +47,8 @@ _USUAL_TIERS: Final = frozenset(
 """At the usual price, or paid for beforehand."""
 _CHEAPER_TIERS: Final = frozenset({"flex", "batch"})
 """The usual price is never too low for these."""
+_MAKERS: Final = ("openai", "anthropic", "google", "mistral", "cohere", "voyageai", "deepseek", "x-ai", "moonshotai")
+"""Asked last, since the list does not know each of their models by its name alone."""
 
 
 class PriceList:
@@ -82,6 +84,7 @@ class PriceList:
             for seller in self._providers:
                 if seller.model_match is not None and seller.model_match.is_match(called):
                     yield seller, called
+            yield from ((self._by_id[maker], called) for maker in _MAKERS if maker in self._by_id)
 
 
 class ListedModel:
