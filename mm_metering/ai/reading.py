@@ -40,17 +40,34 @@ _OBJECTS = frozenset({"args", "input", "arguments"})
 
 
 def get(thing: object, name: str) -> object:
-    """The value of that key or attribute; None if there is none."""
+    """The value of that key, field or attribute; None if there is none."""
+    kind = type(thing)
+    if kind is dict:
+        return thing.get(name)  # type: ignore[attr-defined]
+    if thing is None or kind in _SCALARS:
+        return None
     try:
+        if hasattr(kind, "__pydantic_fields__"):  # asking it for what it has not would cost microseconds
+            return _field(thing, name)
         if isinstance(thing, Mapping):
             return thing.get(name)
-        return None if thing is None or isinstance(thing, _SCALARS) else getattr(thing, name, None)
+        return None if isinstance(thing, _SCALARS) else getattr(thing, name, None)
     except Exception:  # noqa: BLE001 - a foreign object's attribute may raise anything
         return None
 
 
+def _field(model: object, name: str) -> object:
+    own = vars(model)
+    if name in own:
+        return own[name]
+    extra = getattr(model, "__pydantic_extra__", None)
+    return extra.get(name) if extra else None
+
+
 def first(thing: object, *names: str) -> object:
     """The first of these that is there."""
+    if thing is None:
+        return None
     for name in names:
         value = get(thing, name)
         if value is not None:

@@ -116,10 +116,12 @@ class StreamUsage:
         self._is_said |= self._note(chunk) and (has_none or get(chunk, "metadata") is not None)
 
     def _note(self, reply: object) -> bool:
-        """What a chunk says of the call; whether that is a count."""
-        self._note_fields(reply)
+        """What a chunk says of the call; whether that is a count. The model is in the first, and beside counts."""
         around, block = find_block(reply)
-        if block is None or block is reply:
+        is_count = block is not None and block is not reply
+        if is_count or not self._reply:
+            self._note_fields(reply)
+        if not is_count:
             return False
         if around is not reply:
             self._note_fields(around)

@@ -21,7 +21,7 @@ from mm_metering.ai.names import parse
 from mm_metering.ai.prices import Cost, Price, Prices
 from mm_metering.ai.rates import PER_NANO, TokenRates, rate_of
 from mm_metering.ai.replies import usage_of
-from mm_metering.ai.usage import COUNTS, Usage
+from mm_metering.ai.usage import COUNTS, MAX_TOKENS, Usage
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.errors import InvalidInput, InvalidMoney, MissingExtra
 from tests.unit.ai_replies import CASES, a_round, chat, io, message, response, tokens
@@ -486,8 +486,12 @@ def test_what_is_affordable_is_the_most_that_is(read: int, wrote: int, call: int
     at_most, one_more = rates.worst_case(n, most), rates.worst_case(n, most + 1)
     assert at_most is not None
     assert one_more is not None
-    assert one_more > nanos
+    assert one_more > nanos or most == MAX_TOKENS
     assert at_most <= nanos or most == 0
+
+
+def test_no_hold_is_for_more_tokens_than_a_call_may_have() -> None:
+    assert TokenRates(input_picos=1, output_picos=1).affordable_output(0, 10**18) == MAX_TOKENS
 
 
 def test_a_script_multiplies_a_hold_exactly() -> None:
