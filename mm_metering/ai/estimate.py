@@ -1,6 +1,6 @@
 """How many tokens a text or a request will be, before a provider has counted them: a third of its UTF-8 bytes.
 
-Against a newer vocabulary that is 1.15 to 1.7 times the truth on average, over prose of twelve languages, code and JSON,
+Against a newer vocabulary that is 1.15 to 1.7 times the truth on average, over prose of ten languages, code and JSON,
 and not below 0.69 of it on any page; long ids and base64 count half of what they are. It needs no vocabulary. Images,
 sound and files are counted apart, a fixed number each.
 """
