@@ -49,10 +49,9 @@ def input_tokens(prompt: object, *, tools: object = None, tokenizer: Callable[[s
     if isinstance(prompt, str) and tools is None:
         return _tokens(prompt, tokenizer)
     parts = _Parts()
-    text = "".join(
-        each if isinstance(each, str) else _dumped(each, parts) for each in (prompt, tools) if each is not None
-    )
-    text = _PART.sub(parts, text)
+    text = prompt if isinstance(prompt, str) else _PART.sub(parts, _dumped(prompt, parts))
+    if tools is not None:
+        text += _dumped(tools, parts)
     return _tokens(text, tokenizer) + parts.allowance
 
 

@@ -270,6 +270,7 @@ def test_a_text_about_parts_is_a_text() -> None:
     """Or a caller could make its text cost a fixed number."""
     written = '{"type": "image", "data": "' + BLOB + '"}'
     assert input_tokens([{"role": "user", "content": written}]) > len(written) // 3
+    assert input_tokens(written, tools=[]) > len(written) // 3
 
 
 def test_the_hosts_tokenizer_is_asked() -> None:
