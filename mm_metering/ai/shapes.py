@@ -135,10 +135,19 @@ def _part(counts: Counts, block: object) -> Draft:
 
 def _raise_to(draft: Draft, own: list[Draft]) -> None:
     """At least what the iterations add up to. They are never less than what stands above them."""
-    for name in ("input", "output", "cached", "cache_write", "cache_write_1h"):
-        above, below = getattr(draft, name), sum(getattr(each, name) or 0 for each in own)
-        draft.is_contradictory |= above is not None and above > below
-        setattr(draft, name, max(above or 0, below))
+    above, below = _kinds(draft), [sum(kind) for kind in zip(*map(_kinds, own), strict=True)]
+    draft.is_contradictory |= any(one > other for one, other in zip(above, below, strict=True))
+    plain, draft.cached, written, draft.output = map(max, above, below)
+    draft.cache_write_1h = max(draft.cache_write_1h, sum(each.cache_write_1h for each in own))
+    draft.cache_write = written - draft.cache_write_1h
+    draft.input = plain + draft.cached + written
+
+
+def _kinds(draft: Draft) -> tuple[int, int, int, int]:
+    """Read anew, read from a cache, kept in one for whatever time, and produced."""
+    written = draft.cache_write + draft.cache_write_1h
+    plain = max((draft.input or 0) - draft.cached - written, 0)
+    return plain, draft.cached, written, draft.output or 0
 
 
 def gemini(block: object, reply: object, context: Context, seen: Seen) -> Draft:

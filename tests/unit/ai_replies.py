@@ -500,6 +500,19 @@ ANTHROPIC = [
         },
     ),
     Case(
+        "iterations that do not say for how long a cache is kept",
+        message(
+            TTL
+            | {
+                "iterations": [
+                    a_round("message", 21, 93, cache_creation_input_tokens=700, cache_read_input_tokens=5000),
+                    a_round("message", 4, 300, cache_read_input_tokens=5721),
+                ]
+            }
+        ),
+        CLAUDE | {"input": 11446, "cached": 10721, "cache_write": 200, "cache_write_1h": 500, "output": 393},
+    ),
+    Case(
         "a fallback served it",
         message(
             {
