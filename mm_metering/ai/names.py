@@ -81,7 +81,9 @@ def parse(model: object) -> Name | None:
         elif not (head == "models" or (provider == "aws" and _REGION.fullmatch(head))):
             break
         bare = rest
-    if "/models/" in bare:  # Google's resource names
+    if bare.startswith("accounts/fireworks/"):
+        provider = "fireworks"
+    elif "publishers/" in bare and "/models/" in bare:  # Google's resource names
         bare, provider = bare.rpartition("/models/")[2], "google"
     bare = bare.replace("@", "-")
     if provider is None and _BEDROCK.match(bare):

@@ -47,7 +47,9 @@ _USUAL_TIERS: Final = frozenset(
 """At the usual price, or paid for beforehand."""
 _CHEAPER_TIERS: Final = frozenset({"flex", "batch"})
 """The usual price is never too low for these."""
-_MAKERS: Final = ("openai", "anthropic", "google", "mistral", "cohere", "voyageai", "deepseek", "x-ai", "moonshotai")
+_MAKERS: Final = (
+    *("openai", "anthropic", "google", "mistral", "cohere", "voyageai", "deepseek", "x-ai", "moonshotai", "perplexity"),
+)
 """Asked last, since the list does not know each of their models by its name alone."""
 
 
@@ -64,6 +66,7 @@ class PriceList:
         self.source = f"genai-prices {__version__}"
         self._providers = list(providers)
         self._by_id = {provider.id: provider for provider in providers}
+        self._resellers = {each.id for each in providers if any("/" in model.id for model in each.models)}
 
     def find(self, name: Name, *, provider: str | None, tier: str | None, speed: str | None) -> ListedModel | None:
         """The model of that name: its own provider's, or else that of ``provider``, or else of whoever makes it."""
@@ -74,6 +77,8 @@ class PriceList:
         return None
 
     def _candidates(self, name: Name, provider: str | None) -> Iterator[tuple[Provider, str]]:
+        if provider in self._resellers:  # whose own names are others' with a slash
+            yield self._by_id[provider], name.full
         if name.provider in self._by_id:
             yield self._by_id[name.provider], name.bare
             if name.provider != "aws":

@@ -130,11 +130,16 @@ def with_fallbacks(rates: Mapping[str, Rate], *, is_one_price_for_all: bool = Fa
     """Units that are billed as others where they have no price of their own.
 
     Reasoning is output, what a cache gives is input, and so is an image. What a cache keeps is input where the list
-    prices its reading alone. Sound is never text, except with a provider that has one price for all.
+    prices its reading alone. An image is output where the list has a price for reading images. Searches are in the
+    fee of a call, where there is one. Sound is never text, except with a provider that has one price for all.
     """
     found = dict(rates)
     writes_cost_nothing_more = "cached" in found and not found.keys() & {"cache_write", "cache_write_1h"}
     pairs = [("reasoning", "output"), ("cached", "input"), ("image_input", "input")]
+    if "image_input" in found:
+        pairs.append(("image_output", "output"))
+    if "calls" in found:
+        found.setdefault("web_searches", Rate(0))
     if writes_cost_nothing_more:
         pairs += [("cache_write", "input"), ("cache_write_1h", "input")]
     if is_one_price_for_all:

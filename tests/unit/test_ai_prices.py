@@ -81,10 +81,19 @@ def test_the_list_prices_a_call() -> None:
         ("bedrock/us-east-1/amazon.nova-lite-v1:0", "aws/amazon.nova-lite-v1:0"),
         ("arn:aws:bedrock:us-east-1::foundation-model/amazon.nova-lite-v1:0", "aws/amazon.nova-lite-v1:0"),
         ("mistral/mistral-large-latest", "mistral/mistral-large"),
+        ("accounts/fireworks/models/deepseek-v3p2", "fireworks/deepseek-v3p2"),
+        ("fireworks_ai/accounts/fireworks/models/deepseek-v3p2", "fireworks/deepseek-v3p2"),
+        ("text-embedding-3-small", "openai/text-embedding-3-small"),
     ],
 )
 def test_a_name_is_found_behind_its_prefixes(name: str, sold_by: str) -> None:
-    assert LIST.cost(used(name, 1, 1), AT).source == f"{LISTED} {sold_by}"
+    assert LIST.cost(used(name, 1, 0), AT).source == f"{LISTED} {sold_by}"
+
+
+def test_a_resellers_names_are_its_own_where_it_is_known() -> None:
+    """OpenRouter's replies name openai/gpt-4o too."""
+    cost = LIST.cost(used("openai/gpt-4o", 1, 1, provider="openrouter"), AT)
+    assert cost.source == f"{LISTED} openrouter/openai/gpt-4o"
 
 
 def test_what_a_reply_does_not_name_is_priced_as_asked() -> None:
@@ -218,6 +227,8 @@ def test_a_unit_without_a_price_makes_a_call_unpriced(usage: Usage, missing: tup
         (used("gemini-2.5-pro", 100_000, 0, audio_input=50_000), "0.125"),  # Google has one price for all there
         (used("text-embedding-3-small", wrote=0), "0.02"),
         (Usage(model="whisper-1", audio_seconds=3600), "0.36"),
+        (used("gpt-image-1", 1000, 4000, image_input=900, image_output=4000), "0.1695"),  # 0.0005 + 0.009 + 0.16
+        (used("sonar-pro", 1000, 100, web_searches=2), "0.0185"),  # 0.003 + 0.0015 + 0.014 a call
         (used("claude-sonnet-4-5", 200_000, 1000), "0.615"),
         (used("claude-sonnet-4-5", 200_001, 1000), "1.222506"),  # past 200,000 all of it costs more
     ],
@@ -340,6 +351,21 @@ def test_it_agrees_with_the_packages_own_sums(model: str, provider: str, read: i
     cost = LIST.cost(used(model, read, wrote, cached=cached, provider=provider), AT)
     assert cost.status == "priced"
     assert 0 <= cost.nanos - exact < 1
+
+
+@pytest.mark.parametrize("seller", ["openai", "anthropic", "google", "groq", "deepseek", "x-ai", "cohere"])
+def test_every_model_of_a_seller_costs_what_the_package_says(seller: str) -> None:
+    """Those that it finds by their id; a price of input alone leaves output unpriced."""
+    provider = next(each for each in genai_prices.data_snapshot._bundled_snapshot().providers if each.id == seller)
+    theirs = TheirUsage(input_tokens=1000, output_tokens=100, cache_read_tokens=10)
+    compared = 0
+    for model in provider.models:
+        cost = LIST.cost(used(model.id, 1000, 100, cached=10, provider=seller), AT)
+        if cost.status == "priced" and cost.source == f"{LISTED} {seller}/{model.id}":
+            exact = model.calc_price(theirs, provider, genai_request_timestamp=AT).total_price * DOLLAR
+            assert 0 <= cost.nanos - exact < 1, model.id
+            compared += 1
+    assert compared >= len(provider.models) // 2 > 0
 
 
 # The host's own prices.
