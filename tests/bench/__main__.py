@@ -15,6 +15,7 @@ from rich.console import Console
 
 from tests.bench import machine
 from tests.bench.decisions import server
+from tests.bench.forecast import forecasts
 from tests.bench.goals import goals
 from tests.bench.growth import growth, memory_of_events
 from tests.bench.hosts import connections, uvicorn
@@ -36,6 +37,7 @@ PARTS: Final[dict[str, Callable[[Report], None]]] = {
     "layers": layers,
     "ledger": ledger,
     "invoices": invoices,
+    "forecast": forecasts,
 }
 
 
@@ -62,7 +64,9 @@ def main(argv: list[str]) -> int:
     console.print(f"; kept although it did: {report.unclean}")
     if asked.json:
         asked.json.write_text(json.dumps({"about": about, "figures": report.figures}, indent=2) + "\n")
-    return 0
+    for failure in report.failures:
+        console.print(f"FAILED: {failure}")
+    return 1 if report.failures else 0
 
 
 if __name__ == "__main__":

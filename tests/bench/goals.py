@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from tests.bench.forecast_series import CLASSES
 from tests.bench.report import Report
 
 
@@ -20,6 +21,10 @@ class Goal(NamedTuple):
 
 def _at_any_size(store: str) -> tuple[str, ...]:
     return tuple(f"ledger/{store}/{10**digits}/wall_us" for digits in range(3, 8))
+
+
+def _forecast(*figures: str) -> tuple[str, ...]:
+    return tuple(f"forecast/{name}/{each}" for name in CLASSES for each in figures)
 
 
 GOALS: Final = (
@@ -42,6 +47,9 @@ GOALS: Final = (
     Goal("10,000 tenants close a month", ("invoices/10000/1/wall_s",), 60, 30, "s"),
     Goal("its CPU a tenant at 10,000 × at 1,000", ("invoices/growth",), 1.25, 1.1, "×"),
     Goal("its CPU with 30 × the facts", ("invoices/facts",), 1.25, 1.1, "×"),
+    Goal("a forecast's error × the run-rate's", _forecast("wape/3", "wape/7", "wape/14"), 1, 0.8, "×"),
+    Goal("its Brier score × the run-rate's", _forecast("brier/3", "brier/7", "brier/14"), 1, 0.8, "×"),
+    Goal("a forecast", _forecast("ms"), 10, 5, "ms"),
     Goal("errors with 256 connections", ("connections/256/cold/errors", "connections/256/warm/errors"), 0, 0),
     Goal("errors with 512 connections", ("connections/512/cold/errors", "connections/512/warm/errors"), 0, 0),
 )

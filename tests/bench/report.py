@@ -34,7 +34,8 @@ class Outages(logging.Handler):
 @dataclass
 class Report:
     """``servers`` has the paths by name, the one that is used where one is enough first. ``repeated`` counts the
-    readings that were dropped, ``unclean`` those that were not although the outage policy decided in them."""
+    readings that were dropped, ``unclean`` those that were not although the outage policy decided in them. With
+    ``failures`` the run ends with exit code 1: what must not be worse than something else, and is."""
 
     console: Console
     status: Status
@@ -43,6 +44,7 @@ class Report:
     servers: dict[str, Path]
     figures: dict[str, float] = field(default_factory=dict)
     outages: Outages = field(default_factory=Outages)
+    failures: list[str] = field(default_factory=list)
     repeated: int = 0
     unclean: int = 0
 
