@@ -310,8 +310,9 @@ async def test_what_was_never_told_is_told_after_any_time(make: Make, clock: Fro
     house = await killed_at(make, clock, "report_usage.before", MemoryLedger())
     clock.advance(timedelta(days=70))
     await house.metering.report_usage()
-    assert (house.told("acme"), house.told("beta")) == ([250], [250])
-    assert house.adapter._events[0].report.instant == clock.now()
+    told = [house.told(name, meter) for name in ("acme", "beta") for meter in ("api_calls", "ai_requests")]
+    assert (told, await house.alerts()) == ([[250], [3], [250], [3]], [])
+    assert {each.report.instant for each in house.adapter._events} == {clock.now()}
 
 
 async def test_where_the_provider_has_something_else_a_person_looks(make: Make, clock: FrozenClock) -> None:
