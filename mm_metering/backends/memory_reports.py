@@ -38,7 +38,9 @@ class MemoryReports:
             known = self._intents.get(_key(intent))
             if known is None or known.state == "sent":
                 return False
-            self._intents[_key(intent)] = replace(known, state=intent.state, instant=intent.instant)
+            self._intents[_key(intent)] = replace(
+                known, state=intent.state, instant=intent.instant, customer=intent.customer
+            )
             return True
 
     async def last_reports(self, tenant: str, periods: Sequence[str]) -> list[Intent]:

@@ -21,8 +21,8 @@ class UsageReports(Protocol):
         ...
 
     async def move_report(self, intent: Intent) -> bool:
-        """Changes the state and the instant of an intent. False, and nothing is written, if it is sent, or not there:
-        what is sent stays so."""
+        """Changes the state, the instant and the customer of an intent. False, and nothing is written, if it is sent,
+        or not there: what is sent stays so."""
         ...
 
     async def last_reports(self, tenant: str, periods: Sequence[str]) -> list[Intent]:

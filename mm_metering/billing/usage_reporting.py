@@ -65,9 +65,11 @@ class UsageReporting:
         last error if it does not answer; the next run goes on."""
         since = from_micros(await self._ledger.reports_since(now_us=micros(self._clock.now())))
         run = _Run({each.subject async for each in self._alerts()})
-        for state in ("parked", "unsent") if parked else ("unsent",):
-            async for intent in self._open(state):
-                await self._send(intent, run)
+        if parked:
+            async for intent in self._open("parked"):
+                await self._send(await self._payable(intent), run)
+        async for intent in self._open("unsent"):
+            await self._send(intent, run)
         async for page in tenant_pages(self._ledger):
             for row in page:
                 if run.is_over:
@@ -165,6 +167,15 @@ class UsageReporting:
     @property
     def _takes_totals(self) -> bool:
         return self._reporter.takes == "totals"
+
+    async def _payable(self, intent: Intent) -> Intent:
+        """What was refused, for the customer that the tenant has now: the one that it had may be gone."""
+        customer = await self._ledger.payer(intent.tenant)
+        if customer in (None, intent.customer):
+            return intent
+        moved = replace(intent, customer=customer or intent.customer)
+        await self._ledger.move_report(moved)
+        return moved
 
     async def _fresh(self, intent: Intent) -> Intent:
         """The same with an instant that the provider takes; it did not have it before."""

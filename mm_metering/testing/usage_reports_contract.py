@@ -73,6 +73,8 @@ class UsageReportsContract:
         later = THEN + timedelta(days=40)
         assert await ledger.move_report(an_intent(instant=later, quantity=9, total=9))
         assert await ledger.open_reports("unsent") == [an_intent(instant=later)]
+        assert await ledger.move_report(an_intent(instant=later, customer="cus_2"))
+        assert await ledger.open_reports("unsent") == [an_intent(instant=later, customer="cus_2")]
         assert await ledger.move_report(an_intent(state="parked"))
         assert await ledger.open_reports("parked") == [an_intent(state="parked")]
         assert await ledger.move_report(an_intent(state="sent"))

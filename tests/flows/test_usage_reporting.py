@@ -310,8 +310,9 @@ async def test_what_was_never_told_is_told_after_any_time(make: Make, clock: Fro
     house = await killed_at(make, clock, "report_usage.before", MemoryLedger())
     clock.advance(timedelta(days=70))
     await house.metering.report_usage()
-    assert (house.told("acme"), house.told("beta")) == ([250], [250])
-    assert house.adapter._events[0].report.instant == clock.now()
+    told = [house.told(name, meter) for name in ("acme", "beta") for meter in ("api_calls", "ai_requests")]
+    assert (told, await house.alerts()) == ([[250], [3], [250], [3]], [])
+    assert {each.report.instant for each in house.adapter._events} == {clock.now()}
 
 
 async def test_where_the_provider_has_something_else_a_person_looks(make: Make, clock: FrozenClock) -> None:
@@ -379,6 +380,23 @@ async def test_what_is_refused_is_parked_with_an_alert_until_somebody_asks_for_i
     assert await house.metering.report_usage() == 0
     assert await house.metering.report_usage(parked=True) == 3
     assert (house.told("acme"), house.told("beta"), await house.alerts()) == ([250, 5], [250], [])
+
+
+async def test_what_a_customer_who_is_gone_was_to_pay_is_told_of_the_next_one(house: House) -> None:
+    await house.tenant("acme")
+    await house.use("acme", "api_call", 10_250)
+    says = Says(house.adapter)
+    says.no = away
+    with pytest.raises(ProviderUnavailable):
+        await house.metering.report_usage()
+    says.no = lambda _: None
+    await house.metering.billing.delete_customer("acme")
+    assert (await house.metering.report_usage(), await house.alerts()) == (0, ["acme/2024-01/api_calls"])
+    gone = house.customers["acme"]
+    made = await house.metering.billing.create_customer(organization_id="acme", email="a@b.example", name="A")
+    house.customers["acme"] = made.id
+    assert (await house.metering.report_usage(parked=True), await house.alerts()) == (1, [])
+    assert (made.id == gone, house.told("acme")) == (False, [250])
 
 
 async def test_a_provider_that_is_away_is_told_later_under_the_same_identifier(house: House) -> None:

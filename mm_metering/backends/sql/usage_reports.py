@@ -37,7 +37,8 @@ async def add(tx: Transaction, intent: Intent) -> bool:
 async def move(tx: Transaction, intent: Intent) -> bool:
     is_it = (table.c.tenant == intent.tenant, table.c.period == intent.period, table.c.meter == intent.meter)
     statement = update(table).where(*is_it, table.c.number == intent.number, table.c.state != "sent")
-    return await tx.run(statement.values(state=intent.state, instant_us=micros(intent.instant))) > 0
+    changes = {"state": intent.state, "instant_us": micros(intent.instant), "customer": intent.customer}
+    return await tx.run(statement.values(changes)) > 0
 
 
 async def last(tx: Transaction, tenant: str, periods: Sequence[str]) -> list[Intent]:
