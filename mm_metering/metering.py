@@ -124,7 +124,7 @@ SETTLE_WITH_JOURNAL_S = 2.0
 CLOSE_MONTH = "close-month"
 SHADOW = "shadow"
 REPORT_USAGE = "report-usage"
-ENVIRONMENT = ("CATALOGUE", "COUNTERS", "LEDGER", "APPLY", "JOURNAL", "SHADOW")
+ENVIRONMENT = ("CATALOGUE", "COUNTERS", "LEDGER", "APPLY", "JOURNAL", "SHADOW", "BILLING_MODE")
 STRIPE = ("API_KEY", "WEBHOOK_SECRET", "BASE_URL")
 
 
@@ -299,7 +299,7 @@ class Metering:
 
     @classmethod
     def from_env(cls, **options: Any) -> Self:
-        """Built from MM_METERING_CATALOGUE, _COUNTERS, _LEDGER, _APPLY, _JOURNAL and _SHADOW, and
+        """Built from MM_METERING_CATALOGUE, _COUNTERS, _LEDGER, _APPLY, _JOURNAL, _SHADOW and _BILLING_MODE, and
         _DEADLINE_MS for one decision; with _STRIPE_API_KEY (and _STRIPE_WEBHOOK_SECRET) billed through Stripe.
 
         ``options`` win over them.
@@ -314,6 +314,8 @@ class Metering:
 
             catalogue = catalogues.load(options.get("catalogue") or found["catalogue"] or catalogues.seed)
             given: dict[str, Any] = {name: value for name, value in stripe.items() if value}
+            if mode := options.get("billing_mode") or found["billing_mode"]:
+                given["billing_mode"] = mode
             found["billing"] = StripeBillingAdapter(**given, currency=catalogue.currency)
         return cls(**{name: value for name, value in found.items() if value} | options)
 
