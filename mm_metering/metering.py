@@ -27,6 +27,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from mm_metering import catalogues, failpoints
+from mm_metering.ai.budgets import Ai
 from mm_metering.analytics import Analytics
 from mm_metering.backends.counters import Counters
 from mm_metering.backends.ledger import Ledger
@@ -226,6 +227,13 @@ class Metering:
             clock=self.clock,
             new_id=_new_id,
             tax=tax,
+        )
+        self.ai = Ai(
+            self.gate,
+            catalogue=self.catalogue,
+            clock=self.clock,
+            startup=self.startup,
+            keep=self._keep,
         )
         self._what_if = WhatIf(self.ledger, plans=plans, catalogue=self.catalogue)
         self._shadow = None if shadow is None else self._shadow_of(catalogues.load(shadow))
@@ -589,12 +597,18 @@ class Metering:
     def add_soon(self, tenant: str, wishes: Sequence[Wish]) -> None:
         """The same from code that cannot wait: done when ``flush`` or ``shutdown`` returns."""
         try:
-            task = asyncio.get_running_loop().create_task(self.add(tenant, wishes))
+            asyncio.get_running_loop()
         except RuntimeError:
             self.from_sync(lambda: self.add(tenant, wishes))
         else:
-            self._soon.add(task)
-            task.add_done_callback(self._soon.discard)
+            self._keep(self.add(tenant, wishes))
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task that goes on where its caller is cancelled: done when ``flush`` or ``shutdown`` returns."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._soon.add(task)
+        task.add_done_callback(self._soon.discard)
+        return task
 
     def from_sync(self, work: Callable[[], Awaitable[T]]) -> T:
         """Runs async work of this Metering for a caller that is not async, and waits. MeteringError on the thread of

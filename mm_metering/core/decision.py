@@ -19,6 +19,7 @@ class Decision(BaseModel):
     lies past it. ``reason`` is None or a code of the HTTP table: quota-exceeded, rate-limited, budget-exceeded,
     budget-busy, feature-not-in-plan, tenant-suspended, metering-unavailable. ``window_s`` is the length of the window:
     a day with a clock change has 23 or 25 hours. ``degraded``: allowed while the counters did not answer.
+    ``reserved``: what calls that still run hold; ``fallback_model``: the plan's, which did not fit either.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -37,6 +38,8 @@ class Decision(BaseModel):
     window: str | None = None
     window_s: int | None = None
     degraded: bool = False
+    reserved: Quantity = 0
+    fallback_model: str | None = None
 
     def __bool__(self) -> bool:
         return self.allowed

@@ -112,6 +112,7 @@ def _decision(gauge: Gauge, line: Line, state: State, plan: str, now_us: int, *,
         overage=_shown(gauge, max(0, used - limit) if limit is not None and not gauge.limit.blocks else 0),
         window=gauge.limit.window.value,
         window_s=gauge.window_s or None,
+        reserved=_shown(gauge, state.held),
     )
 
 

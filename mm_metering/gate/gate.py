@@ -32,7 +32,7 @@ from mm_metering.backends.counters import (
 )
 from mm_metering.backends.ledger import Ledger, ShardRow, Snapshot
 from mm_metering.clock import Clock, micros_of
-from mm_metering.core.catalogue import Catalogue, Plan
+from mm_metering.core.catalogue import AiPolicy, Catalogue, Plan
 from mm_metering.core.cells import moves_a_cell
 from mm_metering.core.decision import Decision
 from mm_metering.core.facts import Fact, decode, encode, void
@@ -250,6 +250,31 @@ class Gate:
         grants = dict(zip(meters, outcome.grants, strict=True))
         chosen = candidates[outcome.chosen]
         return Held(op.hold, view.tenant, chosen, outcome.chosen, grants, now_us, op.expires_us, outcome.states)
+
+    async def look(self, tenant: str, candidate: Candidate) -> Admission:
+        """Whether it would be reserved now; nothing is."""
+        view = await self._known_view(tenant_id(tenant))
+        lane = self._lane(tenant)
+        give_up = lane.time() + self._timing.load_s
+        while True:
+            now_us = max(self._now_us(), view.starts_us)
+            asked = view.windows.prepare_hold((candidate,), now_us)
+            op = Take(view.tenant, view.tag(lane.generation), asked.alternatives)
+            outcome = await lane.submit(op, allow=False)
+            if isinstance(outcome, Miss) and await self._load(lane, tenant, outcome.barrier, give_up):
+                view = self._views.get(tenant, self._now_us()) or view
+                continue
+            if isinstance(outcome, Taken) and not view.refused_as:
+                return Admission(view.tenant, view.plan, allowed=True)
+            if outcome is not Fate.AGAIN or lane.time() >= give_up:
+                return self._not_granted(view, asked, outcome, op, now_us)
+
+    async def ai_policy(self, tenant: str) -> tuple[AiPolicy, str]:
+        """The tenant's rules for AI calls, and its plan."""
+        view = self._views.get(tenant, self._now_us())
+        if view is None:
+            view, _ = await self._first_view(tenant_id(tenant))
+        return view.windows.ai, view.plan
 
     async def close(self, held: Held, facts: Sequence[Fact]) -> bool:
         """Ends a reservation with what was used: the first of ``facts`` is its close. Answers like ``post``."""

@@ -9,7 +9,7 @@ from datetime import datetime, tzinfo
 from decimal import Decimal
 from typing import Final, NamedTuple
 
-from mm_metering.core.catalogue import Catalogue, Limit, Meter, Plan
+from mm_metering.core.catalogue import AiPolicy, Catalogue, Limit, Meter, Plan
 from mm_metering.core.facts import Count, Fact, quoted, rest
 from mm_metering.core.identity import resource_name
 from mm_metering.core.limits import UNBOUNDED, Line, Slot, window_start
@@ -85,6 +85,7 @@ class PlanWindows:
 
     def __init__(self, plan: Plan | None, zone: tzinfo, catalogue: Catalogue, anchor: int = 1) -> None:
         self.plan = plan.name if plan else ""
+        self.ai = (plan.ai if plan else None) or AiPolicy()
         self.zone = zone
         self._anchor = anchor
         self.catalogue = catalogue

@@ -187,6 +187,41 @@ def test_a_steady_tenant_that_is_back_goes_on() -> None:
     assert interval(found)[1] > 100
 
 
+def test_one_large_day_in_five_may_have_been_the_only_one() -> None:
+    """One draw of twenty days leaves it out in 1 of 100 cases; that the five are not the truth makes it 1 of 3."""
+    found = in_april([0, 0, 100, 0, 0])
+    assert interval(found)[0] == found.spent == 100
+
+
+def test_a_budget_does_not_run_out_on_a_weekend_without_usage() -> None:
+    """80 are spent, and after Friday the 12th 100; Monday the 15th passes 105."""
+    first = APRIL_11 - 182 * DAY
+    found = in_april([10 if (first + number * DAY).weekday() < 5 else 0 for number in range(182)], budget=105)
+    assert found.runs_out_on == date(2024, 4, 15)
+
+
+def test_a_budget_does_not_run_out_on_a_day_that_is_over() -> None:
+    assert in_april([10] * 5, budget=55).runs_out_on == APRIL_11
+    assert in_april([10] * 5, budget=55, today_gone=1.0).runs_out_on == APRIL_11 + DAY
+
+
+@pytest.mark.parametrize(
+    ("amounts", "confidence"),
+    [
+        ([10] * 55, "low"),
+        ([10] * 56, "medium"),
+        ([10] * 181, "medium"),
+        ([10] * 182, "high"),
+        ([10, 0, 0, 10, 0, 0, 0] * 25, "low"),
+        ([10, 0, 0, 10, 0, 0, 0] * 26, "medium"),
+        ([10, 0, 0, 0, 0, 0, 0] * 26, "low"),
+        ([10, 0, 0, 10, 0, 0, 0] * 26 + [0] * 28, "low"),
+    ],
+)
+def test_confidence_takes_time_and_usage(amounts: Sequence[int], confidence: str) -> None:
+    assert in_april(amounts).confidence == confidence
+
+
 # -- laws --------------------------------------------------------------------------------------------------------------
 
 

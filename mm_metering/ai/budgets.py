@@ -1,0 +1,343 @@
+"""``metering.ai``: reserve before a call, settle after it. No budget is overshot by calls that keep to their cap.
+
+Owns: which models a tenant may use, what a call is held for, what is written when it is over.
+Does not own: the rule and its numbers (gate), prices (``prices``), what a reply says (``replies``, ``streams``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from types import TracebackType
+from typing import Any, Final, Literal, NamedTuple
+
+from mm_metering.ai import estimate
+from mm_metering.ai.calls import AiCall, Settled
+from mm_metering.ai.names import parse
+from mm_metering.ai.prices import Prices
+from mm_metering.clock import Clock
+from mm_metering.core.catalogue import AI_COST_METER, AiPolicy, Catalogue
+from mm_metering.core.decision import Decision
+from mm_metering.core.events import whole_quantity
+from mm_metering.core.facts import Count, Fact, void
+from mm_metering.core.identity import resource_name, tenant_id
+from mm_metering.core.periods import from_micros
+from mm_metering.errors import InvalidInput, MissingExtra
+from mm_metering.gate.admission import Candidate, Share
+from mm_metering.gate.gate import Gate
+from mm_metering.gate.holds import Held
+from mm_metering.gate.refusals import raise_if_refused
+
+CALL: Final = "ai_call"
+TOKEN: Final = "ai_token"
+MIN_OUTPUT: Final = 64
+USUAL_OUTPUT: Final = 1_024
+"""Output tokens that are held for a call which names no maximum."""
+MAX_NAME: Final = 200
+LASTS_US: Final = 600_000_000
+"""How long a hold lasts."""
+SCOPES: Final = ("feature", "user", "run")
+
+
+class AiCheck(NamedTuple):
+    """A preview: nothing is held. ``reason`` is a code of the HTTP table, ``fallback_model`` what would run instead."""
+
+    allowed: bool
+    reason: str | None = None
+    fallback_model: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.allowed
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A call as it was asked for."""
+
+    tenant: str
+    model: str
+    input_tokens: int
+    max_output_tokens: int
+    min_output_tokens: int
+    scopes: tuple[str, ...] = ()
+
+
+class Reservation:
+    """``async with metering.ai.reserve(...) as call``: Refused where the call may not run, and then nothing is held."""
+
+    def __init__(self, ai: Ai, asked: Callable[[], Asked]) -> None:
+        self._ai = ai
+        self._asked = asked
+        self._open: OpenCall | None = None
+
+    async def __aenter__(self) -> AiCall:
+        self._open = await self._ai.open(self._asked())
+        return self._open.call
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._open is not None
+        self._open.call.end(error)
+        await self._ai.write(self._open)
+
+
+@dataclass(slots=True)
+class OpenCall:
+    """A call with what is held for it."""
+
+    asked: Asked
+    call: AiCall
+    held: Held
+    is_written: bool = False
+
+
+class Ai:
+    def __init__(
+        self,
+        gate: Gate,
+        *,
+        catalogue: Catalogue,
+        clock: Clock,
+        startup: Callable[[], Awaitable[None]],
+        keep: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+    ) -> None:
+        self._gate = gate
+        self._catalogue = catalogue
+        self._clock = clock
+        self._startup = startup
+        self._keep = keep
+        self.prices = Prices.of_catalogue(catalogue.ai_prices)
+
+    # -- before a call ------------------------------------------------------------------------------------------------
+
+    def reserve(
+        self,
+        tenant: str,
+        model: str,
+        *,
+        input: object = None,
+        input_tokens: int | None = None,
+        tokens: int | None = None,
+        max_output_tokens: int | None = None,
+        min_output_tokens: int = MIN_OUTPUT,
+        feature: str | None = None,
+        user: str | None = None,
+        run: str | None = None,
+    ) -> Reservation:
+        """Holds the worst case of a call, or what the budgets leave of it: ``min_output_tokens`` of output at least.
+
+        The input is a text or messages to be estimated, or ``input_tokens``; ``tokens`` are all at the input's rate.
+        ``max_output_tokens``: 1,024 if absent. Where that does not fit, the plan's fallback model is tried in the same
+        step. Entering raises BudgetExceeded ("budget-exceeded", "budget-busy"), ModelNotAllowed ("model-not-allowed",
+        "model-unpriced"), QuotaExceeded, FeatureNotInPlan; InvalidInput for what is no call.
+        """
+        scopes = {"feature": feature, "user": user, "run": run}
+
+        def asked() -> Asked:
+            read = _input(input, input_tokens, tokens)
+            most = 0 if tokens is not None and max_output_tokens is None else USUAL_OUTPUT
+            if max_output_tokens is not None:
+                most = whole_quantity(max_output_tokens, least=0, field="max_output_tokens")
+            least = min(whole_quantity(min_output_tokens, least=0, field="min_output_tokens"), most)
+            named = tuple(f"{name}:{resource_name(value)}" for name, value in scopes.items() if value is not None)
+            return Asked(tenant_id(tenant), _model(model), read, most, least, named)
+
+        return Reservation(self, asked)
+
+    async def open(self, asked: Asked) -> OpenCall:
+        """Held, or the Refused that fits."""
+        await self._startup()
+        policy, plan = await self._gate.ai_policy(asked.tenant)
+        candidates = self._candidates(asked, policy, plan)
+        held = await self._gate.hold(asked.tenant, candidates, lasts_us=LASTS_US)
+        if not isinstance(held, Held):
+            raise_if_refused(_with_fallback(held.decisions, policy), self._clock.now())
+            raise AssertionError("a hold that was refused has a decision that says why")
+        return OpenCall(asked, self._call(asked, held), held)
+
+    def _candidates(self, asked: Asked, policy: AiPolicy, plan: str) -> list[Candidate]:
+        """The asked model, then the fallback. ModelNotAllowed for one that is not on the list, which is never swapped,
+        or that has no price under a money budget."""
+        if not _is_listed(asked.model, policy):
+            self._refuse("model-not-allowed", plan)
+        models = [asked.model]
+        if policy.fallback_model and policy.fallback_model != asked.model and _is_listed(policy.fallback_model, policy):
+            models.append(policy.fallback_model)
+        found = [candidate for model in models if (candidate := self._candidate(asked, model, policy)) is not None]
+        if not found or (found[0].resource != asked.model):
+            self._refuse("model-unpriced", plan)
+        return found
+
+    def _candidate(self, asked: Asked, model: str, policy: AiPolicy) -> Candidate | None:
+        """None for a model without a price that a budget needs."""
+        shares, note = [], {"floor": 0, "tokens": asked.input_tokens}
+        for meter in self._catalogue.meters_of(CALL, model):
+            if meter.unit != "money":
+                shares.append(Share(meter.name, 1, 1))
+                continue
+            costs = self._costs(asked, model)
+            if costs is None:
+                if policy.on_unpriced == "block" and _has_budget(policy):
+                    return None
+                continue
+            floor, least, most = costs
+            note["floor"] = floor
+            shares.append(Share(meter.name, least, most))
+        for meter in self._catalogue.meters_of(TOKEN, model):
+            least, most = asked.min_output_tokens, asked.max_output_tokens
+            shares.append(Share(meter.name, asked.input_tokens + least, asked.input_tokens + most))
+        return Candidate(CALL, model, tuple(shares), json.dumps(note))
+
+    def _costs(self, asked: Asked, model: str) -> tuple[int, int, int] | None:
+        """Nano-units of its input alone, with the least output, and with the most."""
+        try:
+            rates = self.prices.token_rates(model, asked.input_tokens, self._clock.now())
+        except MissingExtra:
+            rates = None
+        if rates is None:
+            return None
+        read, least, most = asked.input_tokens, asked.min_output_tokens, asked.max_output_tokens
+        costs = [rates.worst_case(read, output) for output in (0, least, most)]
+        if any(each is None for each in costs):
+            return None
+        floor, low, high = (each or 0 for each in costs)
+        return floor, low, high
+
+    def _call(self, asked: Asked, held: Held) -> AiCall:
+        """With the output that its grants pay for."""
+        model, most = held.candidate.resource, asked.max_output_tokens
+        granted = held.granted(AI_COST_METER)
+        costs = self._costs(asked, model)
+        if granted is not None and costs is not None:
+            afford = self.prices.affordable_output(model, asked.input_tokens, granted, self._clock.now())
+            most = min(most, afford or 0)
+        for meter in self._catalogue.meters_of(TOKEN, model):
+            tokens = held.granted(meter.name)
+            if tokens is not None:
+                most = min(most, tokens - asked.input_tokens)
+        return AiCall(
+            model=model,
+            asked_model=asked.model,
+            input_tokens=asked.input_tokens,
+            max_output_tokens=max(0, most),
+            granted_nanos=granted,
+            floor_nanos=costs[0] if costs else 0,
+            began_at=from_micros(held.taken_us),
+            prices=self.prices,
+        )
+
+    def _refuse(self, reason: Literal["model-not-allowed", "model-unpriced"], plan: str) -> None:
+        meters = [meter.name for meter in self._catalogue.meters.values() if meter.event == CALL]
+        decision = Decision(allowed=False, meter=meters[0] if meters else CALL, requested=1, reason=reason, plan=plan)
+        raise_if_refused((decision,), self._clock.now())
+
+    async def check_request(self, tenant: str, model: str, tokens: int = 0) -> AiCheck:
+        """Whether a call would run now: the list of models, then the quota of requests, then the money. A preview:
+        ``reserve`` enforces."""
+        asked = Asked(tenant_id(tenant), _model(model), whole_quantity(tokens, least=0, field="tokens"), 0, 0)
+        await self._startup()
+        policy, _ = await self._gate.ai_policy(asked.tenant)
+        if not _is_listed(asked.model, policy):
+            return AiCheck(allowed=False, reason="model-not-allowed")
+        first = self._candidate(asked, asked.model, policy)
+        if first is None:
+            return AiCheck(allowed=False, reason="model-unpriced", fallback_model=_fallback(policy, asked.model))
+        looked = await self._gate.look(asked.tenant, first)
+        if looked.allowed:
+            return AiCheck(allowed=True)
+        return AiCheck(allowed=False, reason=looked.decisions[0].reason, fallback_model=_fallback(policy, asked.model))
+
+    # -- after a call -------------------------------------------------------------------------------------------------
+
+    async def write(self, done: OpenCall) -> None:
+        """States what the call was. It goes on where its caller is cancelled; a second time changes nothing."""
+        if done.is_written:
+            return
+        done.is_written = True
+        await asyncio.shield(self._keep(self._write(done)))
+
+    async def _write(self, done: OpenCall) -> None:
+        held, settled = done.held, done.call.settled
+        if settled is None:
+            await self._gate.close(held, [void(_hold_fact(held))])
+            return
+        late = self._clock.now() >= from_micros(held.expires_us)
+        facts = self.facts(held, settled, done.asked.scopes, name="close")
+        if late:
+            facts += [void(fact) for fact in self.facts(held, settled, (), name="expired")]
+        await self._gate.close(held, facts)
+
+    def facts(self, held: Held, settled: Settled, scopes: Sequence[str], *, name: str) -> list[Fact]:
+        """Its close, and its tokens beside it."""
+        model = held.candidate.resource
+        detail = {"status": settled.status, "source": settled.source, **(settled.detail or {}), **_counts(settled)}
+        counts = [
+            Count(meter.name, scope, settled.nanos if meter.unit == "money" else 1)
+            for meter in self._catalogue.meters_of(CALL, model)
+            for scope in ("", *(scopes if meter.unit == "money" else ()))
+        ]
+        close = Fact("", 0, "close", "", CALL, model, 1, settled.nanos, tuple(counts))
+        close = held.closed(close._replace(metadata=json.dumps(detail)), name=name)
+        if not settled.tokens:
+            return [close]
+        tokens = tuple(Count(meter.name, "", settled.tokens) for meter in self._catalogue.meters_of(TOKEN, model))
+        beside = close._replace(id=f"{close.id}:{TOKEN}", kind="use", event_type=TOKEN, quantity=settled.tokens)
+        return [close, beside._replace(cost_nanos=None, counts=tokens, target=None, metadata=None)]
+
+
+def _hold_fact(held: Held) -> Fact:
+    each = held.candidate
+    return Fact(held.id, held.taken_us, "hold", held.tenant, each.event_type, each.resource, 1, None, ())
+
+
+def _counts(settled: Settled) -> dict[str, Any]:
+    usage = settled.usage
+    if usage is None:
+        return {}
+    named = {"input": usage.input, "cached": usage.cached, "output": usage.output, "reasoning": usage.reasoning}
+    return {name: count for name, count in named.items() if count}
+
+
+def _input(prompt: object, input_tokens: int | None, tokens: int | None) -> int:
+    given = [each for each in (input_tokens, tokens) if each is not None]
+    if len(given) + (prompt is not None) != 1:
+        raise InvalidInput("input", "give one of input, input_tokens and tokens")
+    if given:
+        return whole_quantity(given[0], least=0, field="input_tokens" if input_tokens is not None else "tokens")
+    return estimate.input_tokens(prompt)
+
+
+def _model(model: object) -> str:
+    if not isinstance(model, str) or not 1 <= len(model) <= MAX_NAME or not model.isprintable():
+        raise InvalidInput("model", f"is not the name of a model: 1 to {MAX_NAME} printable characters")
+    return model
+
+
+def _is_listed(model: str, policy: AiPolicy) -> bool:
+    """By any of its names: "openai/gpt-4" is "gpt-4"."""
+    if policy.model_allowlist is None:
+        return True
+    name = parse(model)
+    forms = set(name.forms) if name is not None else set()
+    return model in policy.model_allowlist or not forms.isdisjoint(policy.model_allowlist)
+
+
+def _has_budget(policy: AiPolicy) -> bool:
+    return policy.daily_budget is not None or policy.monthly_budget is not None
+
+
+def _fallback(policy: AiPolicy, model: str) -> str | None:
+    return None if policy.fallback_model == model else policy.fallback_model
+
+
+def _with_fallback(decisions: tuple[Decision, ...], policy: AiPolicy) -> tuple[Decision, ...]:
+    return tuple(each.model_copy(update={"fallback_model": policy.fallback_model}) for each in decisions)
+
+
+def amounts(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A cost config in the form of a plan's ``ai`` table."""
+    return {name: format(value, "f") if isinstance(value, Decimal) else value for name, value in config.items()}
