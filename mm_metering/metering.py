@@ -234,6 +234,7 @@ class Metering:
             clock=self.clock,
             startup=self.startup,
             keep=self._keep,
+            from_sync=self.from_sync,
         )
         self._what_if = WhatIf(self.ledger, plans=plans, catalogue=self.catalogue)
         self._shadow = None if shadow is None else self._shadow_of(catalogues.load(shadow))

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple
 
@@ -18,6 +17,7 @@ from mm_metering.ai import estimate
 from mm_metering.ai.calls import AiCall, Settled
 from mm_metering.ai.names import parse
 from mm_metering.ai.prices import Prices
+from mm_metering.ai.tracking import TrackedAsync, TrackedSync
 from mm_metering.clock import Clock
 from mm_metering.core.catalogue import AI_COST_METER, AiPolicy, Catalogue
 from mm_metering.core.decision import Decision
@@ -27,6 +27,7 @@ from mm_metering.core.identity import resource_name, tenant_id
 from mm_metering.core.periods import from_micros
 from mm_metering.errors import InvalidInput, MissingExtra
 from mm_metering.gate.admission import Candidate, Share
+from mm_metering.gate.context import bound_or_none
 from mm_metering.gate.gate import Gate
 from mm_metering.gate.holds import Held
 from mm_metering.gate.refusals import raise_if_refused
@@ -39,7 +40,6 @@ USUAL_OUTPUT: Final = 1_024
 MAX_NAME: Final = 200
 LASTS_US: Final = 600_000_000
 """How long a hold lasts."""
-SCOPES: Final = ("feature", "user", "run")
 
 
 class AiCheck(NamedTuple):
@@ -81,8 +81,17 @@ class Reservation:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         assert self._open is not None
-        self._open.call.end(error)
+        call = self._open.call
+        if error is None and call.is_open and call.left_behind is not None:
+            return  # its stream goes on
+        if error is not None and call.left_behind is not None:
+            call.left_behind()
+        call.end(error)
         await self._ai.write(self._open)
+
+
+class Abandoned(Exception):
+    """Nobody was left to say what a call was."""
 
 
 @dataclass(slots=True)
@@ -104,12 +113,14 @@ class Ai:
         clock: Clock,
         startup: Callable[[], Awaitable[None]],
         keep: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        from_sync: Callable[[Callable[[], Awaitable[None]]], None],
     ) -> None:
         self._gate = gate
         self._catalogue = catalogue
         self._clock = clock
         self._startup = startup
         self._keep = keep
+        self._from_sync = from_sync
         self.prices = Prices.of_catalogue(catalogue.ai_prices)
 
     # -- before a call ------------------------------------------------------------------------------------------------
@@ -135,18 +146,45 @@ class Ai:
         step. Entering raises BudgetExceeded ("budget-exceeded", "budget-busy"), ModelNotAllowed ("model-not-allowed",
         "model-unpriced"), QuotaExceeded, FeatureNotInPlan; InvalidInput for what is no call.
         """
-        scopes = {"feature": feature, "user": user, "run": run}
+        return Reservation(
+            self,
+            lambda: self.asked(
+                tenant,
+                model,
+                input=input,
+                input_tokens=input_tokens,
+                tokens=tokens,
+                max_output_tokens=max_output_tokens,
+                min_output_tokens=min_output_tokens,
+                feature=feature,
+                user=user,
+                run=run,
+            ),
+        )
 
-        def asked() -> Asked:
-            read = _input(input, input_tokens, tokens)
-            most = 0 if tokens is not None and max_output_tokens is None else USUAL_OUTPUT
-            if max_output_tokens is not None:
-                most = whole_quantity(max_output_tokens, least=0, field="max_output_tokens")
-            least = min(whole_quantity(min_output_tokens, least=0, field="min_output_tokens"), most)
-            named = tuple(f"{name}:{resource_name(value)}" for name, value in scopes.items() if value is not None)
-            return Asked(tenant_id(tenant), _model(model), read, most, least, named)
-
-        return Reservation(self, asked)
+    @staticmethod
+    def asked(
+        tenant: str,
+        model: str,
+        *,
+        input: object = None,
+        input_tokens: int | None = None,
+        tokens: int | None = None,
+        max_output_tokens: int | None = None,
+        min_output_tokens: int = MIN_OUTPUT,
+        feature: str | None = None,
+        user: str | None = None,
+        run: str | None = None,
+    ) -> Asked:
+        """The call that ``reserve`` asks for, checked."""
+        read = _input(input, input_tokens, tokens)
+        most = 0 if tokens is not None and max_output_tokens is None else USUAL_OUTPUT
+        if max_output_tokens is not None:
+            most = whole_quantity(max_output_tokens, least=0, field="max_output_tokens")
+        least = min(whole_quantity(min_output_tokens, least=0, field="min_output_tokens"), most)
+        scopes = (("feature", feature), ("user", user), ("run", run))
+        named = tuple(f"{name}:{resource_name(value)}" for name, value in scopes if value is not None)
+        return Asked(tenant_id(tenant), _model(model), read, most, least, named)
 
     async def open(self, asked: Asked) -> OpenCall:
         """Held, or the Refused that fits."""
@@ -157,7 +195,32 @@ class Ai:
         if not isinstance(held, Held):
             raise_if_refused(_with_fallback(held.decisions, policy), self._clock.now())
             raise AssertionError("a hold that was refused has a decision that says why")
-        return OpenCall(asked, self._call(asked, held), held)
+        opened = OpenCall(asked, self._call(asked, held), held)
+        if (bound := bound_or_none()) is not None:
+            bound.unsettled.append(lambda: self.leave(opened))
+        return opened
+
+    def track(self, opened: OpenCall, stream: Any) -> TrackedAsync:
+        """The stream, which settles the call when it ends."""
+        return TrackedAsync(stream, opened.call, lambda: self.write(opened))
+
+    def track_sync(self, opened: OpenCall, stream: Any) -> TrackedSync:
+        """The same for a stream that is not async."""
+        return TrackedSync(stream, opened.call, lambda: self.write(opened), self._from_sync)
+
+    def leave(self, opened: OpenCall) -> None:
+        """Its request is over: what is still open is settled by what was seen, and written in the background."""
+        if opened.is_written:
+            return
+        if opened.call.is_open and opened.call.left_behind is not None:
+            opened.call.left_behind()
+        opened.call.end(Abandoned("the request is over"))
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            self._from_sync(lambda: self.write(opened))
+        else:
+            self._keep(self.write(opened))
 
     def _candidates(self, asked: Asked, policy: AiPolicy, plan: str) -> list[Candidate]:
         """The asked model, then the fallback. ModelNotAllowed for one that is not on the list, which is never swapped,
@@ -336,8 +399,3 @@ def _fallback(policy: AiPolicy, model: str) -> str | None:
 
 def _with_fallback(decisions: tuple[Decision, ...], policy: AiPolicy) -> tuple[Decision, ...]:
     return tuple(each.model_copy(update={"fallback_model": policy.fallback_model}) for each in decisions)
-
-
-def amounts(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A cost config in the form of a plan's ``ai`` table."""
-    return {name: format(value, "f") if isinstance(value, Decimal) else value for name, value in config.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
@@ -64,6 +64,8 @@ class AiCall:
         """What its input alone costs: the least that a call costs that was sent."""
         self.settled: Settled | None = None
         self.is_released = False
+        self.left_behind: Callable[[], None] | None = None
+        """Settles by what a stream has come to until now, where one is tracked."""
         self._began_at = began_at
         self._prices = prices
 

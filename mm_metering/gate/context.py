@@ -75,10 +75,22 @@ class Bound:
 
     ``route`` is the request's template. ``admission`` is the request's one decision, ``pending`` what it will ask for,
     ``joined`` the marks it covers whose functions will be called. ``taken`` is what goes back if the request ends in
-    an error (C2, C3); once it ``is_final`` nothing does. ``added`` is what is still to be written.
+    an error (C2, C3); once it ``is_final`` nothing does. ``added`` is what is still to be written,
+    ``unsettled`` what is to be called when it is over.
     """
 
-    __slots__ = ("added", "admission", "is_final", "joined", "meter", "pending", "route", "taken", "tenant")
+    __slots__ = (
+        "added",
+        "admission",
+        "is_final",
+        "joined",
+        "meter",
+        "pending",
+        "route",
+        "taken",
+        "tenant",
+        "unsettled",
+    )
 
     def __init__(
         self,
@@ -100,6 +112,7 @@ class Bound:
         self.admission = admission
         self.taken = [] if admission is None else [admission]
         self.added: dict[Wish, int] = {}
+        self.unsettled: list[Callable[[], None]] = []
 
     async def identify(self, tenant: str) -> None:
         """Says for whom the request runs, and decides it now: Refused, UnknownTenant or StoreUnavailable end it.
@@ -172,6 +185,10 @@ def bound_here() -> Bound:
         ) from None
 
 
+def bound_or_none() -> Bound | None:
+    return _bound.get(None)
+
+
 def current() -> Bound:
     """What is bound here; NotBound outside of a metered request and of ``bind``, and before ``identify``."""
     bound = bound_here()
@@ -189,6 +206,8 @@ def bind(meter: Meter, tenant: str) -> Iterator[Bound]:
         yield bound
     finally:
         leave(token)
+        for settle in bound.unsettled:
+            settle()
         if added := bound.take_added():
             meter.add_soon(bound.tenant, added)
 
