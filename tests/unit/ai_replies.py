@@ -389,6 +389,12 @@ IMITATORS = [
         {"model": "@cf/meta/llama"},
     ),
     Case(
+        "pydantic-ai's usage",
+        SimpleNamespace(input_tokens=100, cache_read_tokens=64, cache_write_tokens=10, output_tokens=9, requests=1),
+        GPT | {"input": 100, "cached": 64, "cache_write": 10, "output": 9},
+        GPT,
+    ),
+    Case(
         "langchain",
         SimpleNamespace(
             content="Hi",

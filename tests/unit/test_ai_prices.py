@@ -535,6 +535,13 @@ def test_a_price_below_a_pico_is_rounded_up_to_one() -> None:
     assert rates == TokenRates(input_picos=1, output_picos=2, call_picos=0)
 
 
+def test_a_hold_is_for_what_costs_more_of_text_and_reasoning() -> None:
+    prices = Prices([own(reasoning=Decimal(10))])
+    assert prices.token_rates("m", 1, AT) == TokenRates(input_picos=2_000_000, output_picos=10_000_000)
+    usage = used("m", 100, 100, reasoning=100)
+    assert prices.worst_case("m", 100, 100, AT) == prices.cost(usage, AT).nanos == 1_200_000
+
+
 def test_what_has_no_output_price_cannot_be_held_for_output() -> None:
     rates = LIST.token_rates("text-embedding-3-small", 1000, AT)
     assert rates == TokenRates(input_picos=20_000, output_picos=None)
