@@ -848,6 +848,11 @@ NO_USAGE = [
         {"model": "claude-sonnet-4-5", "input": 1, "output": 4, "is_estimated": True},
     ),
     Case(
+        "what the host attached is no usage",
+        response(None, metadata={"usage": "high"}),
+        {"model": "gpt-5", "input": 1, "output": 1, "is_estimated": True},
+    ),
+    Case(
         "a text",
         "abcdefg",
         {"model": "llama", "input": 5, "output": 3, "is_estimated": True},

@@ -152,7 +152,7 @@ def test_a_speed_has_its_own_price() -> None:
         ("gpt-4", {"service_tier": "turbo"}, ("service_tier=turbo",)),
         ("claude-sonnet-4-5", {"speed": "fast"}, ("speed=fast",)),
         ("azure/o3", {"service_tier": "priority"}, ("service_tier=priority",)),
-        ("vertex_ai/claude-opus-4-8", {"speed": "fast"}, ("speed=fast",)),  # its maker's price is not its seller's
+        ("azure/gpt-5", {"service_tier": "priority"}, ("service_tier=priority",)),  # its maker's is not its seller's
     ],
 )
 def test_a_tier_that_may_cost_more_and_has_no_price_is_unpriced(
@@ -327,7 +327,7 @@ def test_others_may_empty_the_packages_list_and_ours_stays() -> None:
     theirs = list(genai_prices.data.providers)
     try:
         genai_prices.data.providers.clear()
-        assert prices.cost(used("gpt-4o"), AT).status == "priced"
+        assert prices.cost(used("azure/gpt-4o"), AT).status == "priced"
     finally:
         genai_prices.data.providers[:] = theirs
 
