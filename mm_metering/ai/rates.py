@@ -57,7 +57,8 @@ class TokenRates:
     call_picos: int = 0
 
     def worst_case(self, input_tokens: int, max_output_tokens: int) -> int | None:
-        """Nano-dollars that the call cannot cost more than; None if its output has no price."""
+        """Nano-dollars that a call of texts cannot cost more than, unless it reads more than that or fills a cache.
+        None if its output has no price."""
         if self.output_picos is None and max_output_tokens > 0:
             return None
         picos = input_tokens * self.input_picos + max_output_tokens * (self.output_picos or 0) + self.call_picos
@@ -95,13 +96,14 @@ class Rates:
         return (total if calls is None else total + calls.base), tuple(missing)
 
     def tokens(self, input_tokens: int) -> TokenRates | None:
-        """Of input that is not cached and output; None if the input has no price."""
-        read, wrote, calls = (self.by_unit.get(unit) for unit in ("input", "output", "calls"))
+        """Of input that is not cached, and of output or reasoning, whichever costs more; None if input has no price."""
+        read, calls = self.by_unit.get("input"), self.by_unit.get("calls")
         if read is None or self.unmet:
             return None
+        wrote = [self.by_unit[unit].at(input_tokens) for unit in ("output", "reasoning") if unit in self.by_unit]
         return TokenRates(
             input_picos=_up(read.at(input_tokens)),
-            output_picos=None if wrote is None else _up(wrote.at(input_tokens)),
+            output_picos=_up(max(wrote)) if wrote else None,
             call_picos=0 if calls is None else _up(calls.base),
         )
 

@@ -47,7 +47,8 @@ def chat(block: object, reply: object, context: Context, seen: Seen) -> Draft:
 
 
 def responses(block: object, reply: object, context: Context, seen: Seen) -> Draft:
-    """OpenAI's responses, images, transcriptions and realtime: cached tokens are in ``input_tokens``."""
+    """OpenAI's responses, images, transcriptions and realtime; Pydantic AI's and LangChain's usage. Cached tokens are
+    in ``input_tokens``."""
     counts = Counts()
     read = first(block, "input_tokens_details", "input_token_details")
     wrote = first(block, "output_tokens_details", "output_token_details")
@@ -56,9 +57,11 @@ def responses(block: object, reply: object, context: Context, seen: Seen) -> Dra
         input=counts.of(block, "input_tokens"),
         output=counts.of(block, "output_tokens"),
         total=counts.of(block, "total_tokens"),
-        cached=counts.part(read, "cached_tokens", "cache_read", "cache_read_input_tokens"),
-        cache_write=counts.part(read, "cache_write_tokens", "cache_creation"),
-        audio_input=counts.part(read, "audio_tokens", "audio"),
+        cached=counts.part(read, "cached_tokens", "cache_read", "cache_read_input_tokens")
+        or counts.part(block, "cache_read_tokens"),
+        cache_write=counts.part(read, "cache_write_tokens", "cache_creation")
+        or counts.part(block, "cache_write_tokens"),
+        audio_input=counts.part(read, "audio_tokens", "audio") or counts.part(block, "input_audio_tokens"),
         cached_audio=counts.part(get(read, "cached_tokens_details"), "audio_tokens"),
         image_input=counts.part(read, "image_tokens"),
         reasoning=counts.part(wrote, "reasoning_tokens", "reasoning"),
@@ -231,7 +234,7 @@ _ANTHROPIC: Final = (
 )
 _RESPONSES: Final = (
     *("input_tokens_details", "output_tokens_details", "input_token_details", "output_token_details"),
-    *("total_tokens", "seconds"),
+    *("total_tokens", "seconds", "cache_read_tokens", "cache_write_tokens"),
 )
 
 

@@ -88,7 +88,7 @@ class StreamUsage:
 
     def _add_response(self, event: object, kind: str) -> None:
         delta = get(event, "delta")
-        if isinstance(delta, str) and kind.endswith(".delta") and not kind.endswith(_NOT_TEXT):
+        if isinstance(delta, str) and not kind.endswith(_NOT_TEXT):
             self._bytes += utf8_bytes(delta)
         reply = get(event, "response")
         if is_object(reply):

@@ -389,6 +389,12 @@ IMITATORS = [
         {"model": "@cf/meta/llama"},
     ),
     Case(
+        "pydantic-ai's usage",
+        SimpleNamespace(input_tokens=100, cache_read_tokens=64, cache_write_tokens=10, output_tokens=9, requests=1),
+        GPT | {"input": 100, "cached": 64, "cache_write": 10, "output": 9},
+        GPT,
+    ),
+    Case(
         "langchain",
         SimpleNamespace(
             content="Hi",
@@ -840,6 +846,11 @@ NO_USAGE = [
             ],
         ),
         {"model": "claude-sonnet-4-5", "input": 1, "output": 4, "is_estimated": True},
+    ),
+    Case(
+        "what the host attached is no usage",
+        response(None, metadata={"usage": "high"}),
+        {"model": "gpt-5", "input": 1, "output": 1, "is_estimated": True},
     ),
     Case(
         "a text",

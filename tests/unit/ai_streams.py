@@ -132,6 +132,11 @@ OPENAI = [
         GPT | {"input": 10, "output": 3, "is_estimated": True},
     ),
     Stream(
+        "what was written before and after a count without output is estimated once",
+        [delta("abc") | {"usage": {"prompt_tokens": 10, "completion_tokens": None}}, delta("defghi")],
+        GPT | {"input": 10, "output": 3, "is_estimated": True},
+    ),
+    Stream(
         "groq: usage in x_groq",
         [delta("abc"), delta(end="stop") | {"x_groq": {"id": "r", "usage": PLAIN}}],
         GPT | {"input": 10, "output": 5},

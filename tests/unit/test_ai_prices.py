@@ -9,6 +9,7 @@ from decimal import ROUND_HALF_UP, Decimal, localcontext
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import genai_prices.data
 import genai_prices.data_snapshot
 import pytest
 from genai_prices import Usage as TheirUsage
@@ -151,6 +152,7 @@ def test_a_speed_has_its_own_price() -> None:
         ("gpt-4", {"service_tier": "turbo"}, ("service_tier=turbo",)),
         ("claude-sonnet-4-5", {"speed": "fast"}, ("speed=fast",)),
         ("azure/o3", {"service_tier": "priority"}, ("service_tier=priority",)),
+        ("azure/gpt-5", {"service_tier": "priority"}, ("service_tier=priority",)),  # its maker's is not its seller's
     ],
 )
 def test_a_tier_that_may_cost_more_and_has_no_price_is_unpriced(
@@ -223,6 +225,7 @@ def test_a_unit_without_a_price_makes_a_call_unpriced(usage: Usage, missing: tup
             "30.48",
         ),  # 1.6 + 0.04 + 12.8 + 0.04 + 16
         (used("gpt-realtime", audio_output=500_000), "44"),
+        (used("gpt-audio", 1000, 0, audio_input=1000, cached=500, cached_audio=500), "0.032"),
         (used("claude-opus-4-8", cache_write=400_000, cache_write_1h=200_000, cached=100_000), "31.05"),
         (used("gemini-2.5-pro", 100_000, 0, audio_input=50_000), "0.125"),  # Google has one price for all there
         (used("text-embedding-3-small", wrote=0), "0.02"),
@@ -318,6 +321,17 @@ def test_others_may_replace_the_packages_prices_and_ours_stay(monkeypatch: pytes
     assert Prices().cost(used("gpt-4o"), AT).status == "priced"
 
 
+def test_others_may_empty_the_packages_list_and_ours_stays() -> None:
+    prices = Prices()
+    prices.load()
+    theirs = list(genai_prices.data.providers)
+    try:
+        genai_prices.data.providers.clear()
+        assert prices.cost(used("azure/gpt-4o"), AT).status == "priced"
+    finally:
+        genai_prices.data.providers[:] = theirs
+
+
 def test_without_the_extra_the_way_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before a call; what was called already is unpriced."""
     monkeypatch.setitem(sys.modules, "genai_prices", None)
@@ -381,6 +395,18 @@ def test_the_asked_name_of_an_own_price_comes_before_the_list() -> None:
     prices = Prices([own(model="fast")])
     usage = replace(used("gpt-4o"), asked_model="fast")
     assert dollars(prices.cost(usage, AT)) == 10
+
+
+@pytest.mark.parametrize(
+    "name", ["m-20250929", "m@20250929", "m-2025-09-29", "M-latest", "openai/m", "us.anthropic.m-v1:0"]
+)
+def test_an_own_price_is_for_every_name_of_its_model(name: str) -> None:
+    assert dollars(Prices([own()]).cost(used(name), AT)) == 10
+
+
+@pytest.mark.parametrize("name", ["m-mini", "m-2", "mm", "m.1"])
+def test_an_own_price_is_for_no_other_model(name: str) -> None:
+    assert Prices([own()], price_list=False).cost(used(name), AT).missing == ("model",)
 
 
 def test_the_catalogues_price_is_of_every_token() -> None:
@@ -533,6 +559,13 @@ def test_a_script_multiplies_a_hold_exactly() -> None:
 def test_a_price_below_a_pico_is_rounded_up_to_one() -> None:
     rates = Prices([own(input="0.0000001", output="0.0000011")]).token_rates("m", 1, AT)
     assert rates == TokenRates(input_picos=1, output_picos=2, call_picos=0)
+
+
+def test_a_hold_is_for_what_costs_more_of_text_and_reasoning() -> None:
+    prices = Prices([own(reasoning=Decimal(10))])
+    assert prices.token_rates("m", 1, AT) == TokenRates(input_picos=2_000_000, output_picos=10_000_000)
+    usage = used("m", 100, 100, reasoning=100)
+    assert prices.worst_case("m", 100, 100, AT) == prices.cost(usage, AT).nanos == 1_200_000
 
 
 def test_what_has_no_output_price_cannot_be_held_for_output() -> None:
