@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mm_metering.ai.decorator import ai_call
     from mm_metering.billing.documents import Party
     from mm_metering.billing.mock import MockBillingAdapter
     from mm_metering.billing.stripe import StripeBillingAdapter
@@ -96,6 +97,7 @@ _HOMES = {
     "WebhookRefused": "mm_metering.errors",
     "WrongState": "mm_metering.errors",
     "anonymous": "mm_metering.middleware.tenants",
+    "ai_call": "mm_metering.ai.decorator",
     "current": "mm_metering.gate.context",
     "first_of": "mm_metering.middleware.tenants",
     "from_header": "mm_metering.middleware.tenants",
@@ -151,6 +153,7 @@ __all__ = [
     "UsageEvent",
     "WebhookRefused",
     "WrongState",
+    "ai_call",
     "anonymous",
     "current",
     "first_of",

@@ -235,6 +235,9 @@ class Metering:
             startup=self.startup,
             keep=self._keep,
             from_sync=self.from_sync,
+            override=self.override_plan,
+            flush=self._flush_of,
+            ledger=self.ledger,
         )
         self._what_if = WhatIf(self.ledger, plans=plans, catalogue=self.catalogue)
         self._shadow = None if shadow is None else self._shadow_of(catalogues.load(shadow))

@@ -8,38 +8,48 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple
 
 from mm_metering.ai import estimate
 from mm_metering.ai.calls import AiCall, Settled
+from mm_metering.ai.insight import CALL, TOKEN, AiUsage, Insight, QuotaPrediction
 from mm_metering.ai.names import parse
 from mm_metering.ai.prices import Prices
 from mm_metering.ai.tracking import TrackedAsync, TrackedSync
+from mm_metering.backends.ledger import Ledger
 from mm_metering.clock import Clock
 from mm_metering.core.catalogue import AI_COST_METER, AiPolicy, Catalogue
 from mm_metering.core.decision import Decision
 from mm_metering.core.events import whole_quantity
 from mm_metering.core.facts import Count, Fact, void
 from mm_metering.core.identity import resource_name, tenant_id
-from mm_metering.core.periods import from_micros
-from mm_metering.errors import InvalidInput, MissingExtra
+from mm_metering.core.money import Amount
+from mm_metering.core.periods import from_micros, parse_day
+from mm_metering.core.tenancy import TenantRow
+from mm_metering.errors import InvalidInput, MissingExtra, UnknownTenant
 from mm_metering.gate.admission import Candidate, Share
 from mm_metering.gate.context import bound_or_none
 from mm_metering.gate.gate import Gate
 from mm_metering.gate.holds import Held
 from mm_metering.gate.refusals import raise_if_refused
 
-CALL: Final = "ai_call"
-TOKEN: Final = "ai_token"
 MIN_OUTPUT: Final = 64
 USUAL_OUTPUT: Final = 1_024
 """Output tokens that are held for a call which names no maximum."""
 MAX_NAME: Final = 200
 LASTS_US: Final = 600_000_000
 """How long a hold lasts."""
+
+
+class Unset:
+    """Not named."""
+
+
+UNSET: Final = Unset()
 
 
 class AiCheck(NamedTuple):
@@ -114,6 +124,9 @@ class Ai:
         startup: Callable[[], Awaitable[None]],
         keep: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         from_sync: Callable[[Callable[[], Awaitable[None]]], None],
+        override: Callable[[str, Mapping[str, Any]], Awaitable[object]],
+        flush: Callable[[str], Awaitable[None]],
+        ledger: Ledger,
     ) -> None:
         self._gate = gate
         self._catalogue = catalogue
@@ -121,6 +134,10 @@ class Ai:
         self._startup = startup
         self._keep = keep
         self._from_sync = from_sync
+        self._override = override
+        self._flush = flush
+        self._ledger = ledger
+        self._insight = Insight(ledger, catalogue=catalogue, clock=clock)
         self.prices = Prices.of_catalogue(catalogue.ai_prices)
 
     # -- before a call ------------------------------------------------------------------------------------------------
@@ -313,6 +330,60 @@ class Ai:
         if looked.allowed:
             return AiCheck(allowed=True)
         return AiCheck(allowed=False, reason=looked.decisions[0].reason, fallback_model=_fallback(policy, asked.model))
+
+    # -- settings, and what was used ----------------------------------------------------------------------------------
+
+    async def update_cost_config(
+        self,
+        tenant: str,
+        *,
+        daily_budget: Amount | Unset | None = UNSET,
+        monthly_budget: Amount | Unset | None = UNSET,
+        model_allowlist: Sequence[str] | Unset | None = UNSET,
+        fallback_model: str | Unset | None = UNSET,
+        on_unpriced: Literal["block", "allow"] | Unset = UNSET,
+    ) -> AiPolicy:
+        """Budgets and models that a tenant has otherwise than its plan, from its next call on. What is not named stays;
+        None takes it away. It ends with the next ``change_plan``. CatalogueError for what a plan may not say either."""
+        given = {
+            "daily_budget": daily_budget,
+            "monthly_budget": monthly_budget,
+            "model_allowlist": model_allowlist,
+            "fallback_model": fallback_model,
+            "on_unpriced": on_unpriced,
+        }
+        changes = {name: value for name, value in given.items() if not isinstance(value, Unset)}
+        await self._startup()
+        await self._gate.ai_policy(tenant)  # a tenant that is new here is made, as by its first request
+        await self._override(tenant, {"ai": changes})
+        return (await self._gate.ai_policy(tenant))[0]
+
+    async def get_usage_stats(self, tenant: str, start: date | str, end: date | str) -> AiUsage:
+        """Calls, tokens and provider cost of the local days from start to end, both included, in all and by model."""
+        await self._flush(tenant_id(tenant))
+        return await self._insight.usage(tenant, parse_day(start, "start"), parse_day(end, "end"))
+
+    async def get_quota_prediction(self, tenant: str) -> QuotaPrediction:
+        """What is left of quotas and budgets, what the month will cost, and what to do about it."""
+        await self._flush(tenant_id(tenant))
+        row = await self._row(tenant)
+        policy, _ = await self._gate.ai_policy(tenant)
+        left = {event: await self._left(tenant, event) for event in (CALL, TOKEN)}
+        return await self._insight.predict(row, policy, requests_left=left[CALL], tokens_left=left[TOKEN])
+
+    async def _row(self, tenant: str) -> TenantRow:
+        row = await self._ledger.tenant(tenant)
+        if row is None:
+            raise UnknownTenant(f"tenant {tenant[:60]!r} is not known; put_tenant makes it")
+        return row
+
+    async def _left(self, tenant: str, event: str) -> int | None:
+        """Of the tightest quota in units; None where nothing limits it."""
+        meters = [each.name for each in self._catalogue.meters.values() if each.event == event and each.unit != "money"]
+        shares = tuple(Share(meter, 0, 0) for meter in meters)
+        looked = await self._gate.look(tenant, Candidate(event, event, shares))
+        blocking = [each.remaining for each in looked.decisions if each.remaining is not None and not each.overage]
+        return min((int(each) for each in blocking), default=None)
 
     # -- after a call -------------------------------------------------------------------------------------------------
 

@@ -265,7 +265,8 @@ class Gate:
                 view = self._views.get(tenant, self._now_us()) or view
                 continue
             if isinstance(outcome, Taken) and not view.refused_as:
-                return Admission(view.tenant, view.plan, allowed=True)
+                answers = decisions(asked, outcome.states, view.plan, now_us, allowed=True)
+                return Admission(view.tenant, view.plan, allowed=True, decisions=answers)
             if outcome is not Fate.AGAIN or lane.time() >= give_up:
                 return self._not_granted(view, asked, outcome, op, now_us)
 

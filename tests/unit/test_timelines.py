@@ -41,7 +41,7 @@ ALLOWS: Final = {
     "trial": {"pause", "resume", "cancel", "plan"},
     "active": {"pause", "resume", "cancel", "plan", "fail payment", "suspend", "pay"},
     "past_due": {"resume", "cancel", "plan", "fail payment", "suspend", "pay"},
-    "unpaid": {"resume", "cancel", "plan", "suspend", "pay"},
+    "unpaid": {"resume", "cancel", "plan", "fail payment", "suspend", "pay"},
     "paused": {"pause", "resume", "cancel", "plan"},
     "canceled": {"cancel", "plan"},
 }
@@ -95,7 +95,7 @@ class Hours:
                 self.status[later] = "active" if now in ("paused", "trial") else now
             elif name == "cancel":
                 self.status[later] = "canceled"
-            elif name == "fail payment" and status == "active":
+            elif name == "fail payment" and status in ("active", "unpaid"):
                 self.status[later] = "past_due"
             elif name == "suspend" and status in PAYS:
                 self.status[later] = "unpaid"

@@ -1,0 +1,188 @@
+"""What AI calls of a tenant came to, by model and by day, and what its month will come to."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from datetime import date, timedelta
+from decimal import Decimal, localcontext
+from typing import Final, NamedTuple
+
+from mm_metering.backends.ledger import Ledger
+from mm_metering.clock import Clock
+from mm_metering.core.catalogue import AiPolicy, Catalogue
+from mm_metering.core.cells import Cell, event_meter
+from mm_metering.core.forecast import Action, Confidence, DayTotal, Forecast, forecast, recommended_action, share_gone
+from mm_metering.core.money import EXACT, from_nanos
+from mm_metering.core.periods import Window, from_micros, local_day, window_span, zone
+from mm_metering.core.tenancy import TenantRow
+
+CALL: Final = "ai_call"
+TOKEN: Final = "ai_token"
+HISTORY: Final = timedelta(days=400)
+"""How far back a forecast looks."""
+
+
+class ModelUse(NamedTuple):
+    requests: int
+    tokens: int
+    cost: Decimal
+
+
+class AiUsage(NamedTuple):
+    """Of the local days from ``start`` to ``end``, both included. Costs are the provider's, as stored at call time."""
+
+    tenant: str
+    start: date
+    end: date
+    total_tokens: int
+    total_cost: Decimal
+    request_count: int
+    model_breakdown: Mapping[str, ModelUse]
+
+
+class QuotaPrediction(NamedTuple):
+    """``remaining_requests`` and ``remaining_tokens``: the tighter of quota and what the budgets pay for at the
+    tenant's mean cost; None where nothing limits them. ``estimated_cost``: of the month, as likely above as below;
+    between ``low`` and ``high`` with 80 % probability. None where nothing can be said: ``reason``."""
+
+    remaining_requests: int | None
+    remaining_tokens: int | None
+    estimated_cost: Decimal | None
+    will_exceed_budget: bool
+    recommended_action: Action
+    probability: float | None
+    low: Decimal | None
+    high: Decimal | None
+    runs_out_on: date | None
+    method: str
+    confidence: Confidence
+    reason: str
+
+
+class Insight:
+    def __init__(self, ledger: Ledger, *, catalogue: Catalogue, clock: Clock) -> None:
+        self._ledger = ledger
+        self._catalogue = catalogue
+        self._clock = clock
+
+    async def usage(self, tenant: str, first: date, last: date) -> AiUsage:
+        models: dict[str, list[Decimal | int]] = defaultdict(lambda: [0, 0, Decimal(0)])
+        for cell in await self._cells(tenant, first, last):
+            model = models[cell.key.resource]
+            if cell.key.meter == event_meter(CALL):
+                model[0] += cell.total.quantity
+                model[2] += from_nanos(cell.total.cost_nanos)
+            elif cell.key.meter == event_meter(TOKEN):
+                model[1] += cell.total.quantity
+        breakdown = {
+            name: ModelUse(int(requests), int(tokens), Decimal(cost))
+            for name, (requests, tokens, cost) in sorted(models.items())
+        }
+        with localcontext(EXACT):
+            total = sum((each.cost for each in breakdown.values()), Decimal(0))
+        return AiUsage(
+            tenant=tenant,
+            start=first,
+            end=last,
+            total_tokens=sum(each.tokens for each in breakdown.values()),
+            total_cost=total,
+            request_count=sum(each.requests for each in breakdown.values()),
+            model_breakdown=breakdown,
+        )
+
+    async def predict(
+        self,
+        row: TenantRow,
+        policy: AiPolicy,
+        *,
+        requests_left: int | None,
+        tokens_left: int | None,
+    ) -> QuotaPrediction:
+        """``requests_left``, ``tokens_left``: of the quotas, in the tightest of their windows."""
+        now, tz = self._clock.now(), zone(row.timezone)
+        today, month = local_day(now, tz), window_span(Window.MONTH, now, tz, row.anchor_day)
+        start, end = local_day(month.start, tz), local_day(month.end, tz)
+        signed_up = local_day(from_micros(row.subscribed_us), tz)
+        first = max(signed_up, today - HISTORY)
+        cells = await self._cells(row.id, first, today)
+        by_day: dict[date, int] = defaultdict(int)
+        calls = tokens = 0
+        for cell in cells:
+            if cell.key.meter == event_meter(CALL):
+                by_day[cell.key.day] += cell.total.cost_nanos
+                calls += cell.total.quantity
+            elif cell.key.meter == event_meter(TOKEN):
+                tokens += cell.total.quantity
+        spent_today = by_day.pop(today, 0)
+        history = [DayTotal(first, Decimal(0)), *(DayTotal(day, from_nanos(cost)) for day, cost in by_day.items())]
+        seen = forecast(
+            [each for each in history if each.day < today],
+            today=today,
+            spent_today=from_nanos(spent_today),
+            period_start=start,
+            period_end=end,
+            today_gone=share_gone(now, tz),
+            budget=policy.monthly_budget,
+        )
+        total = sum(by_day.values()) + spent_today
+        headroom = _headroom(policy, spent_today, sum(cost for day, cost in by_day.items() if day >= start))
+        return _prediction(
+            seen,
+            policy,
+            requests_left=_tighter(requests_left, headroom, calls, total),
+            tokens_left=_tighter(tokens_left, headroom, tokens, total),
+            plan_has_more=self._has_more(policy),
+        )
+
+    async def _cells(self, tenant: str, first: date, last: date) -> list[Cell]:
+        return [
+            cell
+            for cell in await self._ledger.cells(tenant, first=first, last=last)
+            if cell.key.meter.startswith("*ai_")
+        ]
+
+    def _has_more(self, policy: AiPolicy) -> bool:
+        """Whether another plan has a larger budget of a month."""
+        if policy.monthly_budget is None:
+            return False
+        budgets = [plan.ai.monthly_budget for plan in self._catalogue.plans.values() if plan.ai is not None]
+        return any(each is None or each > policy.monthly_budget for each in budgets)
+
+
+def _headroom(policy: AiPolicy, today: int, month_before_today: int) -> int | None:
+    """Nano-units that the budgets leave; None without one."""
+    with localcontext(EXACT):
+        daily = None if policy.daily_budget is None else int(policy.daily_budget * 10**9) - today
+        spent = today + month_before_today
+        monthly = None if policy.monthly_budget is None else int(policy.monthly_budget * 10**9) - spent
+    left = [each for each in (daily, monthly) if each is not None]
+    return max(0, min(left)) if left else None
+
+
+def _tighter(quota: int | None, headroom: int | None, units: int, cost: int) -> int | None:
+    """Of what the quota leaves, and what the headroom pays for at the mean cost of a unit."""
+    paid = None if headroom is None or not units or not cost else headroom * units // cost
+    left = [each for each in (quota, paid) if each is not None]
+    return min(left) if left else None
+
+
+def _prediction(
+    seen: Forecast, policy: AiPolicy, *, requests_left: int | None, tokens_left: int | None, plan_has_more: bool
+) -> QuotaPrediction:
+    return QuotaPrediction(
+        remaining_requests=requests_left,
+        remaining_tokens=tokens_left,
+        estimated_cost=seen.p50,
+        will_exceed_budget=seen.will_exceed_budget,
+        recommended_action=recommended_action(
+            seen, has_fallback=policy.fallback_model is not None, higher_plan_has_more=plan_has_more
+        ),
+        probability=seen.p_exceed,
+        low=seen.p10,
+        high=seen.p90,
+        runs_out_on=seen.runs_out_on,
+        method=seen.method,
+        confidence=seen.confidence,
+        reason=seen.reason,
+    )
