@@ -123,6 +123,7 @@ SETTLE_S = 10.0
 SETTLE_WITH_JOURNAL_S = 2.0
 """The same at a shutdown that can leave it in a file."""
 CLOSE_MONTH = "close-month"
+EXPIRE = "expire-holds"
 SHADOW = "shadow"
 REPORT_USAGE = "report-usage"
 ENVIRONMENT = ("CATALOGUE", "COUNTERS", "LEDGER", "APPLY", "JOURNAL", "SHADOW", "BILLING_MODE")
@@ -237,6 +238,7 @@ class Metering:
             from_sync=self.from_sync,
             override=self.override_plan,
             flush=self._flush_of,
+            flush_all=self._fold_all,
             ledger=self.ledger,
         )
         self._what_if = WhatIf(self.ledger, plans=plans, catalogue=self.catalogue)
@@ -301,6 +303,7 @@ class Metering:
 
     def _all_jobs(self, watch: ShadowWatch | None) -> Iterator[Job]:
         yield from upkeep(self.ledger)
+        yield Job(EXPIRE, timedelta(minutes=1), self._expire_holds)
         yield Job(CLOSE_MONTH, timedelta(days=1), self._close_last_month, catch_up=62)
         if watch is not None:
             yield Job(SHADOW, EVERY, watch.run)
@@ -792,6 +795,14 @@ class Metering:
         shard = self.gate.shard_of(tenant_id(tenant))
         await self._settle(shard=shard)
         await self._drain.fully(shard)
+
+    async def _fold_all(self) -> None:
+        await self._settle()
+        await self._drain.fully()
+
+    async def _expire_holds(self, _period: datetime, _fence: int) -> None:
+        await self._fold_all()
+        await self.ai.expire()
 
     async def _settle(self, *, shard: int | None = None, within_s: float = SETTLE_S) -> None:
         """Everything acknowledged in this process, or in this shard alone, is in the stream."""

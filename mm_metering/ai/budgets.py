@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple
@@ -28,7 +29,7 @@ from mm_metering.core.events import whole_quantity
 from mm_metering.core.facts import Count, Fact, void
 from mm_metering.core.identity import resource_name, tenant_id
 from mm_metering.core.money import Amount
-from mm_metering.core.periods import from_micros, parse_day
+from mm_metering.core.periods import from_micros, micros, parse_day
 from mm_metering.core.tenancy import TenantRow
 from mm_metering.errors import InvalidInput, MissingExtra, UnknownTenant
 from mm_metering.gate.admission import Candidate, Share
@@ -37,12 +38,19 @@ from mm_metering.gate.gate import Gate
 from mm_metering.gate.holds import Held
 from mm_metering.gate.refusals import raise_if_refused
 
+log = logging.getLogger("mm_metering.ai")
+
 MIN_OUTPUT: Final = 64
 USUAL_OUTPUT: Final = 1_024
 """Output tokens that are held for a call which names no maximum."""
 MAX_NAME: Final = 200
 LASTS_US: Final = 600_000_000
 """How long a hold lasts."""
+LATE_US: Final = 60_000_000
+"""How much later it is expired: what was settled in time is in the ledger by then."""
+PAGE: Final = 100
+SAME_INSTANT: Final = 200
+"""Facts of a tenant that are looked through for one of a known instant."""
 
 
 class Unset:
@@ -126,6 +134,7 @@ class Ai:
         from_sync: Callable[[Callable[[], Awaitable[None]]], None],
         override: Callable[[str, Mapping[str, Any]], Awaitable[object]],
         flush: Callable[[str], Awaitable[None]],
+        flush_all: Callable[[], Awaitable[None]],
         ledger: Ledger,
     ) -> None:
         self._gate = gate
@@ -136,6 +145,7 @@ class Ai:
         self._from_sync = from_sync
         self._override = override
         self._flush = flush
+        self._flush_all = flush_all
         self._ledger = ledger
         self._insight = Insight(ledger, catalogue=catalogue, clock=clock)
         self.prices = Prices.of_catalogue(catalogue.ai_prices)
@@ -399,11 +409,35 @@ class Ai:
         if settled is None:
             await self._gate.close(held, [void(_hold_fact(held))])
             return
-        late = self._clock.now() >= from_micros(held.expires_us)
-        facts = self.facts(held, settled, done.asked.scopes, name="close")
-        if late:
-            facts += [void(fact) for fact in self.facts(held, settled, (), name="expired")]
-        await self._gate.close(held, facts)
+        facts, before = self.facts(held, settled, done.asked.scopes, name="close"), list[Fact]()
+        if self._clock.now() >= from_micros(held.expires_us):
+            expired = self.facts(held, replace(settled, tokens=1), (), name="expired")
+            facts += [void(fact) for fact in expired]
+            ids = {fact.id for fact in expired}
+            stored = await self._ledger.facts(held.tenant, after=(held.taken_us - 1, ""), limit=SAME_INSTANT)
+            before = [fact for fact in stored if fact.id in ids]
+        await self._gate.close(held, facts, instead_of=before)
+
+    async def expire(self) -> int:
+        """Charges the input of calls that nobody settled for longer than a hold lasts: their process is gone. How
+        many. A late settle replaces that."""
+        before_us = micros(self._clock.now()) - LASTS_US - LATE_US
+        done = 0
+        while holds := await self._ledger.overdue_holds(before_us, limit=PAGE):
+            for hold in holds:
+                await self._expire(hold)
+            done += len(holds)
+            await self._flush_all()
+        return done
+
+    async def _expire(self, hold: Fact) -> None:
+        note = json.loads(hold.metadata or "{}")
+        floor, tokens = (note.get(name, 0) if isinstance(note, dict) else 0 for name in ("floor", "tokens"))
+        settled = Settled(floor, tokens, "expired", "input alone")
+        candidate = Candidate(hold.event_type, hold.resource, ())
+        held = Held(hold.id, hold.tenant, candidate, 0, {}, hold.occurred_us, hold.occurred_us + LASTS_US)
+        log.warning("an AI call of %r on %s was never settled: its input is charged", hold.tenant, hold.resource)
+        await self._gate.close(held, self.facts(held, settled, (), name="expired"))
 
     def facts(self, held: Held, settled: Settled, scopes: Sequence[str], *, name: str) -> list[Fact]:
         """Its close, and its tokens beside it."""

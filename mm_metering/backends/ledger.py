@@ -241,6 +241,10 @@ class Ledger(Work, Accounts, Collecting, UsageReports, Protocol):
         """A page of the tenant's counted facts past (occurred_us, id), in that order; voided ones are left out."""
         ...
 
+    async def overdue_holds(self, before_us: int, *, limit: int) -> list[Fact]:
+        """Open holds that were taken before then, the oldest first."""
+        ...
+
     # -- keeping
 
     async def make_room(self, now_us: int) -> tuple[str, ...]:

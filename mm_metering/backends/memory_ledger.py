@@ -421,6 +421,12 @@ class MemoryLedger(MemoryWork, MemoryAccounts, MemoryReports):
             page = [fact for fact in theirs if (fact.occurred_us, fact.id) > after]
             return sorted(page, key=lambda fact: (fact.occurred_us, fact.id))[:limit]
 
+    async def overdue_holds(self, before_us: int, *, limit: int) -> list[Fact]:
+        with self._lock:
+            found = (hold for books in self._books.values() for hold in books.open_holds())
+            overdue = [hold for hold in found if hold.occurred_us < before_us]
+            return sorted(overdue, key=lambda hold: (hold.occurred_us, hold.tenant, hold.id))[:limit]
+
     # -- keeping ------------------------------------------------------------------------------------------------------
 
     async def make_room(self, now_us: int) -> tuple[str, ...]:

@@ -277,11 +277,13 @@ class Gate:
             view, _ = await self._first_view(tenant_id(tenant))
         return view.windows.ai, view.plan
 
-    async def close(self, held: Held, facts: Sequence[Fact]) -> bool:
-        """Ends a reservation with what was used: the first of ``facts`` is its close. Answers like ``post``."""
+    async def close(self, held: Held, facts: Sequence[Fact], *, instead_of: Sequence[Fact] = ()) -> bool:
+        """Ends a reservation with what was used: the first of ``facts`` is its close. ``instead_of`` is what was
+        counted for it before, and is voided among ``facts``. Answers like ``post``."""
         lane, view = self._lane(held.tenant), await self._known_view(held.tenant)
         payload, tag = b"\n".join(encode(fact) for fact in facts), view.tag(lane.generation)
         counted = [fact for fact in facts if fact.kind != "void"]
+        self._reports.taken_back(lane.shard, instead_of)
         op = Post(held.tenant, tag, view.deltas(counted, self._now_us()), payload, close=held.id)
         return self._acknowledged(lane, facts, await lane.submit(op, allow=True))
 

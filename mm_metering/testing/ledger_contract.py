@@ -429,6 +429,17 @@ class LedgerContract(WorkContract, AccountsContract, CollectingContract, UsageRe
         assert await quantities(ledger, "*ai_call") == {date(2024, 1, 15): 1}
         assert {cell.total.cost_nanos for cell in await ledger.cells("acme", first=EARLY, last=LATE)} == {80}
 
+    async def test_overdue_holds_are_those_that_are_open_and_were_taken_before(self, ledger: Ledger) -> None:
+        books = Books(ledger)
+        old, late = ai_hold("b", "2024-01-15 12:00"), ai_hold("c", "2024-01-15 12:01", tenant="beta")
+        done = ai_hold("a", "2024-01-15 11:00")
+        await books.fold(old, late, done, ai_close(done))
+        assert await ledger.overdue_holds(at("2024-01-15 12:00"), limit=9) == []
+        assert await ledger.overdue_holds(at("2024-01-15 13:00"), limit=9) == [old, late]
+        assert await ledger.overdue_holds(at("2024-01-15 13:00"), limit=1) == [old]
+        await books.fold(ai_close(old))
+        assert await ledger.overdue_holds(at("2024-01-15 13:00"), limit=9) == [late]
+
     async def test_a_voided_hold_is_not_open(self, ledger: Ledger) -> None:
         books, hold = Books(ledger), ai_hold("h", "2024-01-15 12:00")
         await books.fold(hold)

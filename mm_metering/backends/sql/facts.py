@@ -114,6 +114,12 @@ async def open_holds(tx: Transaction, tenants: Iterable[str]) -> dict[str, tuple
     return {tenant: tuple(sorted(theirs, key=attrgetter("occurred_us", "id"))) for tenant, theirs in found.items()}
 
 
+async def overdue_holds(tx: Transaction, before_us: int, limit: int) -> list[Fact]:
+    order = (usage_fact.c.occurred_us, usage_fact.c.tenant, usage_fact.c.id)
+    statement = select(*FACT).where(IS_OPEN, usage_fact.c.occurred_us < before_us).order_by(*order).limit(limit)
+    return [fact_of(row) for row in await tx.all(statement)]
+
+
 async def owners(tx: Transaction, tenants: Iterable[str]) -> set[str]:
     """Those of the tenants that have facts."""
     given, source = sorted(tenants), tx.dialect.keys(_TENANT)

@@ -199,6 +199,9 @@ class SqlLedger:
     async def facts(self, tenant: str, *, after: tuple[int, str], limit: int) -> list[Fact]:
         return await self._store.read(lambda tx: facts.page(tx, tenant, after, limit))
 
+    async def overdue_holds(self, before_us: int, *, limit: int) -> list[Fact]:
+        return await self._store.read(lambda tx: facts.overdue_holds(tx, before_us, limit))
+
     # -- accounts -----------------------------------------------------------------------------------------------------
 
     async def account(self, tenant: str, wanted: Wanted) -> Account | None:
