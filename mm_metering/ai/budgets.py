@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from types import TracebackType
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
 
 from mm_metering.ai import estimate
 from mm_metering.ai.calls import AiCall, Settled
@@ -21,6 +21,7 @@ from mm_metering.ai.insight import CALL, TOKEN, AiUsage, Insight, QuotaPredictio
 from mm_metering.ai.names import parse
 from mm_metering.ai.prices import Prices
 from mm_metering.ai.tracking import TrackedAsync, TrackedSync
+from mm_metering.ai.wrap import Wrapped, is_async
 from mm_metering.backends.ledger import Ledger
 from mm_metering.clock import Clock
 from mm_metering.core.catalogue import AI_COST_METER, AiPolicy, Catalogue
@@ -39,6 +40,8 @@ from mm_metering.gate.holds import Held
 from mm_metering.gate.refusals import raise_if_refused
 
 log = logging.getLogger("mm_metering.ai")
+
+Client = TypeVar("Client")
 
 MIN_OUTPUT: Final = 64
 USUAL_OUTPUT: Final = 1_024
@@ -227,13 +230,33 @@ class Ai:
             bound.unsettled.append(lambda: self.leave(opened))
         return opened
 
-    def track(self, opened: OpenCall, stream: Any) -> TrackedAsync:
-        """The stream, which settles the call when it ends."""
-        return TrackedAsync(stream, opened.call, lambda: self.write(opened))
+    def open_sync(self, asked: Asked) -> OpenCall:
+        """The same for a caller that is not async."""
+        found: list[OpenCall] = []
 
-    def track_sync(self, opened: OpenCall, stream: Any) -> TrackedSync:
+        async def opening() -> None:
+            found.append(await self.open(asked))
+
+        self._from_sync(opening)
+        return found[0]
+
+    def write_sync(self, done: OpenCall) -> None:
+        self._from_sync(lambda: self.write(done))
+
+    def wrap(self, client: Client, *, feature: str | None = None) -> Client:
+        """A client of OpenAI or Anthropic whose ``create`` calls are reserved and settled for the tenant that is bound
+        where they are made; streams, too. All else is the client's own. What would pass by the budget (``parse``, the
+        ``stream`` helpers, batches, raw responses) is InvalidInput; ``.unwrapped`` is the client itself."""
+        return cast(Client, Wrapped(client, self, is_async=is_async(client), feature=feature))
+
+    def track(self, opened: OpenCall, stream: Any, *, hides_usage: bool = False) -> TrackedAsync:
+        """The stream, which settles the call when it ends; it may hide the chunk that says its usage alone."""
+        return TrackedAsync(stream, opened.call, lambda: self.write(opened), hides_usage=hides_usage)
+
+    def track_sync(self, opened: OpenCall, stream: Any, *, hides_usage: bool = False) -> TrackedSync:
         """The same for a stream that is not async."""
-        return TrackedSync(stream, opened.call, lambda: self.write(opened), self._from_sync)
+        write = lambda: self.write(opened)  # noqa: E731
+        return TrackedSync(stream, opened.call, write, self._from_sync, hides_usage=hides_usage)
 
     def leave(self, opened: OpenCall) -> None:
         """Its request is over: what is still open is settled by what was seen, and written in the background."""

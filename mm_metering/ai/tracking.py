@@ -11,8 +11,11 @@ from mm_metering.ai.streams import StreamUsage
 
 
 class _Tracked:
-    def __init__(self, stream: Any, call: AiCall, write: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, stream: Any, call: AiCall, write: Callable[[], Awaitable[None]], *, hides_usage: bool = False
+    ) -> None:
         self._stream = stream
+        self._hides_usage = hides_usage
         self._call = call
         self._write = write
         self._usage = StreamUsage(model=call.model)
@@ -26,6 +29,10 @@ class _Tracked:
         self._has_any = True
         self._usage.add(chunk)
         return chunk
+
+    def _is_ours(self, chunk: Any) -> bool:
+        """Whether the chunk was asked for by us alone: it holds usage and no choice."""
+        return self._hides_usage and getattr(chunk, "choices", None) == [] and getattr(chunk, "usage", None) is not None
 
     def settle(self, error: BaseException | None = None) -> None:
         """By what was seen until now; nothing at all seen, by the error."""
@@ -43,7 +50,9 @@ class TrackedAsync(_Tracked):
 
     async def __anext__(self) -> Any:
         try:
-            return self._see(await self._stream.__anext__())
+            while self._is_ours(chunk := self._see(await self._stream.__anext__())):
+                pass
+            return chunk
         except StopAsyncIteration:
             await self._done(None)
             raise
@@ -81,9 +90,15 @@ class TrackedSync(_Tracked):
     """The same for a stream that is not async."""
 
     def __init__(
-        self, stream: Any, call: AiCall, write: Callable[[], Awaitable[None]], from_sync: Callable[[Any], Any]
+        self,
+        stream: Any,
+        call: AiCall,
+        write: Callable[[], Awaitable[None]],
+        from_sync: Callable[[Any], Any],
+        *,
+        hides_usage: bool = False,
     ) -> None:
-        super().__init__(stream, call, write)
+        super().__init__(stream, call, write, hides_usage=hides_usage)
         self._from_sync = from_sync
 
     def __iter__(self) -> Self:
@@ -91,7 +106,9 @@ class TrackedSync(_Tracked):
 
     def __next__(self) -> Any:
         try:
-            return self._see(next(self._stream))
+            while self._is_ours(chunk := self._see(next(self._stream))):
+                pass
+            return chunk
         except StopIteration:
             self._done(None)
             raise

@@ -1,0 +1,161 @@
+"""``metering.ai.wrap(client)``: a provider's client whose calls are reserved and settled, with all else as it was.
+
+A proxy, no patch: other clients of the process stay as they are. It knows the calls of OpenAI's and Anthropic's clients
+by their path; no SDK is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from mm_metering.errors import InvalidInput
+from mm_metering.gate.context import current
+
+if TYPE_CHECKING:
+    from mm_metering.ai.budgets import Ai, Asked, OpenCall
+
+
+class Kind(NamedTuple):
+    """How a call is asked: which parameters will be read, and those that cap its output, the usual one last.
+    ``asks_for_usage``: its streams say what they used only if that is asked for."""
+
+    reads: tuple[str, ...]
+    caps: tuple[str, ...]
+    asks_for_usage: bool = False
+
+
+CALLS: Final = {
+    "chat.completions.create": Kind(
+        ("messages", "tools", "functions"), ("max_tokens", "max_completion_tokens"), asks_for_usage=True
+    ),
+    "responses.create": Kind(("instructions", "input", "tools"), ("max_output_tokens",)),
+    "messages.create": Kind(("system", "messages", "tools"), ("max_tokens",)),
+}
+NOT_METERED: Final = frozenset(
+    {
+        *("chat.completions.stream", "chat.completions.parse", "responses.stream", "responses.parse"),
+        *("messages.stream", "messages.batches.create", "batches.create"),
+    }
+)
+"""Calls of a model that would pass by the budget."""
+ROOMS: Final = frozenset(path.rpartition(".")[0] for path in (*CALLS, *NOT_METERED)) | {"chat", "beta"}
+COPIES: Final = frozenset({"with_options", "copy"})
+
+
+class Wrapped:
+    """Behaves as the client does; ``unwrapped`` is the client itself."""
+
+    def __init__(self, client: Any, ai: Ai, *, is_async: bool, feature: str | None, path: str = "") -> None:
+        self.unwrapped = client
+        self._ai = ai
+        self._is_async = is_async
+        self._feature = feature
+        self._path = path
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.unwrapped, name)
+        path = f"{self._path}.{name}" if self._path else name
+        plain = path.removeprefix("beta.")
+        if plain in NOT_METERED or name in ("with_raw_response", "with_streaming_response"):
+            raise InvalidInput(
+                "client", f"{path} is not metered; call {self._metered()}, or the client itself as .unwrapped"
+            )
+        if plain in CALLS:
+            return self._call(found, CALLS[plain])
+        if not self._path and name in COPIES:
+            return lambda *args, **given: self._again(found(*args, **given), "")
+        return self._again(found, path) if plain in ROOMS else found
+
+    def _metered(self) -> str:
+        theirs = [path for path in CALLS if path.startswith(self._path.removeprefix("beta."))] or list(CALLS)
+        return " or ".join(f"{path}(stream=True)" for path in theirs)
+
+    def _again(self, inner: Any, path: str) -> Wrapped:
+        return Wrapped(inner, self._ai, is_async=self._is_async, feature=self._feature, path=path)
+
+    def __enter__(self) -> Wrapped:
+        self.unwrapped.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.unwrapped.__exit__(*error)
+
+    async def __aenter__(self) -> Wrapped:
+        await self.unwrapped.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self.unwrapped.__aexit__(*error)
+
+    # -- a call -------------------------------------------------------------------------------------------------------
+
+    def _call(self, method: Callable[..., Any], kind: Kind) -> Callable[..., Any]:
+        return self._async(method, kind) if self._is_async else self._sync(method, kind)
+
+    def _async(self, method: Callable[..., Any], kind: Kind) -> Callable[..., Any]:
+        async def create(**given: Any) -> Any:
+            ai = self._ai
+            opened = await ai.open(self._asked(kind, given))
+            try:
+                reply = await method(**_sent(kind, given, opened))
+            except BaseException as error:
+                opened.call.end(error)
+                await ai.write(opened)
+                raise
+            if given.get("stream"):
+                return ai.track(opened, reply, hides_usage=_hides(kind, given))
+            opened.call.settle(reply)
+            await ai.write(opened)
+            return reply
+
+        return create
+
+    def _sync(self, method: Callable[..., Any], kind: Kind) -> Callable[..., Any]:
+        def create(**given: Any) -> Any:
+            ai, asked = self._ai, self._asked(kind, given)
+            opened = ai.open_sync(asked)
+            try:
+                reply = method(**_sent(kind, given, opened))
+            except BaseException as error:
+                opened.call.end(error)
+                ai.write_sync(opened)
+                raise
+            if given.get("stream"):
+                return ai.track_sync(opened, reply, hides_usage=_hides(kind, given))
+            opened.call.settle(reply)
+            ai.write_sync(opened)
+            return reply
+
+        return create
+
+    def _asked(self, kind: Kind, given: dict[str, Any]) -> Asked:
+        read = [given[name] for name in kind.reads if given.get(name) is not None]
+        named = next((given[name] for name in kind.caps if type(given.get(name)) is int), None)
+        many = given.get("n")
+        most = named * many if named is not None and type(many) is int and many > 1 else named
+        options: dict[str, Any] = {"input": read, "max_output_tokens": most, "feature": self._feature}
+        return self._ai.asked(current().tenant, str(given.get("model")), **options)
+
+
+def _sent(kind: Kind, given: dict[str, Any], opened: OpenCall) -> dict[str, Any]:
+    """With the model and the output that the call may use."""
+    sent = given | {"model": opened.call.model}
+    name = next((each for each in kind.caps if each in given), kind.caps[-1])
+    many = given.get("n") if type(given.get("n")) is int else 1
+    if name in given or opened.held.grants:
+        sent[name] = max(1, opened.call.max_output_tokens // max(1, many or 1))
+    if given.get("stream") and kind.asks_for_usage:
+        asked = given.get("stream_options")
+        sent["stream_options"] = {**(asked if isinstance(asked, dict) else {}), "include_usage": True}
+    return sent
+
+
+def _hides(kind: Kind, given: dict[str, Any]) -> bool:
+    """Whether the chunk that says the usage is ours alone: the caller did not ask for it, and may not expect it."""
+    asked = given.get("stream_options")
+    return kind.asks_for_usage and not (isinstance(asked, dict) and asked.get("include_usage"))
+
+
+def is_async(client: object) -> bool:
+    return any(each.__name__.startswith("Async") for each in type(client).__mro__)
