@@ -31,7 +31,7 @@ plain_and_stream = pytest.mark.parametrize("stream", [False, True], ids=["plain"
 
 
 class Sdks:
-    """Clients that do not try again, and one way to call them all."""
+    """Clients that do not try again, and one way to call them all. Without certificates, which take long to load."""
 
     def __init__(self, fake: FakeLlm, stack: ExitStack) -> None:
         self._fake = fake
@@ -40,11 +40,15 @@ class Sdks:
 
     @cached_property
     def openai(self) -> Any:
-        return self._stack.enter_context(openai.OpenAI(base_url=self._fake.url + "/v1", **self._ours))
+        http = openai.DefaultHttpxClient(verify=False)
+        client = openai.OpenAI(base_url=self._fake.url + "/v1", http_client=http, **self._ours)
+        return self._stack.enter_context(client)
 
     @cached_property
     def anthropic(self) -> Any:
-        return self._stack.enter_context(anthropic.Anthropic(base_url=self._fake.url, **self._ours))
+        http = anthropic.DefaultHttpxClient(verify=False)
+        client = anthropic.Anthropic(base_url=self._fake.url, http_client=http, **self._ours)
+        return self._stack.enter_context(client)
 
     def call(self, api: str, **asked: Any) -> Any:
         return calling(api, self.anthropic if api == "messages" else self.openai, **asked)
@@ -467,3 +471,16 @@ def test_leaving_it_ends_what_is_slow() -> None:
         fake.__exit__(None, None, None)
         with pytest.raises(openai.APIConnectionError):
             next(stream)
+
+
+def test_once_left_it_answers_no_more_on_connections_that_are_open() -> None:
+    with FakeLlm() as fake, httpx.Client(base_url=fake.url) as client:
+        assert client.post("/v1/models").status_code == 404
+        fake.__exit__(None, None, None)
+        with pytest.raises(httpx.TransportError):
+            client.post("/v1/models")
+
+
+def test_a_body_that_is_no_json_is_refused(fake: FakeLlm) -> None:
+    got = httpx.post(f"{fake.url}/v1/messages", content=b"{", headers={"x-api-key": fake.api_key})
+    assert (got.status_code, got.json()["error"]["type"]) == (400, "invalid_request_error")

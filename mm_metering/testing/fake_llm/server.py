@@ -51,6 +51,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         content = self.rfile.read(int(self.headers.get("content-length") or 0))
         try:
+            if self.desk.closing.is_set():
+                raise Cut
             self._answer(urlsplit(self.path).path, content)
         except (Cut, ConnectionError):
             self.close_connection = True
@@ -63,7 +65,10 @@ class Handler(BaseHTTPRequestHandler):
         if wire is None:
             self._send(404, Chat().error(404, f"Unknown request URL: POST {path}."))
             return
-        body = json.loads(content)
+        body = _object(content)
+        if body is None:
+            self._send(400, wire.error(400, "The body is no JSON object."))
+            return
         fault = self.desk.fault(path)
         kind = fault.kind if fault else None
         asked = Asked(path, body.get("model", ""), max_tokens_of(body), bool(body.get("stream")), body, kind)
@@ -165,6 +170,14 @@ def before_drop(events: list[Event], after: int) -> list[Event]:
     if after < len(chunks):
         return events[: chunks[after]]
     return events[: chunks[-1] + 1 if chunks else 1]
+
+
+def _object(content: bytes) -> Thing | None:
+    try:
+        body = json.loads(content)
+    except ValueError:
+        return None
+    return body if isinstance(body, dict) else None
 
 
 def listening(desk: Desk) -> Server:
