@@ -238,7 +238,7 @@ class Metering:
             from_sync=self.from_sync,
             override=self.override_plan,
             flush=self._flush_of,
-            flush_all=self._fold_all,
+            flush_all=self._drain.fully,
             ledger=self.ledger,
         )
         self._what_if = WhatIf(self.ledger, plans=plans, catalogue=self.catalogue)
@@ -796,12 +796,8 @@ class Metering:
         await self._settle(shard=shard)
         await self._drain.fully(shard)
 
-    async def _fold_all(self) -> None:
-        await self._settle()
-        await self._drain.fully()
-
     async def _expire_holds(self, _period: datetime, _fence: int) -> None:
-        await self._fold_all()
+        await self._drain.fully()
         await self.ai.expire()
 
     async def _settle(self, *, shard: int | None = None, within_s: float = SETTLE_S) -> None:
