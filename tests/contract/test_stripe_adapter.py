@@ -375,6 +375,15 @@ async def test_resuming_ends_whatever_holds_a_subscription_back(
     assert await adapter.resume_subscription(subscription.id) == resumed
 
 
+async def test_a_subscription_that_is_paused_there_goes_on(
+    adapter: StripeBillingAdapter, fake: FakeStripe, subscription: Subscription
+) -> None:
+    raw(fake, "POST", f"subscriptions/{subscription.id}/pause")
+    paused = await adapter.get_subscription(subscription.id)
+    assert paused is not None
+    assert (paused.status, (await adapter.resume_subscription(subscription.id)).status) == ("paused", "active")
+
+
 async def test_a_catalogue_of_many_plans_is_pushed_whole(adapter: StripeBillingAdapter) -> None:
     many = catalogues.load({"currency": "USD", "plans": {f"p{number}": {"price": "1.00"} for number in range(12)}})
     assert {each.state for each in await adapter.push_plans(many)} == {"made"}
@@ -384,3 +393,15 @@ async def test_a_catalogue_of_many_plans_is_pushed_whole(adapter: StripeBillingA
 async def test_a_bad_name_of_a_price_is_refused(make: Make) -> None:
     with pytest.raises(InvalidInput, match="prices"):
         make(prices={"pro": "\n"})
+
+
+@pytest.mark.parametrize(
+    ("unit_price", "sent"), [("99", "9900"), ("0.5", "50"), ("10.00", "1000"), ("0.000000001", "0.0000001")]
+)
+async def test_a_price_is_sent_without_an_exponent(
+    adapter: StripeBillingAdapter, fake: FakeStripe, customer: BillingCustomer, unit_price: str, sent: str
+) -> None:
+    """The SDK sends ``str`` of a Decimal, which may be "9.9E+3"."""
+    await adapter.create_invoice(customer.id, items=[{"description": "x", "quantity": 10**7, "unit_price": unit_price}])
+    asked = [each.params["unit_amount_decimal"] for each in fake.requests if each.path == "/v1/invoiceitems"]
+    assert asked == [sent]

@@ -15,6 +15,7 @@ from mm_metering.billing.stripe.shapes import (
     ASKED,
     ITEM,
     KEY,
+    Coins,
     checked_id,
     due_ts,
     id_of,
@@ -91,7 +92,7 @@ class Invoices(StripeAccount):
     async def _add(self, draft: stripe.Invoice, place: int, item: BillingItem, coins: Decimal, key: str | None) -> None:
         """Stripe's quantities are never negative: the price is, instead."""
         with localcontext(EXACT):
-            price = -coins if item.quantity < 0 else coins
+            price = Coins(-coins if item.quantity < 0 else coins)
         wanted: stripe.params.InvoiceItemCreateParams = {
             "customer": str(draft.customer),
             "invoice": draft.id,

@@ -62,13 +62,20 @@ def coin(currency: str) -> Decimal:
     return minor_unit(currency) if places is None else Decimal((0, (1,), -places))
 
 
-def in_coins(amount: Decimal, currency: str) -> Decimal:
+class Coins(Decimal):
+    """Written without an exponent: the SDK sends ``str`` of it, and 99 / 0.01 would be "9.9E+3"."""
+
+    def __str__(self) -> str:
+        return format(self, "f")
+
+
+def in_coins(amount: Decimal, currency: str) -> Coins:
     """0.00003 USD are 0.003 coins. InvalidInput past 12 decimal places."""
     with localcontext(EXACT):
         coins = amount / coin(currency)
         if coins != coins.quantize(Decimal((0, (1,), -MAX_PLACES))):
             raise InvalidInput("unit_price", f"{amount} has more places than Stripe takes, {MAX_PLACES} of a cent")
-        return coins
+        return Coins(coins)
 
 
 def of_coins(coins: Decimal | int, currency: str) -> Decimal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
@@ -53,9 +54,7 @@ def add_item(account: Account, params: Params) -> Thing:
     if invoice is not None and len(invoice["lines"]["data"]) >= 250:
         raise Refusal(400, "You can only have 250 items on an invoice")
     quantity = int(params.get("quantity", 1))
-    each = (
-        Decimal(params["unit_amount_decimal"]) if "unit_amount_decimal" in params else Decimal(params.get("amount", 0))
-    )
+    each = decimal(params.get("unit_amount_decimal") or params.get("amount") or "0")
     if quantity < 0 or -int(each.normalize().as_tuple().exponent) > 12:
         raise Refusal(400, "Invalid quantity or unit_amount_decimal", param="unit_amount_decimal")
     made = account.new(
@@ -266,6 +265,13 @@ def _payments(account: Account, invoice_id: str) -> list[Thing]:
 
 def _intent(account: Account, invoice_id: str) -> Thing:
     return account.get("payment_intent", _payments(account, invoice_id)[0]["payment"]["payment_intent"])
+
+
+def decimal(text: str) -> Decimal:
+    """A number in plain digits: the fake takes no exponent."""
+    if not re.fullmatch(r"-?\d+(\.\d+)?", text):
+        raise Refusal(400, f"Invalid decimal: {text}", code="parameter_invalid_decimal")
+    return Decimal(text)
 
 
 def rounded(coins: Decimal) -> int:

@@ -14,8 +14,10 @@ from importlib.resources import files
 from typing import Any, Final
 
 FILE: Final = "openapi.json.gz"
-NEWER: Final = frozenset({("post", "/v1/subscriptions/{subscription}/pause")})
-"""Calls of 2026-10-28.endive that the document, 2026-05-27.dahlia, does not have."""
+NEWER: Final = frozenset(
+    {("post", "/v1/subscriptions/{subscription}/pause"), ("post", "/v1/subscriptions/{subscription}/resume")}
+)
+"""Calls whose parameters in 2026-10-28.endive are not those of the document, 2026-05-27.dahlia."""
 _BODY: Final = "application/x-www-form-urlencoded"
 _HERE: Final = "urn:stripe"
 

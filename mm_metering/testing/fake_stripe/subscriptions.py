@@ -8,7 +8,7 @@ from typing import Final
 
 from mm_metering.core.periods import Window, from_micros, window_span, zone
 from mm_metering.testing.fake_stripe.customers import living, owned
-from mm_metering.testing.fake_stripe.invoices import begun, charged, finalized, plain, rounded, shown
+from mm_metering.testing.fake_stripe.invoices import begun, charged, decimal, finalized, plain, rounded, shown
 from mm_metering.testing.fake_stripe.params import Params, merged, texts, truth
 from mm_metering.testing.fake_stripe.spec import blank
 from mm_metering.testing.fake_stripe.state import Account, Refusal, Thing, page
@@ -31,7 +31,7 @@ def create_price(account: Account, params: Params) -> Thing:
         raise Refusal(400, f"A price (`price_…`) already uses that lookup key: {key}", param="lookup_key")
     product = params.get("product") or create_product(account, params["product_data"])["id"]
     account.get("product", product)
-    each = Decimal(params.get("unit_amount_decimal") or params.get("unit_amount") or "0")
+    each = decimal(params.get("unit_amount_decimal") or params.get("unit_amount") or "0")
     repeats = params.get("recurring")
     made = account.new(
         "price",
@@ -65,7 +65,11 @@ def price(account: Account, price_id: str, _: Params) -> Thing:
 
 def prices(account: Account, params: Params) -> Thing:
     keys = texts(params.get("lookup_keys"))
-    found = account.every("price", lambda each: not keys or each["lookup_key"] in keys)
+    active = params.get("active")
+    found = account.every(
+        "price",
+        lambda each: (not keys or each["lookup_key"] in keys) and (active is None or each["active"] is truth(active)),
+    )
     return page(found, params, "/v1/prices")
 
 
@@ -260,8 +264,9 @@ def roll(account: Account) -> list[Thing]:
 
 def preview(account: Account, params: Params) -> Thing:
     subscription = account.get("subscription", params["subscription"])
+    told = len(account.events)
     made = billed(account, subscription, metered=True)
-    del account.kept["invoice"][made["id"]]
+    del account.kept["invoice"][made["id"]], account.events[told:]
     return shown(made)
 
 
