@@ -196,12 +196,14 @@ class BillingAdapter(Protocol):
 
 class Seen(Value):
     """What the provider says of an object now. ``decline``: the last payment of ``invoice``, which is open, failed so.
-    ``customer_id``: whose ways to pay may have changed; ``is_gone``: it was deleted."""
+    ``customer_id``: whose ways to pay may have changed, ``default_method`` the one that is asked; ``is_gone``: it was
+    deleted."""
 
     invoice: BillingInvoice | None = None
     decline: str = ""
     subscription: Subscription | None = None
     customer_id: str | None = None
+    default_method: str = ""
     is_gone: bool = False
 
 

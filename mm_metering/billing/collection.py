@@ -19,7 +19,7 @@ from typing import Final
 from mm_metering.backends.accounts import Wanted
 from mm_metering.backends.collecting import PARKED, PROVIDER_REFUSED
 from mm_metering.backends.ledger import Ledger
-from mm_metering.billing.adapter import BillingAdapter, BillingInvoice, Seen
+from mm_metering.billing.adapter import BillingAdapter, BillingInvoice, Seen, WebhookAdapter
 from mm_metering.billing.items import items_of_invoice
 from mm_metering.clock import Clock
 from mm_metering.core import books, collecting
@@ -219,7 +219,8 @@ class Collector:
         except NoPaymentMethod:
             return await self._declined(asked, "no_payment_method")
         except ActionRequired:
-            return await self._answer(asked, lambda e, now: collecting.to_confirm(e, now, self._dunning))
+            method = await self._method_of(asked.tenant)
+            return await self._answer(asked, lambda e, now: collecting.to_confirm(e, now, self._dunning, method=method))
         except InvalidRequest:
             found = await self._adapter.get_invoice(each.provider_invoice)
             if found is None or found.status == "open":
@@ -229,9 +230,17 @@ class Collector:
         return await self.follow(asked, found, "")
 
     async def _declined(self, each: Collection, code: str, *, is_final: bool = False) -> Collection:
+        method = await self._method_of(each.tenant)
         return await self._answer(
-            each, lambda e, now: collecting.declined(e, code, now, self._dunning, is_final=is_final)
+            each, lambda e, now: collecting.declined(e, code, now, self._dunning, method=method, is_final=is_final)
         )
+
+    async def _method_of(self, tenant: str) -> str:
+        """The way to pay that is asked, where the provider tells."""
+        customer = await self._ledger.payer(tenant)
+        if customer is None or not isinstance(self._adapter, WebhookAdapter):
+            return ""
+        return (await self._adapter.look("customer", customer)).default_method
 
     async def _answer(self, each: Collection, change: Callable[[Collection, datetime], Moved]) -> Collection:
         """Writes what the provider said to the attempt, unless somebody else has."""
@@ -292,12 +301,14 @@ class Collector:
             await self._ledger.unlink_payer(tenant)
             await self._alert(PARKED, tenant, f"the customer {customer} was deleted at the provider; nobody pays now")
             return
-        await self.hurry(tenant, actor=actor)
+        if seen.default_method:
+            await self.hurry(tenant, seen.default_method, actor=actor)
 
-    async def hurry(self, tenant: str, *, actor: str) -> None:
-        """There may be a new way to pay: what waits for one is tried now."""
+    async def hurry(self, tenant: str, method: str, *, actor: str) -> None:
+        """What failed with another way to pay is tried now. A customer changes for many reasons, a failed payment among
+        them: the same card is not asked before its day."""
         for each in await self._ledger.collections(tenant=tenant, limit=PAGE):
-            if each.state in ("failing", "confirming"):
+            if each.state in ("failing", "confirming") and each.method != method:
                 await self._move(each, lambda now_is: collecting.hurried(now_is, self._clock.now()), actor=actor)
 
     async def retry(self, invoice_id: str) -> Collection:
@@ -314,6 +325,7 @@ class Collector:
     ) -> Collection:
         """Makes of it what its invoice at the provider is."""
         now = self._clock.now()
+        method = await self._method_of(each.tenant) if decline else ""
 
         def change(now_is: Collection) -> Moved:
             if found is None or now_is.provider_invoice != found.id or now_is.state in collecting.FINAL:
@@ -326,7 +338,7 @@ class Collector:
                 case "uncollectible" if now_is.state != "uncollectible":
                     return collecting.given_up(now_is, now)
                 case "open" if decline and now_is.state == "open" and now_is.unanswered is None:
-                    return collecting.declined(now_is, decline, now, self._dunning)
+                    return collecting.declined(now_is, decline, now, self._dunning, method=method)
                 case "open" if now_is.is_pending:
                     return collecting.pending(now_is, now)
             return Moved(now_is)

@@ -363,9 +363,10 @@ class MockBillingAdapter(MockMeters):
             case "subscription":
                 return Seen(subscription=await self.get_subscription(object_id))
             case "customer":
-                return Seen(customer_id=object_id, is_gone=object_id in self._deleted)
+                default = self._defaults.get(object_id, "")
+                return Seen(customer_id=object_id, default_method=default, is_gone=object_id in self._deleted)
             case "payment_method" if object_id in self._methods:
-                return Seen(customer_id=self._methods[object_id][0])
+                return await self.look("customer", self._methods[object_id][0])
         return Seen()
 
     async def list_invoices(self, customer_id: str, *, since: datetime) -> list[BillingInvoice]:

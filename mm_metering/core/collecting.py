@@ -62,6 +62,7 @@ class Collection(Value):
     issue              counts up where the provider's invoice is made anew, for another amount
     due_at             when the next step is; None: something must happen first
     failed_at          the first failure; suspends_at and gives_up_at follow from it
+    method             the way to pay that failed last: only another one is asked before its day
     tries              steps in a row that the provider did not answer
     note               why it is parked
     """
@@ -77,6 +78,7 @@ class Collection(Value):
     attempts: tuple[Attempt, ...] = ()
     due_at: datetime | None = None
     failed_at: datetime | None = None
+    method: str = ""
     suspends_at: datetime | None = None
     gives_up_at: datetime | None = None
     suspended: bool = False
@@ -163,11 +165,13 @@ def paid(each: Collection, now: datetime) -> Moved:
     return Moved(moved, (_notice(moved, "payment.succeeded", now, data),))
 
 
-def declined(each: Collection, code: str, now: datetime, dunning: Dunning, *, is_final: bool = False) -> Moved:
+def declined(
+    each: Collection, code: str, now: datetime, dunning: Dunning, *, method: str = "", is_final: bool = False
+) -> Moved:
     """Tried again on the days of the schedule, but not with a card that is final."""
     failed_at = each.failed_at or now
     retry_at = None if is_final else dunning.retry_at(failed_at, now)
-    moved = _failed(_happened(each, "fail", "declined", code=code, due_at=retry_at), failed_at, dunning)
+    moved = _failed(_happened(each, "fail", "declined", code=code, due_at=retry_at), failed_at, dunning, method)
     data = {
         "attempt": len(each.attempts),
         "decline_code": code,
@@ -177,9 +181,9 @@ def declined(each: Collection, code: str, now: datetime, dunning: Dunning, *, is
     return Moved(moved, (_notice(moved, "payment.failed", now, data),))
 
 
-def to_confirm(each: Collection, now: datetime, dunning: Dunning) -> Moved:
+def to_confirm(each: Collection, now: datetime, dunning: Dunning, *, method: str = "") -> Moved:
     """The customer must do something; the days count as after a failure."""
-    moved = _failed(_happened(each, "confirm", "confirm", due_at=None), each.failed_at or now, dunning)
+    moved = _failed(_happened(each, "confirm", "confirm", due_at=None), each.failed_at or now, dunning, method)
     data = {"attempt": len(each.attempts), "suspends_at": _text(moved.suspends_at)}
     return Moved(moved, (_notice(moved, "payment.action_required", now, data),))
 
@@ -279,10 +283,11 @@ def _answered(each: Collection, outcome: Outcome, code: str = "") -> Collection:
     return _with(each, attempts=(*each.attempts[:-1], last))
 
 
-def _failed(each: Collection, failed_at: datetime, dunning: Dunning) -> Collection:
+def _failed(each: Collection, failed_at: datetime, dunning: Dunning, method: str) -> Collection:
     return _with(
         each,
         failed_at=failed_at,
+        method=method,
         suspends_at=dunning.suspends_at(failed_at),
         gives_up_at=dunning.gives_up_at(failed_at),
     )

@@ -155,6 +155,17 @@ async def test_a_card_that_was_lost_is_not_tried_again_but_the_days_count(house:
     assert ((await house.later(days=1)).suspended, await house.status()) == (True, "unpaid")
 
 
+@pytest.mark.parametrize("card", ["pm_card_chargeDeclinedLostCard", "pm_card_chargeDeclinedInsufficientFunds"])
+async def test_the_same_card_is_not_asked_again_because_its_customer_changed(house: House, card: str) -> None:
+    await house.signs_up(card=card)
+    await house.closes()
+    assert (await house.collects()).state == "failing"
+    for _ in range(3):
+        house.adapter._tell("customer.updated", house.customer)
+        await house.hears()
+        assert len((await house.collects()).attempts) == 1
+
+
 async def test_a_payment_to_be_confirmed_waits_for_the_customer(house: House) -> None:
     await house.signs_up(card="pm_card_authenticationRequired")
     await house.closes()

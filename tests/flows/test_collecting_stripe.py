@@ -106,6 +106,8 @@ async def test_a_declined_payment_is_tried_again_and_recovers_with_a_new_card(
         "insufficient_funds",
         "past_due",
     )
+    await hears(metering, fake)
+    assert len((await collected(metering)).attempts) == 1, "its customer is delinquent now, which is no new card"
     clock.advance(timedelta(days=14))
     assert ((await collected(metering)).suspended, await status(metering)) == (True, "unpaid")
     assert (await metering.check_limit("acme", "api_calls")).reason == "payment-required"

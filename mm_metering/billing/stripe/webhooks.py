@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mm_metering.backends.collecting import About, Hint
 from mm_metering.billing.adapter import BillingInvoice, Seen
 from mm_metering.billing.signatures import verify
+from mm_metering.billing.stripe.account import default_method
 from mm_metering.billing.stripe.calls import Calls
 from mm_metering.billing.stripe.customers import Customers
 from mm_metering.billing.stripe.failures import NoSuchObject
@@ -104,10 +105,14 @@ class Webhooks(Customers, Subscriptions, Invoices):
             case "subscription":
                 return Seen(subscription=await self.get_subscription(object_id))
             case "customer":
-                return Seen(customer_id=object_id, is_gone=await self._customer(object_id) is None)
+                found_customer = await self._customer(object_id)
+                if found_customer is None:
+                    return Seen(customer_id=object_id, is_gone=True)
+                return Seen(customer_id=object_id, default_method=default_method(found_customer))
             case "payment_method":
                 method = await self._method(checked_id(object_id, "pm", "payment_method_id"))
-                return Seen(customer_id=id_of(method.customer) or None)
+                owner = id_of(method.customer)
+                return await self._looked("customer", owner) if owner else Seen()
         return Seen()
 
     async def list_invoices(self, customer_id: str, *, since: datetime) -> list[BillingInvoice]:

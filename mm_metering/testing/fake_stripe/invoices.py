@@ -209,6 +209,10 @@ def failed(account: Account, invoice: Thing, decline_code: str) -> None:
         "status": "requires_payment_method",
         "last_payment_error": {k: v for k, v in error.items() if v is not None},
     }
+    owner = account.get("customer", invoice["customer"])
+    if not owner["delinquent"]:
+        owner["delinquent"] = True
+        account.tell("customer.updated", owner)
     account.tell("payment_intent.payment_failed", intent)
     account.tell("invoice.payment_failed", invoice)
 
