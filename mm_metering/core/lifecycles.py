@@ -36,33 +36,20 @@ INVOICE: Final = Lifecycle(
     },
 )
 
+_ON_ITS_WAY: Final = {
+    "pay": "paid",
+    "fail": "failing",
+    "confirm": "confirming",
+    "park": "parked",
+    "void": "void",
+    "give up": "uncollectible",
+}
 COLLECTION: Final = Lifecycle(
     "collection of",
     {
-        "open": {
-            "pay": "paid",
-            "fail": "failing",
-            "confirm": "confirming",
-            "park": "parked",
-            "void": "void",
-            "give up": "uncollectible",
-        },
-        "failing": {
-            "pay": "paid",
-            "fail": "failing",
-            "confirm": "confirming",
-            "park": "parked",
-            "void": "void",
-            "give up": "uncollectible",
-        },
-        "confirming": {
-            "pay": "paid",
-            "fail": "failing",
-            "confirm": "confirming",
-            "park": "parked",
-            "void": "void",
-            "give up": "uncollectible",
-        },
+        "open": _ON_ITS_WAY,
+        "failing": _ON_ITS_WAY,
+        "confirming": _ON_ITS_WAY,
         "parked": {"retry": "open", "pay": "paid", "void": "void", "give up": "uncollectible"},
         "uncollectible": {"pay": "paid", "void": "void"},
         "paid": {},
