@@ -20,8 +20,6 @@ class Host(Protocol):
 
     ai: Ai
 
-    def from_sync(self, work: Callable[[], Any]) -> Any: ...
-
 
 def ai_call(
     model: str,
@@ -112,10 +110,9 @@ def _sync(function: Callable[..., Any], asked: Callable[..., Asked], told: Calla
 
         @functools.wraps(function)
         def stream(*args: Any, **given: Any) -> Iterator[Any]:
-            host = _host()
-            wanted = asked(args, given)
-            opened = host.from_sync(lambda: host.ai.open(wanted))
-            tracked = host.ai.track_sync(opened, function(*args, **told(opened, given)))
+            ai = _host().ai
+            opened = ai.open_sync(asked(args, given))
+            tracked = ai.track_sync(opened, function(*args, **told(opened, given)))
             try:
                 yield from tracked
             finally:
@@ -125,19 +122,18 @@ def _sync(function: Callable[..., Any], asked: Callable[..., Asked], told: Calla
 
     @functools.wraps(function)
     def call_sync(*args: Any, **given: Any) -> Any:
-        host = _host()
-        wanted = asked(args, given)
-        opened = host.from_sync(lambda: host.ai.open(wanted))
+        ai = _host().ai
+        opened = ai.open_sync(asked(args, given))
         try:
             reply = function(*args, **told(opened, given))
         except BaseException as error:
             opened.call.end(error)
-            host.from_sync(lambda: host.ai.write(opened))
+            ai.write_sync(opened)
             raise
         if hasattr(reply, "__next__"):
-            return host.ai.track_sync(opened, reply)
+            return ai.track_sync(opened, reply)
         opened.call.settle(reply)
-        host.from_sync(lambda: host.ai.write(opened))
+        ai.write_sync(opened)
         return reply
 
     return call_sync
