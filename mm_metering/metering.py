@@ -104,7 +104,7 @@ from mm_metering.worker.drain import Drain
 from mm_metering.worker.jobs import Job, Jobs
 from mm_metering.worker.leases import Leases
 from mm_metering.worker.monitor import Monitor
-from mm_metering.worker.payments import payment_jobs
+from mm_metering.worker.payments import collect_now, payment_jobs
 from mm_metering.worker.rebuild import Rebuilt, rebuild_all, rebuild_one
 from mm_metering.worker.reconcile import Reconciling
 from mm_metering.worker.runner import Worker
@@ -690,12 +690,7 @@ class Metering:
         has them paid, and calls hooks. ``progress`` is told how many invoices are done. InvalidInput without a
         provider."""
         await self.startup()
-        collector = self._collecting()
-        if self._inbox is not None:
-            await self._inbox.work()
-        run = await collector.run(progress)
-        await self._hooks.run()
-        return run
+        return await collect_now(self._collecting(), self._inbox, self._hooks, progress)
 
     async def list_payments(
         self, *, tenant: str | None = None, period: str | None = None, state: collecting.CollectionState | None = None
