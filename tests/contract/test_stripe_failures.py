@@ -10,6 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
@@ -93,8 +94,8 @@ class Scripted:
         return [each.headers.get("idempotency-key") for each in self.asked]
 
 
-@pytest.fixture
-def script() -> Iterator[Scripted]:
+@contextmanager
+def serving() -> Iterator[Scripted]:
     script = Scripted()
     thread = threading.Thread(target=script.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
@@ -102,6 +103,12 @@ def script() -> Iterator[Scripted]:
     script.server.shutdown()
     script.server.server_close()
     thread.join()
+
+
+@pytest.fixture
+def script() -> Iterator[Scripted]:
+    with serving() as script:
+        yield script
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +14,7 @@ from mm_metering.billing.reporter import UsageReport, UsageReporter
 from mm_metering.billing.stripe import StripeBillingAdapter
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.errors import InvalidInput, InvalidRequest, ProviderRefused, ProviderUnavailable
-from tests.contract.test_stripe_failures import CUSTOMER, HTML, KEY, LOST, Answer, Scripted, error, patient
+from tests.contract.test_stripe_failures import CUSTOMER, HTML, KEY, LOST, Answer, Scripted, error, patient, serving
 
 THEN = datetime(2024, 1, 15, 12, 0, 7, tzinfo=UTC)
 REPORT = UsageReport("acme", "cus_1", "ai_tokens.gpt-4", -25, "mm_0123", THEN, "2024-01")
@@ -37,13 +36,8 @@ PLANS = Catalogue.from_dict(
 
 @pytest.fixture
 def script() -> Iterator[Scripted]:
-    script = Scripted()
-    thread = threading.Thread(target=script.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    yield script
-    script.server.shutdown()
-    script.server.server_close()
-    thread.join()
+    with serving() as script:
+        yield script
 
 
 @pytest.fixture
