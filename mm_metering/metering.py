@@ -241,6 +241,7 @@ class Metering:
             flush_all=self._drain.fully,
             ledger=self.ledger,
         )
+        self.gate.chores.append(self.ai.renew)
         self._what_if = WhatIf(self.ledger, plans=plans, catalogue=self.catalogue)
         self._shadow = None if shadow is None else self._shadow_of(catalogues.load(shadow))
         self._subscriptions = Subscriptions(

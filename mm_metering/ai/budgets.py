@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import date
 from types import TracebackType
@@ -20,20 +22,21 @@ from mm_metering.ai.calls import AiCall, Settled
 from mm_metering.ai.insight import CALL, TOKEN, AiUsage, Insight, QuotaPrediction
 from mm_metering.ai.names import parse
 from mm_metering.ai.prices import Prices
+from mm_metering.ai.scopes import scoped, scopes
 from mm_metering.ai.tracking import TrackedAsync, TrackedSync
 from mm_metering.ai.wrap import Wrapped, is_async
-from mm_metering.backends.ledger import Ledger
+from mm_metering.backends.ledger import FIRST_HOLD, Ledger, hold_key
 from mm_metering.clock import Clock
 from mm_metering.core.catalogue import AI_COST_METER, AiPolicy, Catalogue
 from mm_metering.core.decision import Decision
 from mm_metering.core.events import whole_quantity
 from mm_metering.core.facts import Count, Fact, void
-from mm_metering.core.identity import resource_name, tenant_id
+from mm_metering.core.identity import tenant_id
 from mm_metering.core.money import Amount
 from mm_metering.core.periods import from_micros, micros, parse_day
 from mm_metering.core.tenancy import TenantRow
 from mm_metering.errors import InvalidInput, MissingExtra, UnknownTenant
-from mm_metering.gate.admission import Candidate, Share
+from mm_metering.gate.admission import Candidate, Scope, Share
 from mm_metering.gate.context import bound_or_none
 from mm_metering.gate.gate import Gate
 from mm_metering.gate.holds import Held
@@ -49,6 +52,8 @@ USUAL_OUTPUT: Final = 1_024
 MAX_NAME: Final = 200
 LASTS_US: Final = 600_000_000
 """How long a hold lasts."""
+MOST_US: Final = 86_400_000_000
+"""How long it may be renewed."""
 LATE_US: Final = 60_000_000
 """How much later it is expired: what was settled in time is in the ledger by then."""
 PAGE: Final = 100
@@ -83,7 +88,11 @@ class Asked:
     input_tokens: int
     max_output_tokens: int
     min_output_tokens: int
-    scopes: tuple[str, ...] = ()
+    scopes: tuple[Scope, ...] = ()
+
+    def scopes_of(self, model: str) -> tuple[Scope, ...]:
+        """With that of the model that it is made to."""
+        return (*self.scopes, Scope(f"model:{model}"))
 
 
 class Reservation:
@@ -115,13 +124,14 @@ class Abandoned(Exception):
     """Nobody was left to say what a call was."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class OpenCall:
-    """A call with what is held for it."""
+    """A call with what is held for it, until ``expires_us`` unless that is renewed."""
 
     asked: Asked
     call: AiCall
     held: Held
+    expires_us: int
     is_written: bool = False
 
 
@@ -150,6 +160,7 @@ class Ai:
         self._flush = flush
         self._flush_all = flush_all
         self._ledger = ledger
+        self._running: dict[str, weakref.ref[OpenCall]] = {}
         self._insight = Insight(ledger, catalogue=catalogue, clock=clock)
         self.prices = Prices.of_catalogue(catalogue.ai_prices)
 
@@ -212,9 +223,21 @@ class Ai:
         if max_output_tokens is not None:
             most = whole_quantity(max_output_tokens, least=0, field="max_output_tokens")
         least = min(whole_quantity(min_output_tokens, least=0, field="min_output_tokens"), most)
-        scopes = (("feature", feature), ("user", user), ("run", run))
-        named = tuple(f"{name}:{resource_name(value)}" for name, value in scopes if value is not None)
+        named = scopes(feature=feature, user=user, run=run)
         return Asked(tenant_id(tenant), _model(model), read, most, least, named)
+
+    def scope(
+        self,
+        *,
+        feature: str | None = None,
+        user: str | None = None,
+        run: str | None = None,
+        cap: Amount | None = None,
+    ) -> AbstractContextManager[None]:
+        """Names whose cost the calls inside are: ``with metering.ai.scope(run="ticket-4812", cap="0.75"):``. They are
+        charged to the tenant once, and count in the budgets of each scope as well; runs inside runs count in all of
+        them. ``cap`` is the most that the run may come to in a month, in USD."""
+        return scoped(scopes(feature=feature, user=user, run=run, cap=cap))
 
     async def open(self, asked: Asked) -> OpenCall:
         """Held, or the Refused that fits."""
@@ -225,7 +248,8 @@ class Ai:
         if not isinstance(held, Held):
             raise_if_refused(_with_fallback(held.decisions, policy), self._clock.now())
             raise AssertionError("a hold that was refused has a decision that says why")
-        opened = OpenCall(asked, self._call(asked, held), held)
+        opened = OpenCall(asked, self._call(asked, held), held, held.expires_us)
+        self._running[held.id] = weakref.ref(opened)
         if (bound := bound_or_none()) is not None:
             bound.unsettled.append(lambda: self.leave(opened))
         return opened
@@ -287,19 +311,20 @@ class Ai:
 
     def _candidate(self, asked: Asked, model: str, policy: AiPolicy) -> Candidate | None:
         """None for a model without a price that a budget needs."""
-        shares, note = [], {"floor": 0, "tokens": asked.input_tokens}
+        scopes = asked.scopes_of(model)
+        shares, note = [], {"floor": 0, "tokens": asked.input_tokens, "scopes": [each.name for each in scopes]}
         for meter in self._catalogue.meters_of(CALL, model):
             if meter.unit != "money":
                 shares.append(Share(meter.name, 1, 1))
                 continue
             costs = self._costs(asked, model)
             if costs is None:
-                if policy.on_unpriced == "block" and _has_budget(policy):
+                if policy.on_unpriced == "block" and _has_budget(policy, scopes):
                     return None
                 continue
             floor, least, most = costs
             note["floor"] = floor
-            shares.append(Share(meter.name, least, most))
+            shares.append(Share(meter.name, least, most, scopes if meter.name == AI_COST_METER else ()))
         for meter in self._catalogue.meters_of(TOKEN, model):
             least, most = asked.min_output_tokens, asked.max_output_tokens
             shares.append(Share(meter.name, asked.input_tokens + least, asked.input_tokens + most))
@@ -351,7 +376,8 @@ class Ai:
     async def check_request(self, tenant: str, model: str, tokens: int = 0) -> AiCheck:
         """Whether a call would run now: the list of models, then the quota of requests, then the money. A preview:
         ``reserve`` enforces."""
-        asked = Asked(tenant_id(tenant), _model(model), whole_quantity(tokens, least=0, field="tokens"), 0, 0)
+        read = whole_quantity(tokens, least=0, field="tokens")
+        asked = Asked(tenant_id(tenant), _model(model), read, 0, 0, scopes())
         await self._startup()
         policy, _ = await self._gate.ai_policy(asked.tenant)
         if not _is_listed(asked.model, policy):
@@ -375,15 +401,18 @@ class Ai:
         model_allowlist: Sequence[str] | Unset | None = UNSET,
         fallback_model: str | Unset | None = UNSET,
         on_unpriced: Literal["block", "allow"] | Unset = UNSET,
+        budgets: Mapping[str, Mapping[str, Amount]] | Unset | None = UNSET,
     ) -> AiPolicy:
-        """Budgets and models that a tenant has otherwise than its plan, from its next call on. What is not named stays;
-        None takes it away. It ends with the next ``change_plan``. CatalogueError for what a plan may not say either."""
+        """Budgets and models that a tenant has otherwise than its plan, from its next call on. ``budgets`` are those of
+        scopes: ``{"user:*": {"daily": "1.00"}}``. What is not named stays; None takes it away. It ends with the next
+        ``change_plan``. CatalogueError for what a plan may not say either."""
         given = {
             "daily_budget": daily_budget,
             "monthly_budget": monthly_budget,
             "model_allowlist": model_allowlist,
             "fallback_model": fallback_model,
             "on_unpriced": on_unpriced,
+            "budgets": budgets,
         }
         changes = {name: value for name, value in given.items() if not isinstance(value, Unset)}
         await self._startup()
@@ -425,6 +454,7 @@ class Ai:
         if done.is_written:
             return
         done.is_written = True
+        self._running.pop(done.held.id, None)
         await asyncio.shield(self._keep(self._write(done)))
 
     async def _write(self, done: OpenCall) -> None:
@@ -432,8 +462,9 @@ class Ai:
         if settled is None:
             await self._gate.close(held, [void(_hold_fact(held))])
             return
-        facts, before = self.facts(held, settled, done.asked.scopes, name="close"), list[Fact]()
-        if self._clock.now() >= from_micros(held.expires_us):
+        scopes = [each.name for each in done.asked.scopes_of(held.candidate.resource)]
+        facts, before = self.facts(held, settled, scopes, name="close"), list[Fact]()
+        if micros(self._clock.now()) >= done.expires_us:
             expired = self.facts(held, replace(settled, tokens=1), (), name="expired")
             facts += [void(fact) for fact in expired]
             ids = {fact.id for fact in expired}
@@ -441,26 +472,47 @@ class Ai:
             before = [fact for fact in stored if fact.id in ids]
         await self._gate.close(held, facts, instead_of=before)
 
+    async def renew(self) -> int:
+        """Prolongs what is held for calls that still run here, from the half of its time on and for a day at most; how
+        many. A chore of each process."""
+        now_us, done = micros(self._clock.now()), 0
+        for hold_id, known in list(self._running.items()):
+            opened = known()
+            if opened is None:  # its stream was dropped outside of a request
+                self._running.pop(hold_id, None)
+            elif opened.expires_us - LASTS_US // 2 <= now_us < opened.held.taken_us + MOST_US:
+                until_us = opened.expires_us + LASTS_US
+                await self._gate.post(opened.held.tenant, [_renewal(opened.held, until_us)])
+                opened.expires_us, done = until_us, done + 1
+        return done
+
     async def expire(self) -> int:
         """Charges the input of calls that nobody settled for longer than a hold lasts: their process is gone. How
         many. A late settle replaces that."""
-        before_us = micros(self._clock.now()) - LASTS_US - LATE_US
-        done = 0
-        while holds := await self._ledger.overdue_holds(before_us, limit=PAGE):
-            for hold in holds:
+        now_us, done, after = micros(self._clock.now()), 0, FIRST_HOLD
+        while holds := await self._ledger.overdue_holds(now_us - LASTS_US - LATE_US, after=after, limit=PAGE):
+            overdue = [hold for hold in holds if await self._renewed_us(hold) <= now_us - LATE_US]
+            for hold in overdue:
                 await self._expire(hold)
-            done += len(holds)
+            done, after = done + len(overdue), hold_key(holds[-1])
+        if done:
             await self._flush_all()
         return done
 
+    async def _renewed_us(self, hold: Fact) -> int:
+        """Until when it was renewed."""
+        beside = await self._ledger.facts(hold.tenant, after=(hold.occurred_us, hold.id), limit=SAME_INSTANT)
+        renewed = (each.quantity for each in beside if each.target == hold.id and not each.event_type)
+        return max(renewed, default=hold.occurred_us + LASTS_US)
+
     async def _expire(self, hold: Fact) -> None:
         note = json.loads(hold.metadata or "{}")
-        floor, tokens = (note.get(name, 0) if isinstance(note, dict) else 0 for name in ("floor", "tokens"))
+        floor, tokens, scopes = (note.get(name, other) for name, other in (("floor", 0), ("tokens", 0), ("scopes", ())))
         settled = Settled(floor, tokens, "expired", "input alone")
         candidate = Candidate(hold.event_type, hold.resource, ())
         held = Held(hold.id, hold.tenant, candidate, 0, {}, hold.occurred_us, hold.occurred_us + LASTS_US)
         log.warning("an AI call of %r on %s was never settled: its input is charged", hold.tenant, hold.resource)
-        await self._gate.close(held, self.facts(held, settled, (), name="expired"))
+        await self._gate.close(held, self.facts(held, settled, scopes, name="expired"))
 
     def facts(self, held: Held, settled: Settled, scopes: Sequence[str], *, name: str) -> list[Fact]:
         """Its close, and its tokens beside it."""
@@ -478,6 +530,14 @@ class Ai:
         tokens = tuple(Count(meter.name, "", settled.tokens) for meter in self._catalogue.meters_of(TOKEN, model))
         beside = close._replace(id=f"{close.id}:{TOKEN}", kind="use", event_type=TOKEN, quantity=settled.tokens)
         return [close, beside._replace(cost_nanos=None, counts=tokens, target=None, metadata=None)]
+
+
+def _renewal(held: Held, until_us: int) -> Fact:
+    """A fact that counts nowhere, beside the hold's."""
+    fact = Fact(
+        f"{held.id}.renewed.{until_us}", held.taken_us, "use", held.tenant, "", held.candidate.resource, 0, None, ()
+    )
+    return fact._replace(quantity=until_us, target=held.id)
 
 
 def _hold_fact(held: Held) -> Fact:
@@ -517,8 +577,10 @@ def _is_listed(model: str, policy: AiPolicy) -> bool:
     return model in policy.model_allowlist or not forms.isdisjoint(policy.model_allowlist)
 
 
-def _has_budget(policy: AiPolicy) -> bool:
-    return policy.daily_budget is not None or policy.monthly_budget is not None
+def _has_budget(policy: AiPolicy, scopes: Sequence[Scope]) -> bool:
+    if policy.daily_budget is not None or policy.monthly_budget is not None:
+        return True
+    return any(each.cap is not None or policy.limits_of(each.name) for each in scopes)
 
 
 def _fallback(policy: AiPolicy, model: str) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from mm_metering.backends.accounts import Accounts
 from mm_metering.backends.collecting import Collecting
@@ -21,6 +21,16 @@ MAX_SNAPSHOTS: Final = 64
 """Most tenants that one ``snapshots`` is asked for."""
 KEEP_MONTHS: Final = 25
 """How long facts are kept, in whole months of UTC besides the running one. Their cells stay for ever."""
+
+
+HoldKey: TypeAlias = tuple[int, str, str]
+FIRST_HOLD: Final[HoldKey] = (-(2**63), "", "")
+"""Before every hold."""
+
+
+def hold_key(hold: Fact) -> HoldKey:
+    """The oldest first."""
+    return hold.occurred_us, hold.tenant, hold.id
 
 
 class ShardRow(NamedTuple):
@@ -241,8 +251,8 @@ class Ledger(Work, Accounts, Collecting, UsageReports, Protocol):
         """A page of the tenant's counted facts past (occurred_us, id), in that order; voided ones are left out."""
         ...
 
-    async def overdue_holds(self, before_us: int, *, limit: int) -> list[Fact]:
-        """Open holds that were taken before then, the oldest first."""
+    async def overdue_holds(self, before_us: int, *, after: HoldKey = FIRST_HOLD, limit: int) -> list[Fact]:
+        """Open holds that were taken before then, past ``hold_key`` and in its order."""
         ...
 
     # -- keeping

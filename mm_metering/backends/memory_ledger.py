@@ -11,15 +11,18 @@ from typing import Any
 
 from mm_metering.backends.counters import START
 from mm_metering.backends.ledger import (
+    FIRST_HOLD,
     KEEP_MONTHS,
     Acknowledged,
     Claim,
     ClaimRequest,
+    HoldKey,
     Retired,
     ShardRow,
     Snapshot,
     UsageRow,
     Used,
+    hold_key,
 )
 from mm_metering.backends.memory_accounts import MemoryAccounts
 from mm_metering.backends.memory_reports import MemoryReports
@@ -421,11 +424,11 @@ class MemoryLedger(MemoryWork, MemoryAccounts, MemoryReports):
             page = [fact for fact in theirs if (fact.occurred_us, fact.id) > after]
             return sorted(page, key=lambda fact: (fact.occurred_us, fact.id))[:limit]
 
-    async def overdue_holds(self, before_us: int, *, limit: int) -> list[Fact]:
+    async def overdue_holds(self, before_us: int, *, after: HoldKey = FIRST_HOLD, limit: int) -> list[Fact]:
         with self._lock:
             found = (hold for books in self._books.values() for hold in books.open_holds())
-            overdue = [hold for hold in found if hold.occurred_us < before_us]
-            return sorted(overdue, key=lambda hold: (hold.occurred_us, hold.tenant, hold.id))[:limit]
+            overdue = [hold for hold in found if hold.occurred_us < before_us and hold_key(hold) > after]
+            return sorted(overdue, key=hold_key)[:limit]
 
     # -- keeping ------------------------------------------------------------------------------------------------------
 

@@ -137,6 +137,21 @@ class AiPolicy:
     model_allowlist: tuple[str, ...] | None = None
     fallback_model: str | None = None
     on_unpriced: Literal["block", "allow"] = "block"
+    budgets: Mapping[str, Mapping[str, Decimal]] | None = None
+    """Of a part of it, as {"daily": ..., "monthly": ...} by scope: "feature:chat", or "user:*" for each user."""
+
+    def limits_of(self, scope: str) -> tuple[Limit, ...]:
+        """Its budgets in a scope, such as "user:u_7": those that name it, else those of each of its kind."""
+        budgets = self.budgets or {}
+        found = budgets.get(scope) or budgets.get(f"{scope.partition(':')[0]}:*") or {}
+        return _budgets(found.get("daily"), found.get("monthly"))
+
+
+def _budgets(daily: Decimal | None, monthly: Decimal | None) -> tuple[Limit, ...]:
+    windows = ((Window.DAY, daily), (Window.MONTH, monthly))
+    return tuple(
+        Limit(AI_COST_METER, window, to_nanos(most), unit="money") for window, most in windows if most is not None
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,14 +221,8 @@ class Plan:
     def limits(self) -> Mapping[str, tuple[Limit, ...]]:
         """By meter, as decisions know them: the quotas, and the AI budgets as limits of the meter ``ai_cost``."""
         limits = dict(self.quotas)
-        budgets = (
-            (Window.DAY, self.ai.daily_budget if self.ai else None),
-            (Window.MONTH, self.ai.monthly_budget if self.ai else None),
-        )
-        for window, budget in budgets:
-            if budget is not None:
-                limit = Limit(AI_COST_METER, window, to_nanos(budget), unit="money")
-                limits[AI_COST_METER] = (*limits.get(AI_COST_METER, ()), limit)
+        if self.ai is not None and (budgets := _budgets(self.ai.daily_budget, self.ai.monthly_budget)):
+            limits[AI_COST_METER] = (*limits.get(AI_COST_METER, ()), *budgets)
         return limits
 
     def definition(self) -> dict[str, Any]:

@@ -138,6 +138,14 @@ _METER_FIELDS = {
     ),
     "on_outage": Field(choice("allow", "deny"), "While counters are unreachable; default deny for money, else allow."),
 }
+_SCOPES = Keys(r"(model|feature|user|run):.{1,256}", 'a part; write "feature:chat", or "user:*" for each user')
+_BUDGET = table(
+    {
+        "daily": Field(_NANO_MONEY, "Provider cost of a day at most."),
+        "monthly": Field(_NANO_MONEY, "Provider cost of a month at most."),
+    },
+    least='write { daily = "1.00" }, or monthly',
+)
 _AI_FIELDS = {
     "daily_budget": Field(_NANO_MONEY, "Provider cost of a day at most."),
     "monthly_budget": Field(_NANO_MONEY, "Provider cost of a month at most."),
@@ -146,6 +154,7 @@ _AI_FIELDS = {
     ),
     "fallback_model": Field(_TEXT, "The model to use when the budget does not reach for the one asked for."),
     "on_unpriced": Field(choice("block", "allow"), 'A model without a known price: "block" (default) or "allow".'),
+    "budgets": Field(table({}, keys=_SCOPES, rest=_BUDGET), "Budgets by model, feature, user or run."),
 }
 
 
@@ -536,10 +545,10 @@ def _check_routes(routes: Mapping[str, Mapping[str, int]], meters: Mapping[str, 
 def _check_budgets(plan: Plan, meters: Mapping[str, Meter] | None, at: Place) -> None:
     """A budget is a limit of the money meter ai_cost: that must exist, and have no other limit in the same window.
     Without ``meters``, that it exists was checked before."""
-    budgets = {"daily_budget": Window.DAY, "monthly_budget": Window.MONTH}
+    budgets = {"daily_budget": Window.DAY, "monthly_budget": Window.MONTH, "budgets": None}
     limited = {limit.window for limit in plan.quotas.get(AI_COST_METER, ())}
     for key, window in budgets.items():
-        if plan.ai is None or getattr(plan.ai, key) is None:
+        if plan.ai is None or not (plan.ai.budgets if window is None else getattr(plan.ai, key) is not None):
             continue
         if meters is not None and (AI_COST_METER not in meters or meters[AI_COST_METER].unit != "money"):
             raise (at / key).wrong(

@@ -19,7 +19,8 @@ class Decision(BaseModel):
     lies past it. ``reason`` is None or a code of the HTTP table: quota-exceeded, rate-limited, budget-exceeded,
     budget-busy, feature-not-in-plan, tenant-suspended, metering-unavailable. ``window_s`` is the length of the window:
     a day with a clock change has 23 or 25 hours. ``degraded``: allowed while the counters did not answer.
-    ``reserved``: what calls that still run hold; ``fallback_model``: the plan's, which did not fit either.
+    ``reserved``: what calls that still run hold; ``fallback_model``: the plan's, which did not fit either;
+    ``scope``: the part of AI cost whose budget it is, such as "user:u_7".
     """
 
     model_config = ConfigDict(frozen=True)
@@ -40,6 +41,7 @@ class Decision(BaseModel):
     degraded: bool = False
     reserved: Quantity = 0
     fallback_model: str | None = None
+    scope: str | None = None
 
     def __bool__(self) -> bool:
         return self.allowed

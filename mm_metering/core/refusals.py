@@ -20,7 +20,8 @@ _WHEN: Final = {"day": " today", "month": " this month", "minute": " this minute
 
 def sentence(decision: Decision, now: datetime) -> str:
     """For people: "reports: 50 of 50 used this month; resets in 9 days, or move to a larger plan"."""
-    meter, needs = decision.meter, f", and this needs {_text(decision.requested)}"
+    of = f" of {decision.scope}" if decision.scope else ""
+    meter, needs = f"{decision.meter}{of}", f", and this needs {_text(decision.requested)}"
     match decision.reason:
         case "quota-exceeded":
             way = f"resets in {span(wait_s(decision, now))}" if decision.resets_at else "give some back"

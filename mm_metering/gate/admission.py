@@ -24,13 +24,22 @@ class Wish(NamedTuple):
     meter: str | None = None
 
 
+class Scope(NamedTuple):
+    """A part of a tenant's AI cost, "feature:chat": its budgets are the plan's; ``cap`` is the most that this one may
+    come to in a month, in nano-units."""
+
+    name: str
+    cap: int | None = None
+
+
 class Share(NamedTuple):
     """What a reservation holds of a meter: ``want``, or what is left of it, but at least ``need``. Units, or nano-units
-    of money."""
+    of money. It is held in each of ``scopes`` too."""
 
     meter: str
     need: int
     want: int
+    scopes: tuple[Scope, ...] = ()
 
 
 class Candidate(NamedTuple):

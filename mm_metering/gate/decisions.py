@@ -85,6 +85,9 @@ def _share(reading: Reading) -> float:
 
 
 def _closeness(decision: Decision) -> tuple[bool, bool, float]:
+    """What waiting a second may help is not what refuses, if something else does."""
+    if decision.reason == "budget-busy":
+        return False, True, 0.0
     if decision.limit is None or decision.remaining is None:
         return decision.allowed, True, 0.0
     share = float(decision.remaining) / float(decision.limit) if decision.limit else 0.0
@@ -113,6 +116,7 @@ def _decision(gauge: Gauge, line: Line, state: State, plan: str, now_us: int, *,
         window=gauge.limit.window.value,
         window_s=gauge.window_s or None,
         reserved=_shown(gauge, state.held),
+        scope=gauge.scope or None,
     )
 
 

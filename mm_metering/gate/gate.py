@@ -113,6 +113,7 @@ class Gate:
         self._windows: dict[tuple[str, str, int], PlanWindows] = {}
         self._reports = Reports(new_id())
         self._not_loaded = Seldom(log, "tenants not loaded in time")
+        self.chores: list[Callable[[], Awaitable[object]]] = []
 
     # -- takes --------------------------------------------------------------------------------------------------------
 
@@ -549,7 +550,8 @@ class Gate:
         self.start_chores()
 
     def start_chores(self) -> None:
-        """Adopts now and then what others leave behind, and reports, on this event loop, until ``aclose``."""
+        """Adopts now and then what others leave behind, reports, and does ``chores``, on this event loop, until
+        ``aclose``."""
         state = self._loops.here()
         if state.chores is None:
             state.chores = asyncio.get_running_loop().create_task(self._do_chores())
@@ -559,6 +561,8 @@ class Gate:
             try:
                 await self.adopt()
                 await self.report()
+                for chore in self.chores:
+                    await chore()
             except StoreUnavailable as error:
                 log.info("reported the next time: %s", error)
             except Exception:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import date, timedelta
 from typing import Final
@@ -40,8 +41,23 @@ def counters(view: View, snapshot: Snapshot, terms: Terms, now_us: int) -> dict[
                     values[gauge.slot.field] = used
                 if gauge.slot.price:
                     values[gauge.slot.cap_field] = _capped(view, gauge, rows, terms)
+    values |= _scoped(view, snapshot, now_us)
     _add_held(values, view, snapshot, now_us)
     return values
+
+
+def _scoped(view: View, snapshot: Snapshot, now_us: int) -> Mapping[str, int]:
+    """What AI cost came to in scopes that have a budget, and in runs, which may be given one with any call."""
+    by_scope = defaultdict[tuple[str, str], list[UsageRow]](list)
+    for row in snapshot.usage:
+        if row.scope:
+            by_scope[row.meter, row.scope].append(row)
+    found = {
+        gauge.slot.field: _used(view, gauge, rows)
+        for (meter, scope), rows in by_scope.items()
+        for gauge in _open_gauges(view, meter, now_us, scope)
+    }
+    return {field: used for field, used in found.items() if used}
 
 
 def holds(view: View, snapshot: Snapshot, now_us: int) -> Mapping[str, OpenHold]:
@@ -54,11 +70,11 @@ def holds(view: View, snapshot: Snapshot, now_us: int) -> Mapping[str, OpenHold]
     }
 
 
-def _open_gauges(view: View, meter: str, now_us: int) -> Iterable[Gauge]:
+def _open_gauges(view: View, meter: str, now_us: int, scope: str = "") -> Iterable[Gauge]:
     """The windows that hold now, and those that begin within the time an event may lie ahead."""
-    now = [gauge for gauge in view.windows.gauges(meter, now_us) if not gauge.slot.rate_s]
-    soon = [gauge for gauge in view.windows.gauges(meter, now_us + MAX_AHEAD_S * 1_000_000) if not gauge.slot.rate_s]
-    return {gauge.slot.field: gauge for gauge in (*now, *soon)}.values()
+    now = view.windows.gauges(meter, now_us, scope)
+    soon = view.windows.gauges(meter, now_us + MAX_AHEAD_S * 1_000_000, scope)
+    return {gauge.slot.field: gauge for gauge in (*now, *soon) if not gauge.slot.rate_s}.values()
 
 
 def _used(view: View, gauge: Gauge, rows: Iterable[UsageRow]) -> int:
@@ -86,7 +102,7 @@ def _levels(meter: str, gauge: Gauge, snapshot: Snapshot) -> Mapping[str, int]:
 def _held(view: View, hold: Fact, now_us: int) -> Iterable[tuple[Slot, int]]:
     """What an open hold holds in the windows that are open now."""
     for count in hold.counts:
-        for gauge in view.windows.gauges(count.meter, hold.occurred_us) if not count.scope else ():
+        for gauge in view.windows.gauges(count.meter, hold.occurred_us, count.scope):
             if gauge.ends_us > now_us and not gauge.slot.rate_s:
                 yield gauge.slot, count.amount
 

@@ -105,7 +105,7 @@ class View:
         moved: dict[str, Delta] = {}
         for fact in facts:
             for meter, scope, amount in fact.counts:
-                for gauge in self.windows.gauges(meter, fact.occurred_us) if not scope else ():
+                for gauge in self.windows.gauges(meter, fact.occurred_us, scope):
                     slot = gauge.slot
                     opens = gauge.ends_us > now_us and not (slot.price and fact.occurred_us < self.starts_us)
                     known = moved.get(slot.field, Delta(slot, 0, 0, opens))

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
 from decimal import Decimal
 from typing import Final, NamedTuple
 
-from mm_metering.core.catalogue import AiPolicy, Catalogue, Limit, Meter, Plan
+from mm_metering.core.catalogue import AI_COST_METER, AiPolicy, Catalogue, Limit, Meter, Plan
 from mm_metering.core.facts import Count, Fact, quoted, rest
 from mm_metering.core.identity import resource_name
 from mm_metering.core.limits import UNBOUNDED, Line, Slot, window_start
 from mm_metering.core.money import to_nanos
 from mm_metering.core.periods import Span, Window, from_micros, micros, window_span
-from mm_metering.gate.admission import Candidate, Policy, Wish
+from mm_metering.gate.admission import Candidate, Policy, Share, Wish
 
 MAX_PREPARED: Final = 1024
+MAX_GAUGES: Final = 4096
+"""Meters and scopes whose gauges are kept; users and runs come without end."""
+RUN: Final = "run:"
 FOREVER_US: Final = 2**62
 
 
@@ -31,6 +34,7 @@ class Gauge(NamedTuple):
     ends_us: int
     ends_at: datetime | None
     policy: Policy | None
+    scope: str = ""
 
     @property
     def window_s(self) -> int:
@@ -90,7 +94,7 @@ class PlanWindows:
         self._anchor = anchor
         self.catalogue = catalogue
         self._limits = plan.limits if plan else {}
-        self._gauges: dict[str, tuple[Gauge, ...]] = {}
+        self._gauges: dict[tuple[str, str], tuple[Gauge, ...]] = {}
         self._prepared: dict[tuple[Wish, ...], Prepared] = {}
         self._by_identity: dict[int, tuple[tuple[Wish, ...], Prepared]] = {}
 
@@ -98,26 +102,40 @@ class PlanWindows:
     def limited_meters(self) -> Iterable[str]:
         return self._limits.keys()
 
-    def gauges(self, meter: str, at_us: int) -> tuple[Gauge, ...]:
-        """The meter's limits in the windows that hold ``at_us``; none where the plan has no limit."""
-        known = self._gauges.get(meter, ())
+    def gauges(self, meter: str, at_us: int, scope: str = "") -> tuple[Gauge, ...]:
+        """The meter's limits in the windows that hold ``at_us``; none where the plan has no limit. With a ``scope``,
+        those of that part of it: a run's cost of a month is counted also where it has none."""
+        key = (meter, scope)
+        known = self._gauges.get(key, ())
         if known and all(gauge.starts_us <= at_us < gauge.ends_us for gauge in known):
             return known
-        found = tuple(self._gauge(limit, at_us) for limit in self._limits.get(meter, ()))
+        found = tuple(self._gauge(limit, at_us, scope) for limit in self._limits_of(meter, scope))
         if not known or at_us >= known[0].starts_us:  # the past is asked for now and then, the present all the time
-            self._gauges[meter] = found
+            if scope and len(self._gauges) >= MAX_GAUGES:
+                self._gauges.clear()
+            self._gauges[key] = found
         return found
 
-    def _gauge(self, limit: Limit, at_us: int) -> Gauge:
+    def _limits_of(self, meter: str, scope: str) -> tuple[Limit, ...]:
+        if not scope:
+            return self._limits.get(meter, ())
+        if meter != AI_COST_METER:
+            return ()
+        found = self.ai.limits_of(scope)
+        is_counted = scope.startswith(RUN) and all(each.window is not Window.MONTH for each in found)
+        return (*found, Limit(meter, Window.MONTH, None, unit="money")) if is_counted else found
+
+    def _gauge(self, limit: Limit, at_us: int, scope: str) -> Gauge:
         moment = from_micros(at_us)
         span = window_span(limit.window, moment, self.zone, self._anchor)
         cap = self._cap(limit, window_span(Window.MONTH, moment, self.zone, self._anchor))
         maximum = UNBOUNDED if limit.maximum is None or not limit.blocks else limit.maximum
         free = limit.maximum or 0
-        slot = Slot(field(limit.meter, limit.window, span), limit.meter, maximum, free, cap[2], cap[0], cap[1])
+        name = field(f"{limit.meter}/{scope}" if scope else limit.meter, limit.window, span)
+        slot = Slot(name, limit.meter, maximum, free, cap[2], cap[0], cap[1])
         slot = slot._replace(rate_s=limit.window.seconds)
         ends_at = None if limit.window is Window.NONE else span.end
-        gauge = Gauge(limit, slot, micros(span.start), micros(span.end), ends_at, None)
+        gauge = Gauge(limit, slot, micros(span.start), micros(span.end), ends_at, None, scope)
         if ends_at is None or limit.maximum is None or limit.unit == "money":
             return gauge
         return gauge._replace(policy=Policy(limit.meter, limit.window.value, limit.maximum, gauge.window_s))
@@ -185,15 +203,16 @@ class PlanWindows:
         is used."""
         alternatives, gauges, facts, forms = [], list[Gauge](), list[Fact](), list[tuple[str, str]]()
         for number, candidate in enumerate(candidates):
-            found = [(share, gauge) for share in candidate.shares for gauge in self.gauges(share.meter, now_us)]
+            found = [(share, gauge) for share in candidate.shares for gauge in self._gauges_of(share, now_us)]
             alternatives.append(tuple(Line(gauge.slot, share.need, share.want) for share, gauge in found))
-            limited = dict.fromkeys(share for share, _ in found)
+            limited = dict.fromkeys((share, gauge.scope) for share, gauge in found)
             fact = Fact("", 0, "hold", "", candidate.event_type, resource_name(candidate.resource), 1, None, ())
             fact = fact._replace(metadata=candidate.note)
             if number == 0:
                 gauges = [gauge for _, gauge in found]
-                facts.append(fact._replace(counts=tuple(Count(each.meter, "", each.need) for each in limited)))
-            fact = fact._replace(counts=tuple(Count(each.meter, "", each.want) for each in limited))
+                asked = tuple(Count(each.meter, "", each.need) for each in dict.fromkeys(each for each, _ in limited))
+                facts.append(fact._replace(counts=asked))
+            fact = fact._replace(counts=tuple(Count(each.meter, scope, each.want) for each, scope in limited))
             forms.append((quoted(fact.kind), rest(fact)))
         held = {share.meter for candidate in candidates for share in candidate.shares}
         return Prepared(
@@ -207,6 +226,19 @@ class PlanWindows:
             starts_us=0,
             ends_us=now_us,
         )
+
+    def _gauges_of(self, share: Share, now_us: int) -> Iterator[Gauge]:
+        """What a share of a reservation is held in: the meter, and its scopes with their own caps."""
+        yield from self.gauges(share.meter, now_us)
+        for scope in share.scopes:
+            for gauge in self.gauges(share.meter, now_us, scope.name):
+                is_capped = scope.cap is not None and gauge.limit.window is Window.MONTH
+                yield self._capped(gauge, scope.cap or 0) if is_capped else gauge
+
+    @staticmethod
+    def _capped(gauge: Gauge, cap: int) -> Gauge:
+        most = cap if gauge.limit.maximum is None else min(cap, gauge.limit.maximum)
+        return gauge._replace(limit=replace(gauge.limit, maximum=most), slot=gauge.slot._replace(maximum=most))
 
     def _lines(self, meter: Meter, resource: str, amount: int, now_us: int) -> Iterable[tuple[Line, Gauge | None]]:
         gauges = self.gauges(meter.name, now_us)

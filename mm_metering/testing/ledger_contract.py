@@ -24,7 +24,16 @@ import pytest
 
 from mm_metering.backends.accounts import Wanted
 from mm_metering.backends.counters import START
-from mm_metering.backends.ledger import MAX_SNAPSHOTS, Acknowledged, ClaimRequest, Ledger, ShardRow, Snapshot, Used
+from mm_metering.backends.ledger import (
+    MAX_SNAPSHOTS,
+    Acknowledged,
+    ClaimRequest,
+    Ledger,
+    ShardRow,
+    Snapshot,
+    Used,
+    hold_key,
+)
 from mm_metering.backends.memory_ledger import MemoryLedger
 from mm_metering.core.books import Account, Entries
 from mm_metering.core.cells import CellKey, CellSum, LevelEnd, Segment
@@ -437,6 +446,7 @@ class LedgerContract(WorkContract, AccountsContract, CollectingContract, UsageRe
         assert await ledger.overdue_holds(at("2024-01-15 12:00"), limit=9) == []
         assert await ledger.overdue_holds(at("2024-01-15 13:00"), limit=9) == [old, late]
         assert await ledger.overdue_holds(at("2024-01-15 13:00"), limit=1) == [old]
+        assert await ledger.overdue_holds(at("2024-01-15 13:00"), after=hold_key(old), limit=9) == [late]
         await books.fold(ai_close(old))
         assert await ledger.overdue_holds(at("2024-01-15 13:00"), limit=9) == [late]
 

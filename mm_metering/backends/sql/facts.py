@@ -10,6 +10,7 @@ from typing import Any, Final
 from sqlalchemy import BigInteger, exists, literal_column, not_, select, tuple_, update
 from sqlalchemy.types import Text
 
+from mm_metering.backends.ledger import HoldKey
 from mm_metering.backends.sql.batch import Batch, FactKey, Known, row_keys
 from mm_metering.backends.sql.dialects import Columns
 from mm_metering.backends.sql.engine import Transaction
@@ -114,10 +115,10 @@ async def open_holds(tx: Transaction, tenants: Iterable[str]) -> dict[str, tuple
     return {tenant: tuple(sorted(theirs, key=attrgetter("occurred_us", "id"))) for tenant, theirs in found.items()}
 
 
-async def overdue_holds(tx: Transaction, before_us: int, limit: int) -> list[Fact]:
+async def overdue_holds(tx: Transaction, before_us: int, after: HoldKey, limit: int) -> list[Fact]:
     order = (usage_fact.c.occurred_us, usage_fact.c.tenant, usage_fact.c.id)
-    statement = select(*FACT).where(IS_OPEN, usage_fact.c.occurred_us < before_us).order_by(*order).limit(limit)
-    return [fact_of(row) for row in await tx.all(statement)]
+    overdue = select(*FACT).where(IS_OPEN, usage_fact.c.occurred_us < before_us, tuple_(*order) > after)
+    return [fact_of(row) for row in await tx.all(overdue.order_by(*order).limit(limit))]
 
 
 async def owners(tx: Transaction, tenants: Iterable[str]) -> set[str]:

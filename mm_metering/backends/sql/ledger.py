@@ -13,10 +13,12 @@ from mm_metering import failpoints
 from mm_metering.backends.accounts import Decide, Wanted
 from mm_metering.backends.collecting import Hint, Waiting
 from mm_metering.backends.ledger import (
+    FIRST_HOLD,
     KEEP_MONTHS,
     Acknowledged,
     Claim,
     ClaimRequest,
+    HoldKey,
     Retired,
     ShardRow,
     Snapshot,
@@ -199,8 +201,8 @@ class SqlLedger:
     async def facts(self, tenant: str, *, after: tuple[int, str], limit: int) -> list[Fact]:
         return await self._store.read(lambda tx: facts.page(tx, tenant, after, limit))
 
-    async def overdue_holds(self, before_us: int, *, limit: int) -> list[Fact]:
-        return await self._store.read(lambda tx: facts.overdue_holds(tx, before_us, limit))
+    async def overdue_holds(self, before_us: int, *, after: HoldKey = FIRST_HOLD, limit: int) -> list[Fact]:
+        return await self._store.read(lambda tx: facts.overdue_holds(tx, before_us, after, limit))
 
     # -- accounts -----------------------------------------------------------------------------------------------------
 
