@@ -29,6 +29,7 @@ from starlette.responses import Response
 from mm_metering import catalogues, failpoints
 from mm_metering.ai.budgets import Ai
 from mm_metering.analytics import Analytics
+from mm_metering.backends.collecting import Mute
 from mm_metering.backends.counters import Counters
 from mm_metering.backends.ledger import Ledger
 from mm_metering.backends.sql import open_ledger
@@ -51,12 +52,14 @@ from mm_metering.billing.usage_reporting import UsageReporting
 from mm_metering.billing.whatif import WhatIf
 from mm_metering.clock import Clock, SystemClock, micros_of
 from mm_metering.core import collecting
+from mm_metering.core.alerting import RULES
 from mm_metering.core.audit import AuditEntry
 from mm_metering.core.books import Rules
 from mm_metering.core.catalogue import Catalogue
+from mm_metering.core.collecting import Notice
 from mm_metering.core.decision import Decision
 from mm_metering.core.dunning import Dunning
-from mm_metering.core.events import UsageEvent, whole_quantity
+from mm_metering.core.events import UsageEvent, aware, whole_quantity
 from mm_metering.core.findings import Examined, Finding
 from mm_metering.core.identity import tenant_id
 from mm_metering.core.invoices import (
@@ -100,6 +103,7 @@ from mm_metering.middleware.shapes import HeaderStyle, Shape
 from mm_metering.middleware.tenants import Found, Resolver, found_id
 from mm_metering.proof import Proof, prove
 from mm_metering.worker import dead_letters
+from mm_metering.worker.alerts import Alerts
 from mm_metering.worker.drain import Drain
 from mm_metering.worker.jobs import Job, Jobs
 from mm_metering.worker.leases import Leases
@@ -124,6 +128,7 @@ SETTLE_WITH_JOURNAL_S = 2.0
 """The same at a shutdown that can leave it in a file."""
 CLOSE_MONTH = "close-month"
 EXPIRE = "expire-holds"
+ALERTS = "alerts"
 SHADOW = "shadow"
 REPORT_USAGE = "report-usage"
 ENVIRONMENT = ("CATALOGUE", "COUNTERS", "LEDGER", "APPLY", "JOURNAL", "SHADOW", "BILLING_MODE")
@@ -239,6 +244,7 @@ class Metering:
             override=self.override_plan,
             flush=self._flush_of,
             flush_all=self._drain.fully,
+            tell=self._told,
             ledger=self.ledger,
         )
         self.gate.chores.append(self.ai.renew)
@@ -271,6 +277,15 @@ class Metering:
         self._reporting: UsageReporting | None = None
         if reporter is not None:
             self._reporting = UsageReporting(reporter, self.ledger, plans=plans, clock=self.clock, new_id=_new_id)
+        self._alerts = Alerts(
+            self.ledger,
+            self.gate,
+            self.ai.insight,
+            self._hooks,
+            self._drain.touched(),
+            clock=self.clock,
+            monitor=lambda: self.monitor,
+        )
         self._inline = worker == "inline" or (worker == "auto" and _is_embedded(counters))
         leases = Leases(self.ledger, worker=_new_id(), shards=self.counters.shards)
         watch = None if self._shadow is None else ShadowWatch(self.ledger, self._shadow, now=self.clock.now)
@@ -278,7 +293,7 @@ class Metering:
         self._jobs = Jobs(self.ledger, [*self._all_jobs(watch)], worker=leases.worker, now_us=micros_of(self.clock))
         self.reconciler = Reconciler(self.counters, self.ledger, self.gate, self._drain)
         reconciling = Reconciling(self._drain, self.reconciler)
-        self._worker = Worker(self._drain, leases, self._jobs, reconciling, shards=self.counters.shards)
+        self._worker = Worker(self._drain, leases, self._jobs, reconciling, self._alerts, shards=self.counters.shards)
         self.monitor = Monitor(
             self.counters,
             self.ledger,
@@ -304,6 +319,7 @@ class Metering:
 
     def _all_jobs(self, watch: ShadowWatch | None) -> Iterator[Job]:
         yield from upkeep(self.ledger)
+        yield Job(ALERTS, timedelta(hours=1), self._alerts.every)
         yield Job(EXPIRE, timedelta(minutes=1), self._expire_holds)
         yield Job(CLOSE_MONTH, timedelta(days=1), self._close_last_month, catch_up=62)
         if watch is not None:
@@ -658,6 +674,41 @@ class Metering:
         """States a level as it is, 0 to 2**40. Never refused; a statement older than the last changes nothing now."""
         await self.startup()
         await self._recorder.set_level(tenant, meter, value, resource=resource, occurred_at=occurred_at)
+
+    # -- alerts -------------------------------------------------------------------------------------------------------
+
+    async def check_alerts(self, tenant: str | None = None) -> list[Notice]:
+        """What the worker does every two seconds: looks what the usage that was folded here came to, or that of one
+        tenant, and tells what was not told yet. Hooks of it are called."""
+        if tenant is None:
+            await self.flush()
+            return await self._alerts.once()
+        await self._flush_of(tenant_id(tenant))
+        return await self._alerts.look([tenant])
+
+    async def list_alerts(self, *, tenant: str | None = None, limit: int = 1000) -> list[Notice]:
+        """What was told in the last 40 days, the newest first: usage alerts, and those of the house."""
+        await self.startup()
+        return [each for each in await self.ledger.notices(tenant=tenant, limit=limit) if each.type in RULES]
+
+    async def _told(self, notices: Sequence[Notice]) -> None:
+        await self._alerts.tell(notices)
+
+    async def mute_alerts(self, rule: str, *, tenant: str = "*", until: datetime | str) -> None:
+        """Tells nothing by a rule ("quota", "worker.lag", "*" for each) of a tenant, or of all, until then.
+        InvalidInput for a rule that there is not, and an instant without a zone."""
+        known = (*sorted({*RULES.values()}), "*")
+        if rule not in known:
+            raise InvalidInput("rule", f"{rule[:60]!r} is no rule; known: {', '.join(known)}")
+        await self.startup()
+        await self.ledger.put_mute(
+            Mute(rule, tenant if tenant == "*" else tenant_id(tenant), micros(aware(until, "until")))
+        )
+
+    async def list_mutes(self) -> list[Mute]:
+        """Those that hold now."""
+        await self.startup()
+        return await self.ledger.mutes(micros(self.clock.now()))
 
     # -- payment ------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import json
 import logging
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from datetime import date
 from types import TracebackType
@@ -27,7 +27,9 @@ from mm_metering.ai.tracking import TrackedAsync, TrackedSync
 from mm_metering.ai.wrap import Wrapped, is_async
 from mm_metering.backends.ledger import FIRST_HOLD, Ledger, hold_key
 from mm_metering.clock import Clock
+from mm_metering.core.alerting import unpriced
 from mm_metering.core.catalogue import AI_COST_METER, AiPolicy, Catalogue
+from mm_metering.core.collecting import Notice
 from mm_metering.core.decision import Decision
 from mm_metering.core.events import whole_quantity
 from mm_metering.core.facts import Count, Fact, void
@@ -35,7 +37,7 @@ from mm_metering.core.identity import tenant_id
 from mm_metering.core.money import Amount
 from mm_metering.core.periods import from_micros, micros, parse_day
 from mm_metering.core.tenancy import TenantRow
-from mm_metering.errors import InvalidInput, MissingExtra, UnknownTenant
+from mm_metering.errors import InvalidInput, MissingExtra, StoreUnavailable, UnknownTenant
 from mm_metering.gate.admission import Candidate, Scope, Share
 from mm_metering.gate.context import bound_or_none
 from mm_metering.gate.gate import Gate
@@ -148,6 +150,7 @@ class Ai:
         override: Callable[[str, Mapping[str, Any]], Awaitable[object]],
         flush: Callable[[str], Awaitable[None]],
         flush_all: Callable[[], Awaitable[None]],
+        tell: Callable[[Sequence[Notice]], Awaitable[object]],
         ledger: Ledger,
     ) -> None:
         self._gate = gate
@@ -159,9 +162,10 @@ class Ai:
         self._override = override
         self._flush = flush
         self._flush_all = flush_all
+        self._tell = tell
         self._ledger = ledger
         self._running: dict[str, weakref.ref[OpenCall]] = {}
-        self._insight = Insight(ledger, catalogue=catalogue, clock=clock)
+        self.insight = Insight(ledger, catalogue=catalogue, clock=clock)
         self.prices = Prices.of_catalogue(catalogue.ai_prices)
 
     # -- before a call ------------------------------------------------------------------------------------------------
@@ -423,7 +427,7 @@ class Ai:
     async def get_usage_stats(self, tenant: str, start: date | str, end: date | str) -> AiUsage:
         """Calls, tokens and provider cost of the local days from start to end, both included, in all and by model."""
         await self._flush(tenant_id(tenant))
-        return await self._insight.usage(tenant, parse_day(start, "start"), parse_day(end, "end"))
+        return await self.insight.usage(tenant, parse_day(start, "start"), parse_day(end, "end"))
 
     async def get_quota_prediction(self, tenant: str) -> QuotaPrediction:
         """What is left of quotas and budgets, what the month will cost, and what to do about it."""
@@ -431,7 +435,7 @@ class Ai:
         row = await self._row(tenant)
         policy, _ = await self._gate.ai_policy(tenant)
         left = {event: await self._left(tenant, event) for event in (CALL, TOKEN)}
-        return await self._insight.predict(row, policy, requests_left=left[CALL], tokens_left=left[TOKEN])
+        return await self.insight.predict(row, policy, requests_left=left[CALL], tokens_left=left[TOKEN])
 
     async def _row(self, tenant: str) -> TenantRow:
         row = await self._ledger.tenant(tenant)
@@ -471,6 +475,13 @@ class Ai:
             stored = await self._ledger.facts(held.tenant, after=(held.taken_us - 1, ""), limit=SAME_INSTANT)
             before = [fact for fact in stored if fact.id in ids]
         await self._gate.close(held, facts, instead_of=before)
+        if settled.status == "unpriced":
+            await self._tell_unpriced(held, settled)
+
+    async def _tell_unpriced(self, held: Held, settled: Settled) -> None:
+        day, missing = f"{from_micros(held.taken_us):%Y-%m-%d}", (settled.detail or {}).get("missing", ())
+        with suppress(StoreUnavailable):  # the call itself is written; the next one tells it
+            await self._tell([unpriced(held.tenant, held.candidate.resource, missing, day, self._clock.now())])
 
     async def renew(self) -> int:
         """Prolongs what is held for calls that still run here, from the half of its time on and for a day at most; how

@@ -60,6 +60,28 @@ class QuotaPrediction(NamedTuple):
     reason: str
 
 
+class _Month(NamedTuple):
+    """A tenant's AI cost from its ``first`` day on, in nano-units by day before today, and today's; its running month
+    is [start, end)."""
+
+    first: date
+    start: date
+    end: date
+    by_day: Mapping[date, int]
+    today: int
+    calls: int
+    tokens: int
+
+    @property
+    def total(self) -> int:
+        return sum(self.by_day.values()) + self.today
+
+    @property
+    def before_today(self) -> int:
+        """Of the running month."""
+        return sum(cost for day, cost in self.by_day.items() if day >= self.start)
+
+
 class Insight:
     def __init__(self, ledger: Ledger, *, catalogue: Catalogue, clock: Clock) -> None:
         self._ledger = ledger
@@ -100,39 +122,48 @@ class Insight:
         tokens_left: int | None,
     ) -> QuotaPrediction:
         """``requests_left``, ``tokens_left``: of the quotas, in the tightest of their windows."""
+        month = await self._month(row)
+        headroom = _headroom(policy, month.today, month.before_today)
+        return _prediction(
+            self._forecast(row, policy, month),
+            policy,
+            requests_left=_tighter(requests_left, headroom, month.calls, month.total),
+            tokens_left=_tighter(tokens_left, headroom, month.tokens, month.total),
+            plan_has_more=self._has_more(policy),
+        )
+
+    async def forecast(self, row: TenantRow, policy: AiPolicy) -> Forecast:
+        """What the tenant's month comes to, against its budget."""
+        return self._forecast(row, policy, await self._month(row))
+
+    async def _month(self, row: TenantRow) -> _Month:
         now, tz = self._clock.now(), zone(row.timezone)
-        today, month = local_day(now, tz), window_span(Window.MONTH, now, tz, row.anchor_day)
-        start, end = local_day(month.start, tz), local_day(month.end, tz)
-        signed_up = local_day(from_micros(row.subscribed_us), tz)
-        first = max(signed_up, today - HISTORY)
-        cells = await self._cells(row.id, first, today)
+        today, span = local_day(now, tz), window_span(Window.MONTH, now, tz, row.anchor_day)
+        first = max(local_day(from_micros(row.subscribed_us), tz), today - HISTORY)
         by_day: dict[date, int] = defaultdict(int)
         calls = tokens = 0
-        for cell in cells:
+        for cell in await self._cells(row.id, first, today):
             if cell.key.meter == event_meter(CALL):
                 by_day[cell.key.day] += cell.total.cost_nanos
                 calls += cell.total.quantity
             elif cell.key.meter == event_meter(TOKEN):
                 tokens += cell.total.quantity
         spent_today = by_day.pop(today, 0)
-        history = [DayTotal(first, Decimal(0)), *(DayTotal(day, from_nanos(cost)) for day, cost in by_day.items())]
-        seen = forecast(
+        return _Month(first, local_day(span.start, tz), local_day(span.end, tz), by_day, spent_today, calls, tokens)
+
+    def _forecast(self, row: TenantRow, policy: AiPolicy, month: _Month) -> Forecast:
+        now, tz = self._clock.now(), zone(row.timezone)
+        today = local_day(now, tz)
+        first_day = DayTotal(month.first, Decimal(0))
+        history = [first_day, *(DayTotal(day, from_nanos(cost)) for day, cost in month.by_day.items())]
+        return forecast(
             [each for each in history if each.day < today],
             today=today,
-            spent_today=from_nanos(spent_today),
-            period_start=start,
-            period_end=end,
+            spent_today=from_nanos(month.today),
+            period_start=month.start,
+            period_end=month.end,
             today_gone=share_gone(now, tz),
             budget=policy.monthly_budget,
-        )
-        total = sum(by_day.values()) + spent_today
-        headroom = _headroom(policy, spent_today, sum(cost for day, cost in by_day.items() if day >= start))
-        return _prediction(
-            seen,
-            policy,
-            requests_left=_tighter(requests_left, headroom, calls, total),
-            tokens_left=_tighter(tokens_left, headroom, tokens, total),
-            plan_has_more=self._has_more(policy),
         )
 
     async def _cells(self, tenant: str, first: date, last: date) -> list[Cell]:

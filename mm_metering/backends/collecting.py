@@ -51,6 +51,14 @@ class Waiting(NamedTuple):
     tries: int = 0
 
 
+class Mute(NamedTuple):
+    """Nothing is told by a rule ("quota", "worker.lag"; "*" for each) of a tenant ("*" for each) until then."""
+
+    rule: str
+    tenant: str
+    until_us: int
+
+
 class Collecting(Protocol):
     """A part of the ``Ledger`` law. Each method is one transaction."""
 
@@ -102,6 +110,18 @@ class Collecting(Protocol):
 
     async def notices(self, *, tenant: str | None = None, limit: int = 1000) -> list[Notice]:
         """The newest ones, newest first."""
+        ...
+
+    async def add_notices(self, notices: Sequence[Notice]) -> list[Notice]:
+        """Writes those whose id is not there yet, and returns them."""
+        ...
+
+    async def put_mute(self, mute: Mute) -> None:
+        """In place of the one of that rule and tenant."""
+        ...
+
+    async def mutes(self, now_us: int) -> list[Mute]:
+        """Those that hold now, by rule and tenant."""
         ...
 
     async def move_notice(self, notice_id: str, *, next_us: int | None, tries: int) -> None: ...

@@ -251,6 +251,10 @@ class Ledger(Work, Accounts, Collecting, UsageReports, Protocol):
         """A page of the tenant's counted facts past (occurred_us, id), in that order; voided ones are left out."""
         ...
 
+    async def spent(self, tenant: str, event_type: str, spans: Sequence[tuple[int, int]]) -> list[int]:
+        """What the counted facts of an event type cost in each [start, end) of instants, in nano-units."""
+        ...
+
     async def overdue_holds(self, before_us: int, *, after: HoldKey = FIRST_HOLD, limit: int) -> list[Fact]:
         """Open holds that were taken before then, past ``hold_key`` and in its order."""
         ...

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from itertools import islice
 
-from mm_metering.backends.collecting import AT_ONCE, Hint, Waiting
+from mm_metering.backends.collecting import AT_ONCE, Hint, Mute, Waiting
 from mm_metering.core.audit import AuditEntry
 from mm_metering.core.books import Entries
 from mm_metering.core.collecting import Collection, Notice
@@ -27,6 +27,7 @@ class MemoryCollecting:
         self._hints: dict[str, Hint] = {}
         self._outbox: dict[str, Waiting] = {}
         self._audit: list[AuditEntry] = []
+        self._mutes: dict[tuple[str, str], Mute] = {}
 
     def _write_collecting(self, entries: Entries) -> None:
         self._collections |= {each.invoice: each for each in entries.collections}
@@ -114,6 +115,20 @@ class MemoryCollecting:
         with self._lock:
             theirs = [each.notice for each in self._outbox.values() if tenant in (None, each.notice.tenant)]
             return sorted(theirs, key=lambda each: (each.made_at, each.id), reverse=True)[:limit]
+
+    async def add_notices(self, notices: Sequence[Notice]) -> list[Notice]:
+        with self._lock:
+            new = [each for each in {each.id: each for each in notices}.values() if each.id not in self._outbox]
+            self._outbox |= {each.id: Waiting(each, AT_ONCE) for each in new}
+            return new
+
+    async def put_mute(self, mute: Mute) -> None:
+        with self._lock:
+            self._mutes[mute.rule, mute.tenant] = mute
+
+    async def mutes(self, now_us: int) -> list[Mute]:
+        with self._lock:
+            return [each for _, each in sorted(self._mutes.items()) if each.until_us > now_us]
 
     async def move_notice(self, notice_id: str, *, next_us: int | None, tries: int) -> None:
         with self._lock:

@@ -424,6 +424,14 @@ class MemoryLedger(MemoryWork, MemoryAccounts, MemoryReports):
             page = [fact for fact in theirs if (fact.occurred_us, fact.id) > after]
             return sorted(page, key=lambda fact: (fact.occurred_us, fact.id))[:limit]
 
+    async def spent(self, tenant: str, event_type: str, spans: Sequence[tuple[int, int]]) -> list[int]:
+        with self._lock:
+            theirs = [each for each in self._books.get(tenant, Books()).counted() if each.event_type == event_type]
+            return [
+                sum(each.cost_nanos or 0 for each in theirs if start_us <= each.occurred_us < end_us)
+                for start_us, end_us in spans
+            ]
+
     async def overdue_holds(self, before_us: int, *, after: HoldKey = FIRST_HOLD, limit: int) -> list[Fact]:
         with self._lock:
             found = (hold for books in self._books.values() for hold in books.open_holds())

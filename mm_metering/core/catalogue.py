@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal, localcontext
 from fnmatch import fnmatchcase
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias, cast
 
 from mm_metering.core.money import EXACT, from_nanos, to_nanos
 from mm_metering.core.periods import Window
@@ -155,6 +155,20 @@ def _budgets(daily: Decimal | None, monthly: Decimal | None) -> tuple[Limit, ...
 
 
 @dataclass(frozen=True, slots=True)
+class AlertRules:
+    """What is told of a tenant's usage, once per window. ``quota`` and ``budget``: at which percentages of a limit.
+    ``spike_above``: an hour's AI cost up to which none is a spike. ``off`` are the rules that are not told at all."""
+
+    quota: tuple[int, ...] = (80, 100)
+    budget: tuple[int, ...] = (50, 80, 100)
+    spike_above: Decimal = Decimal("1.00")
+    off: tuple[str, ...] = ()
+
+
+ALERT_RULES: Final = ("quota", "budget", "overage", "forecast", "spike", "unpriced")
+
+
+@dataclass(frozen=True, slots=True)
 class Changes:
     """How plans are changed where nobody names an instant, and how fees are split then: by the second, or by the local
     day, of which the new plan has the whole."""
@@ -205,6 +219,8 @@ class Plan:
     ai: AiPolicy | None = None
     minimum: Decimal = Decimal(0)
     addons: Mapping[str, HeldAddon] = field(default_factory=_nothing)
+    alerts: AlertRules | None = None
+    """None: the catalogue's."""
 
     def in_trial(self) -> Plan:
         """The plan with the limits of a trial."""
@@ -255,6 +271,7 @@ class Catalogue:
     addons: Mapping[str, Addon] = field(default_factory=_nothing)
     ai_prices: Mapping[str, Decimal] = field(default_factory=_nothing)
     changes: Changes = Changes()
+    alerts: AlertRules = AlertRules()
     _matches: dict[tuple[str, str | None], tuple[Meter, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -286,6 +303,7 @@ class Catalogue:
             "routes": routes | ({"exempt": list(self.exempt)} if self.exempt else {}),
             "ai": {"prices": {model: money_text(price) for model, price in self.ai_prices.items()}},
             "changes": {each.name: getattr(self.changes, each.name) for each in fields(Changes)},
+            "alerts": _fields_form(self.alerts),
         }
         return {key: value for key, value in tree.items() if value is not None}
 
@@ -355,7 +373,8 @@ def _plan_form(plan: Plan, limit_form: Callable[[Limit], dict[str, Any]]) -> dic
         "minimum": money_text(plan.minimum) if plan.minimum else None,
         "support": plan.support,
         "quotas": {meter: [limit_form(limit) for limit in limits] for meter, limits in plan.quotas.items()},
-        "ai": None if plan.ai is None else _ai_form(plan.ai),
+        "ai": None if plan.ai is None else _fields_form(plan.ai),
+        "alerts": None if plan.alerts is None else _fields_form(plan.alerts),
         "addons": {name: _held_form(held) for name, held in plan.addons.items()} or None,
     }
     return {key: value for key, value in form.items() if value is not None}
@@ -380,8 +399,8 @@ def _raises_form(quotas: Mapping[str, tuple[Limit, ...]]) -> dict[str, Any]:
     }
 
 
-def _ai_form(ai: AiPolicy) -> dict[str, Any]:
-    values = {each.name: getattr(ai, each.name) for each in fields(ai)}
+def _fields_form(each_of: AiPolicy | AlertRules) -> dict[str, Any]:
+    values = {each.name: getattr(each_of, each.name) for each in fields(each_of)}
     return {key: _plain(value) for key, value in values.items() if value is not None}
 
 

@@ -16,8 +16,10 @@ from mm_metering.core.addon_layout import ADDONS, HELD, read_addons, read_held
 from mm_metering.core.addons import bare, raised
 from mm_metering.core.catalogue import (
     AI_COST_METER,
+    ALERT_RULES,
     UNLIMITED,
     AiPolicy,
+    AlertRules,
     Catalogue,
     Changes,
     ChargeUpTo,
@@ -157,6 +159,16 @@ _AI_FIELDS = {
     "budgets": Field(table({}, keys=_SCOPES, rest=_BUDGET), "Budgets by model, feature, user or run."),
 }
 
+_PERCENT = listing(whole(least=1))
+_ALERTS = table(
+    {
+        "quota": Field(_PERCENT, "At which percentages of a quota it is told; default 80 and 100."),
+        "budget": Field(_PERCENT, "At which percentages of an AI budget; default 50, 80 and 100."),
+        "spike_above": Field(_NANO_MONEY, "An hour's AI cost up to which none is a spike; default 1.00."),
+        "off": Field(listing(choice(*ALERT_RULES)), "Rules that are not told."),
+    }
+)
+
 
 def _quota(limit_fields: Mapping[str, Field]) -> Shape[Limits]:
     limit = table(limit_fields)
@@ -172,6 +184,7 @@ def _plan_fields(limit_fields: Mapping[str, Field]) -> dict[str, Field]:
         "support": Field(_TEXT, "The kind of support, in a word."),
         "quotas": Field(table({}, keys=METER_NAMES, rest=quota), "Limits by meter: one or a list of them."),
         "ai": Field(table(_AI_FIELDS), "Budgets and models of AI calls."),
+        "alerts": Field(_ALERTS, "What is told of its tenants' usage; default the catalogue's."),
     }
 
 
@@ -197,6 +210,7 @@ _CATALOGUE = table(
         "meters": Field(table({}, keys=NAMES, rest=table(_METER_FIELDS)), "What is counted."),
         "plans": Field(_PLANS, "What tenants may buy.", _ONE_PLAN),
         "changes": Field(_CHANGES, "How plans are changed."),
+        "alerts": Field(_ALERTS, "What is told of a tenant's usage."),
         "addons": Field(ADDONS, "What they may buy beside it: for a price, more of its limits."),
         "routes": Field(
             table(
@@ -243,6 +257,7 @@ def read_catalogue(tree: object, at: Place = ROOT) -> Catalogue:
         exempt=exempt,
         ai_prices=MappingProxyType(given.get("ai", {}).get("prices", {})),
         changes=Changes(**given.get("changes", {})),
+        alerts=AlertRules(**given.get("alerts", {})),
     )
 
 
@@ -254,7 +269,7 @@ def read_stored_plan(name: str, definition: object) -> Plan:
 
 def overridden(plan: Plan, changes: object, *, meters: Mapping[str, Meter] | None = None) -> Plan:
     """The plan as one tenant has it: with another ``price`` or ``minimum``, other ``quotas`` by meter, other ``ai``
-    settings.
+    settings, other ``alerts``.
 
     ``changes`` has these keys in the Python form of a plan. A meter's limits are replaced together, and so is each AI
     setting; None takes them away, and what is not named stays. Add-ons raise the new limits. The result keeps every
@@ -275,6 +290,7 @@ def overridden(plan: Plan, changes: object, *, meters: Mapping[str, Meter] | Non
         minimum=given.get("minimum", plan.minimum),
         quotas=MappingProxyType(quotas),
         ai=_overridden_ai(plan.ai, given["ai"]) if given.get("ai") else plan.ai,
+        alerts=AlertRules(**given["alerts"]) if given.get("alerts") else plan.alerts,
     )
     _check_fallback(found.ai, at / "ai")
     _check_budgets(found, meters, at / "ai")
@@ -304,6 +320,7 @@ def _overrides(limit_fields: Mapping[str, Field]) -> Shape[Given]:
             "minimum": Field(money(), "Another minimum of a month; 0.00 for none."),
             "quotas": Field(quotas, "Other limits by meter."),
             "ai": Field(Shape(_read_ai_changes, table(_AI_FIELDS).schema), "Other budgets and models of AI calls."),
+            "alerts": Field(_ALERTS, "Other things that are told."),
         }
     )
 
@@ -465,7 +482,8 @@ def _plan(name: str, given: Given, at: Place, find: Find) -> Plan:
     _check_fallback(ai, at / "ai")
     minimum = given.get("minimum", Decimal(0))
     held = MappingProxyType(read_held(given.get("addons", {}), at / "addons"))
-    return Plan(name, given["price"], given.get("support"), MappingProxyType(quotas), ai, minimum, held)
+    alerts = AlertRules(**given["alerts"]) if "alerts" in given else None
+    return Plan(name, given["price"], given.get("support"), MappingProxyType(quotas), ai, minimum, held, alerts)
 
 
 def _quotas(given: Mapping[str, Limits], at: Place, find: Find) -> dict[str, tuple[Limit, ...]]:

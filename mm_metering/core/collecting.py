@@ -28,6 +28,17 @@ NoticeType: TypeAlias = Literal[
     "subscription.suspended",
     "subscription.recovered",
     "invoice.uncollectible",
+    "quota.warning",
+    "quota.exceeded",
+    "overage.started",
+    "budget.warning",
+    "budget.exceeded",
+    "budget.forecast",
+    "usage.spike",
+    "model.unpriced",
+    "worker.lag",
+    "journal.waiting",
+    "counters.drift",
 ]
 
 FINAL: Final = frozenset({"paid", "void"})

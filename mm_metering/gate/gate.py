@@ -38,7 +38,7 @@ from mm_metering.core.decision import Decision
 from mm_metering.core.facts import Fact, decode, encode, void
 from mm_metering.core.identity import tenant_id
 from mm_metering.core.lifecycles import TRIAL
-from mm_metering.core.periods import zone
+from mm_metering.core.periods import from_micros, zone
 from mm_metering.core.rating import plan_label
 from mm_metering.core.tenancy import TenantDefaults, TenantRow
 from mm_metering.errors import StoreUnavailable, UnknownTenant
@@ -48,6 +48,7 @@ from mm_metering.gate.adoption import ADOPT_S, Adopter
 from mm_metering.gate.coalesce import Lane
 from mm_metering.gate.deadlines import Timing
 from mm_metering.gate.decisions import Granted, decisions, refused_all
+from mm_metering.gate.first_refusals import FirstRefusals
 from mm_metering.gate.flight import Fate, Outcome
 from mm_metering.gate.holds import Held
 from mm_metering.gate.journal import Journal
@@ -58,7 +59,7 @@ from mm_metering.gate.reports import Reports
 from mm_metering.gate.seldom import Seldom
 from mm_metering.gate.snapshots import Snapshots
 from mm_metering.gate.tenants import View, Views
-from mm_metering.gate.windows import PlanWindows, Prepared, counted_meters, new_fact
+from mm_metering.gate.windows import Gauge, PlanWindows, Prepared, counted_meters, new_fact
 
 log = logging.getLogger("mm_metering.gate")
 
@@ -112,6 +113,7 @@ class Gate:
         self._views = Views()
         self._windows: dict[tuple[str, str, int], PlanWindows] = {}
         self._reports = Reports(new_id())
+        self._first_refusals = FirstRefusals()
         self._not_loaded = Seldom(log, "tenants not loaded in time")
         self.chores: list[Callable[[], Awaitable[object]]] = []
 
@@ -189,6 +191,10 @@ class Gate:
         for meter, units in asked.amounts() if op.payloads else ():
             if meter in refused:
                 self._reports.refused(view, meter, units, now_us)
+        if op.payloads:
+            for answer in answers:
+                if not answer.allowed:
+                    self._first_refusals.add(view.tenant, answer, from_micros(now_us))
         return Admission(view.tenant, view.plan, allowed=False, decisions=answers)
 
     async def reverse(self, admission: Admission, *, meters: Collection[str] | None = None) -> bool:
@@ -490,6 +496,13 @@ class Gate:
         snapshot = await self._snapshot(tenant)
         view = await self._read_view(snapshot)
         return snapshot.shard, await self._values(view, snapshot, self._now_us())
+
+    async def standings(self, tenant: str) -> tuple[View, list[tuple[Gauge, int]]]:
+        """Each limit of the tenant and what is used of it by the ledger; UnknownTenant."""
+        snapshot = await self._snapshot(tenant)
+        view = await self._read_view(snapshot)
+        assert view.row is not None
+        return view, loading.standings(view, snapshot, await self._plans.of(view.row), self._now_us())
 
     async def unload(self, tenant: str) -> None:
         """Has the tenant's counters loaded anew from the ledger at its next take, in every process."""

@@ -46,15 +46,31 @@ def counters(view: View, snapshot: Snapshot, terms: Terms, now_us: int) -> dict[
     return values
 
 
-def _scoped(view: View, snapshot: Snapshot, now_us: int) -> Mapping[str, int]:
-    """What AI cost came to in scopes that have a budget, and in runs, which may be given one with any call."""
-    by_scope = defaultdict[tuple[str, str], list[UsageRow]](list)
+def standings(view: View, snapshot: Snapshot, terms: Terms, now_us: int) -> list[tuple[Gauge, int]]:
+    """Each limit in the window that is open now, and what is used of it; without rates."""
+    values = counters(view, snapshot, terms, now_us)
+    meters = ((meter, "") for meter in view.windows.limited_meters)
+    return [
+        (gauge, values.get(gauge.slot.field, 0))
+        for meter, scope in (*meters, *_by_scope(snapshot))
+        for gauge in view.windows.gauges(meter, now_us, scope)
+        if not gauge.slot.rate_s
+    ]
+
+
+def _by_scope(snapshot: Snapshot) -> Mapping[tuple[str, str], list[UsageRow]]:
+    found = defaultdict[tuple[str, str], list[UsageRow]](list)
     for row in snapshot.usage:
         if row.scope:
-            by_scope[row.meter, row.scope].append(row)
+            found[row.meter, row.scope].append(row)
+    return found
+
+
+def _scoped(view: View, snapshot: Snapshot, now_us: int) -> Mapping[str, int]:
+    """What AI cost came to in scopes that have a budget, and in runs, which may be given one with any call."""
     found = {
         gauge.slot.field: _used(view, gauge, rows)
-        for (meter, scope), rows in by_scope.items()
+        for (meter, scope), rows in _by_scope(snapshot).items()
         for gauge in _open_gauges(view, meter, now_us, scope)
     }
     return {field: used for field, used in found.items() if used}

@@ -90,6 +90,7 @@ class PlanWindows:
     def __init__(self, plan: Plan | None, zone: tzinfo, catalogue: Catalogue, anchor: int = 1) -> None:
         self.plan = plan.name if plan else ""
         self.ai = (plan.ai if plan else None) or AiPolicy()
+        self.alerts = (plan.alerts if plan else None) or catalogue.alerts
         self.zone = zone
         self._anchor = anchor
         self.catalogue = catalogue

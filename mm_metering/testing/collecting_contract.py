@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mm_metering.backends.accounts import Wanted
-from mm_metering.backends.collecting import Hint
+from mm_metering.backends.collecting import Hint, Mute
 from mm_metering.backends.ledger import Ledger
 from mm_metering.core import collecting
 from mm_metering.core.audit import AuditEntry
@@ -149,3 +149,18 @@ class CollectingContract:
         ]
         await book(ledger, *(replace(Entries(), audit=(each,)) for each in entries))
         assert list(await ledger.audit(limit=2)) == [entries[2], entries[1]]
+
+    async def test_a_notice_is_added_once_by_its_id_whoever_adds_it(self, ledger: Ledger) -> None:
+        one, two = a_notice("n1"), a_notice("n2", tenant="")
+        assert await ledger.add_notices([]) == []
+        assert await ledger.add_notices([one, one]) == [one]
+        assert await ledger.add_notices([one._replace(data={"other": 1}), two]) == [two]
+        assert [each.notice for each in await ledger.notices_due(micros(THEN), limit=9)] == [one, two]
+        assert await ledger.notices(tenant="") == [two]
+
+    async def test_a_mute_holds_until_its_end_and_the_last_word_counts(self, ledger: Ledger) -> None:
+        await ledger.put_mute(Mute("quota", "acme", 10))
+        await ledger.put_mute(Mute("*", "*", 30))
+        await ledger.put_mute(Mute("quota", "acme", 20))
+        assert await ledger.mutes(19) == [Mute("*", "*", 30), Mute("quota", "acme", 20)]
+        assert await ledger.mutes(20) == [Mute("*", "*", 30)]

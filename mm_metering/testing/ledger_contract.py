@@ -450,6 +450,16 @@ class LedgerContract(WorkContract, AccountsContract, CollectingContract, UsageRe
         await books.fold(ai_close(old))
         assert await ledger.overdue_holds(at("2024-01-15 13:00"), limit=9) == [late]
 
+    async def test_what_was_spent_in_spans_of_instants(self, ledger: Ledger) -> None:
+        books, hold = Books(ledger), ai_hold("h", "2024-01-15 12:00")
+        late = ai_close(hold, 2**62, name="late")
+        await books.fold(hold, ai_close(hold, 2**62), late, void(late), ai_hold("other", "2024-01-15 12:30"))
+        start = at("2024-01-15 12:00")
+        spans = [(start, start + 1), (start - 9, start), (0, start + 9)]
+        assert await ledger.spent("acme", "ai_call", spans) == [2**62, 0, 2**62]
+        assert await ledger.spent("acme", "api_call", spans) == [0, 0, 0]
+        assert await ledger.spent("beta", "ai_call", spans[:1]) == [0]
+
     async def test_a_voided_hold_is_not_open(self, ledger: Ledger) -> None:
         books, hold = Books(ledger), ai_hold("h", "2024-01-15 12:00")
         await books.fold(hold)

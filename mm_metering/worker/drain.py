@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, Final
 
 from mm_metering import failpoints
@@ -18,6 +17,7 @@ from mm_metering.core.facts import Fact, decode
 from mm_metering.core.tenancy import TenantDefaults
 from mm_metering.errors import StoreUnavailable, Unstorable
 from mm_metering.gate.generations import certify
+from mm_metering.worker.touched import Touched
 
 log = logging.getLogger("mm_metering.worker")
 
@@ -25,8 +25,6 @@ ENTRIES: Final = 256
 """Stream entries per transaction: about a thousand facts under load."""
 BEHIND_S: Final = 1.0
 """How long a shard may stay at an older generation: while two masters answer, each side would certify the other out."""
-MOST_TOUCHED: Final = 100_000
-"""Most tenants that are remembered to be looked at."""
 SYSTEM_US: Final = micros_of(SystemClock())
 STEPS: Final = 100_000
 """Most transactions of one ``fully``."""
@@ -71,8 +69,14 @@ class Drain:
         self._now_us = now_us
         self._trimmed: dict[int, tuple[int, str]] = {}
         self._behind: dict[int, tuple[int, float]] = {}
-        self._touched: dict[str, None] = {}
+        self._watchers: list[Touched] = []
         self.done = Folded()
+
+    def touched(self) -> Touched:
+        """The tenants whose facts will be folded here, for one who looks at them."""
+        watcher = Touched()
+        self._watchers.append(watcher)
+        return watcher
 
     async def __call__(self, shard: int) -> bool:
         """Folds one batch; True if there may be more."""
@@ -157,20 +161,9 @@ class Drain:
             if won:
                 failpoints.reach("drain.after_commit")
                 self._count(facts, dead)
-                self._touch(facts)
+                for each in self._watchers:
+                    each.add(facts)
             return won
-
-    def _touch(self, facts: Iterable[Fact]) -> None:
-        for fact in facts:
-            if len(self._touched) < MOST_TOUCHED:
-                self._touched[fact.tenant] = None
-
-    def take_touched(self, most: int) -> list[str]:
-        """Tenants whose facts were folded since they were asked for the last time, the longest ago first."""
-        taken = [*islice(self._touched, most)]
-        for tenant in taken:
-            del self._touched[tenant]
-        return taken
 
     def _read(
         self, shard: int, generation: int, entries: tuple[Entry, ...]

@@ -52,7 +52,7 @@ class Monitor:
         self._done: Folded = drain.done
         self._worker = worker
         self._unconfirmed = unconfirmed
-        self._files = files
+        self.files = files
         self._shadowed = shadowed
         self._left = Waiting(0, 0)
         self._letters: int | None = None
@@ -77,7 +77,7 @@ class Monitor:
             "ledger": ledger or "ok",
             "shards": sorted(self._worker.leases.held),
             "failing_shards": sorted(self._worker.failing),
-            "lag_s": {shard: round(lag, 3) for shard, lag in self._lags()},
+            "lag_s": {shard: round(lag, 3) for shard, lag in self.lags()},
         }
 
     def _now_s(self) -> float:
@@ -88,12 +88,17 @@ class Monitor:
         beat_s = self._worker.beat_s
         return None if beat_s is None else self._now_s() - beat_s
 
-    def _lags(self) -> Iterator[tuple[str, float]]:
+    def lags(self) -> Iterator[tuple[str, float]]:
         """How old the oldest entry that is not folded may be, at most: by the server's time up to the newest entry, and
         from when that was read by this process's own. No two clocks are compared."""
         for shard in sorted(self._worker.leases.held):
             if (seen := self._done.shards.get(shard)) is not None:
                 yield str(shard), seen.behind_s + self._now_s() - seen.at_s
+
+    @property
+    def drift(self) -> int:
+        """By how many units counters differed from the ledger, when they were compared last."""
+        return self._worker.reconciling.drift
 
     def _backlogs(self) -> Iterator[tuple[str, float]]:
         for shard in sorted(self._worker.leases.held):
@@ -109,7 +114,7 @@ class Monitor:
             return lambda: () if (now := value()) is None else (("", now),)
 
         return (
-            Metric("mm_lag_seconds", "gauge", "Age of the oldest entry not folded yet, at most.", self._lags),
+            Metric("mm_lag_seconds", "gauge", "Age of the oldest entry not folded yet, at most.", self.lags),
             Metric("mm_backlog_entries", "gauge", "Entries being folded; at 256 more may wait.", self._backlogs),
             Metric("mm_facts_folded", "counter", "Facts folded by this process.", one(lambda: done.facts)),
             Metric("mm_batches_folded", "counter", "Transactions that folded them.", one(lambda: done.batches)),
@@ -125,14 +130,14 @@ class Monitor:
             Metric("mm_dead_letters", "gauge", "Dead letters in the ledger; absent while it does not answer.",
                    one(lambda: self._letters)),
             Metric("mm_counter_drift", "gauge", "By how much counters differed from the ledger, when reconciled last.",
-                   one(lambda: self._worker.reconciling.drift)),
+                   one(lambda: self.drift)),
             Metric("mm_shadow_blocks", "counter", "Tenants' limits that the shadow plan was found to refuse by.",
                    lambda: sorted(self._shadowed().items()), "meter"),
         )  # fmt: skip
 
     async def exposition(self) -> str:
         """All of them in Prometheus's text format."""
-        self._left = await asyncio.to_thread(self._files)
+        self._left = await asyncio.to_thread(self.files)
         self._letters = None
         with suppress(MeteringError, TimeoutError):
             async with asyncio.timeout(PING_S):

@@ -26,7 +26,7 @@ class Reconciling:
     """
 
     def __init__(self, drain: Drain, reconciler: Reconciler) -> None:
-        self._drain = drain
+        self._touched = drain.touched()
         self._reconciler = reconciler
         self.checked = 0
         self.drifted = 0
@@ -44,7 +44,7 @@ class Reconciling:
     async def once(self) -> None:
         """One pass."""
         off = 0
-        for tenant in self._drain.take_touched(MOST):
+        for tenant in self._touched.take(MOST):
             try:
                 found = await self._reconciler.mend(tenant)
             except MeteringError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 
 from mm_metering.errors import MeteringError
 from mm_metering.worker.drain import Drain, Seen
@@ -20,17 +20,27 @@ RETRY_S: Final = 0.5
 GIVE_BACK_S: Final = 1.0
 
 
+class Beside(Protocol):
+    """What goes on beside the drain."""
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        ...
+
+
 class Worker:
     """Drains the shards it has leases of, runs periodic jobs, and reconciles the counters of tenants whose usage it
-    folded, until it is told to stop; a store that does not answer is asked again."""
+    folded and tells of what that came to, until it is told to stop; a store that does not answer is asked again."""
 
-    def __init__(self, drain: Drain, leases: Leases, jobs: Jobs, reconciling: Reconciling, *, shards: int) -> None:
+    def __init__(
+        self, drain: Drain, leases: Leases, jobs: Jobs, reconciling: Reconciling, alerts: Beside, *, shards: int
+    ) -> None:
         self.beat_s: float | None = None
         """When it last came round to its leases, by its event loop's clock."""
         self.leases = leases
         self.reconciling = reconciling
         self._drain = drain
-        self._jobs = jobs
+        self._besides = (jobs, reconciling, alerts)
         self._shards = shards
         self._draining: dict[int, asyncio.Task[None]] = {}
         self.failing: dict[int, float] = {}
@@ -44,7 +54,7 @@ class Worker:
         """Runs until ``stop`` is set and it has folded what is there in every shard, whoever's, or what a store that
         answers has; or until it is cancelled."""
         async with asyncio.TaskGroup() as group:
-            besides = [group.create_task(each.run()) for each in (self._jobs, self.reconciling)]
+            besides = [group.create_task(each.run()) for each in self._besides]
             while not stop.is_set():
                 await self._beat()
                 self._draining = {shard: task for shard, task in self._draining.items() if not task.done()}

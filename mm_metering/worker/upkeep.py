@@ -14,6 +14,8 @@ log = logging.getLogger("mm_metering.worker")
 
 KEEP_RUNS: Final = timedelta(days=7)
 KEEP_REPORTS: Final = timedelta(days=7)
+KEEP_NOTICES: Final = timedelta(days=40)
+"""Longer than any window: what was told in one must be known until it ends."""
 """A process reports each hour while it lives."""
 MOST_RETIRED: Final = 1_000
 """Most transactions of one run; the next day's goes on."""
@@ -25,6 +27,9 @@ def upkeep(ledger: Ledger) -> tuple[Job, ...]:
 
     async def merge_reports(period: datetime, _fence: int) -> None:
         await ledger.merge_reports(before_us=micros(period - KEEP_REPORTS))
+
+    async def forget_notices(period: datetime, _fence: int) -> None:
+        await ledger.forget_notices(before_us=micros(period - KEEP_NOTICES))
 
     async def make_room(period: datetime, _fence: int) -> None:
         for name in await ledger.make_room(micros(period)):
@@ -43,6 +48,7 @@ def upkeep(ledger: Ledger) -> tuple[Job, ...]:
     return (
         Job("forget-runs", timedelta(hours=1), forget_runs),
         Job("merge-reports", timedelta(days=1), merge_reports),
+        Job("forget-notices", timedelta(days=1), forget_notices),
         Job("make-room", timedelta(days=1), make_room),
         Job("retire", timedelta(days=1), retire),
     )

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from sqlalchemy import delete, select, update
 
-from mm_metering.backends.collecting import AT_ONCE, Hint, Waiting
+from mm_metering.backends.collecting import AT_ONCE, Hint, Mute, Waiting
 from mm_metering.backends.sql.engine import Transaction
-from mm_metering.backends.sql.tables import audit_log, collection, hint, invoice, notice, payer
+from mm_metering.backends.sql.tables import audit_log, collection, hint, invoice, mute, notice, payer
 from mm_metering.core.audit import AuditEntry
 from mm_metering.core.books import Entries
 from mm_metering.core.collecting import Collection, Notice
@@ -125,6 +125,22 @@ async def notices(tx: Transaction, tenant: str | None, limit: int) -> list[Notic
     if tenant is not None:
         statement = statement.where(notice.c.tenant == tenant)
     return [_notice(row) for row in await tx.all(statement)]
+
+
+async def add_notices(tx: Transaction, given: Sequence[Notice]) -> list[Notice]:
+    statement = tx.insert(notice).on_conflict_do_nothing()
+    return [each for each in given if await tx.run(statement, _notice_row(each))]
+
+
+async def put_mute(tx: Transaction, given: Mute) -> None:
+    statement = tx.insert(mute).values(given._asdict())
+    key = [mute.c.rule, mute.c.tenant]
+    await tx.run(statement.on_conflict_do_update(index_elements=key, set_={"until_us": given.until_us}))
+
+
+async def mutes(tx: Transaction, now_us: int) -> list[Mute]:
+    statement = select(mute).where(mute.c.until_us > now_us).order_by(mute.c.rule, mute.c.tenant)
+    return [Mute(*row) for row in await tx.all(statement)]
 
 
 async def move_notice(tx: Transaction, notice_id: str, next_us: int | None, tries: int) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy.types import Text
 
 from mm_metering.backends.ledger import HoldKey
 from mm_metering.backends.sql.batch import Batch, FactKey, Known, row_keys
+from mm_metering.backends.sql.cells import exact_sum, joined
 from mm_metering.backends.sql.dialects import Columns
 from mm_metering.backends.sql.engine import Transaction
 from mm_metering.backends.sql.rows import FACT, fact_of, fact_row
@@ -113,6 +114,17 @@ async def open_holds(tx: Transaction, tenants: Iterable[str]) -> dict[str, tuple
     for row in await tx.matching(FACT, _TENANT, ((each,) for each in tenants), where=(IS_OPEN,)):
         found.setdefault(row.tenant, []).append(fact_of(row))
     return {tenant: tuple(sorted(theirs, key=attrgetter("occurred_us", "id"))) for tenant, theirs in found.items()}
+
+
+async def spent(tx: Transaction, tenant: str, event_type: str, spans: Iterable[tuple[int, int]]) -> list[int]:
+    theirs = select(*exact_sum(usage_fact.c.cost_nanos)).where(
+        usage_fact.c.tenant == tenant, usage_fact.c.event_type == event_type, not_(usage_fact.c.voided)
+    )
+    found = []
+    for start_us, end_us in spans:
+        inside = theirs.where(usage_fact.c.occurred_us >= start_us, usage_fact.c.occurred_us < end_us)
+        found += [joined(*row) for row in await tx.all(inside)]
+    return found
 
 
 async def overdue_holds(tx: Transaction, before_us: int, after: HoldKey, limit: int) -> list[Fact]:

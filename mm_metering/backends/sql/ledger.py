@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from mm_metering import failpoints
 from mm_metering.backends.accounts import Decide, Wanted
-from mm_metering.backends.collecting import Hint, Waiting
+from mm_metering.backends.collecting import Hint, Mute, Waiting
 from mm_metering.backends.ledger import (
     FIRST_HOLD,
     KEEP_MONTHS,
@@ -201,6 +201,9 @@ class SqlLedger:
     async def facts(self, tenant: str, *, after: tuple[int, str], limit: int) -> list[Fact]:
         return await self._store.read(lambda tx: facts.page(tx, tenant, after, limit))
 
+    async def spent(self, tenant: str, event_type: str, spans: Sequence[tuple[int, int]]) -> list[int]:
+        return await self._store.read(lambda tx: facts.spent(tx, tenant, event_type, spans))
+
     async def overdue_holds(self, before_us: int, *, after: HoldKey = FIRST_HOLD, limit: int) -> list[Fact]:
         return await self._store.read(lambda tx: facts.overdue_holds(tx, before_us, after, limit))
 
@@ -314,6 +317,15 @@ class SqlLedger:
 
     async def notices(self, *, tenant: str | None = None, limit: int = 1000) -> list[Notice]:
         return await self._store.read(lambda tx: collecting.notices(tx, tenant, limit))
+
+    async def add_notices(self, notices: Sequence[Notice]) -> list[Notice]:
+        return await self._store.write(lambda tx: collecting.add_notices(tx, notices)) if notices else []
+
+    async def put_mute(self, mute: Mute) -> None:
+        await self._store.write(lambda tx: collecting.put_mute(tx, mute))
+
+    async def mutes(self, now_us: int) -> list[Mute]:
+        return await self._store.read(lambda tx: collecting.mutes(tx, now_us))
 
     async def move_notice(self, notice_id: str, *, next_us: int | None, tries: int) -> None:
         await self._store.write(lambda tx: collecting.move_notice(tx, notice_id, next_us, tries))

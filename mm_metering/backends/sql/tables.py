@@ -385,6 +385,15 @@ notice = Table(  # what others are told
 Index("mm_outbox_next", notice.c.next_us, notice.c.made_us)
 Index("mm_outbox_made", notice.c.made_us)
 
+mute = Table(
+    "mm_mute",
+    metadata,
+    Column("rule", WORD, nullable=False),
+    Column("tenant", WORD, nullable=False),
+    Column("until_us", BigInteger, autoincrement=False, nullable=False),
+    PrimaryKeyConstraint("rule", "tenant", name="mm_mute_pkey"),
+)
+
 audit_log = Table(
     "mm_audit_log",
     metadata,
