@@ -694,6 +694,14 @@ class Metering:
     async def _told(self, notices: Sequence[Notice]) -> None:
         await self._alerts.tell(notices)
 
+    async def test_alert(self, tenant: str) -> Notice:
+        """Tells an alert that means nothing, as any other is told. It is never muted by a rule of usage."""
+        await self.startup()
+        notice = Notice(_new_id(), tenant_id(tenant), "alert.test", {"what": "a test"}, self.clock.now())
+        await self._alerts.tell([notice])
+        await self._hooks.run()
+        return notice
+
     async def mute_alerts(self, rule: str, *, tenant: str = "*", until: datetime | str) -> None:
         """Tells nothing by a rule ("quota", "worker.lag", "*" for each) of a tenant, or of all, until then.
         InvalidInput for a rule that there is not, and an instant without a zone."""

@@ -19,13 +19,13 @@ from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
 
 from mm_metering.ai import estimate
 from mm_metering.ai.calls import AiCall, Settled
-from mm_metering.ai.insight import CALL, TOKEN, AiUsage, Insight, QuotaPrediction
+from mm_metering.ai.insight import CALL, TOKEN, AiUsage, CostRow, Insight, QuotaPrediction
 from mm_metering.ai.names import parse
 from mm_metering.ai.prices import Prices
 from mm_metering.ai.scopes import scoped, scopes
 from mm_metering.ai.tracking import TrackedAsync, TrackedSync
 from mm_metering.ai.wrap import Wrapped, is_async
-from mm_metering.backends.ledger import FIRST_HOLD, Ledger, hold_key
+from mm_metering.backends.ledger import FIRST_HOLD, Ledger, hold_key, tenant_pages
 from mm_metering.clock import Clock
 from mm_metering.core.alerting import unpriced
 from mm_metering.core.catalogue import AI_COST_METER, AiPolicy, Catalogue
@@ -35,7 +35,7 @@ from mm_metering.core.events import whole_quantity
 from mm_metering.core.facts import Count, Fact, void
 from mm_metering.core.identity import tenant_id
 from mm_metering.core.money import Amount
-from mm_metering.core.periods import from_micros, micros, parse_day
+from mm_metering.core.periods import from_micros, micros, parse_day, parse_period
 from mm_metering.core.tenancy import TenantRow
 from mm_metering.errors import InvalidInput, MissingExtra, StoreUnavailable, UnknownTenant
 from mm_metering.gate.admission import Candidate, Scope, Share
@@ -428,6 +428,23 @@ class Ai:
         """Calls, tokens and provider cost of the local days from start to end, both included, in all and by model."""
         await self._flush(tenant_id(tenant))
         return await self.insight.usage(tenant, parse_day(start, "start"), parse_day(end, "end"))
+
+    async def get_cost_report(
+        self, period: str, *, tenant: str | None = None, progress: Callable[[int], None] = lambda _: None
+    ) -> list[CostRow]:
+        """A month ("2024-01", in each tenant's zone) by tenant and model, of all tenants or one: the tenants in order,
+        each one's dearest model first. ``progress`` is told how many tenants are done."""
+        parse_period(period)
+        await self._startup()
+        await (self._flush_all() if tenant is None else self._flush(tenant_id(tenant)))
+        if tenant is not None:
+            return await self.insight.costs(await self._row(tenant), period)
+        found, done = list[CostRow](), 0
+        async for page in tenant_pages(self._ledger):
+            for row in page:
+                found += await self.insight.costs(row, period)
+                progress(done := done + 1)
+        return found
 
     async def get_quota_prediction(self, tenant: str) -> QuotaPrediction:
         """What is left of quotas and budgets, what the month will cost, and what to do about it."""

@@ -14,7 +14,7 @@ from mm_metering.core.catalogue import AiPolicy, Catalogue
 from mm_metering.core.cells import Cell, event_meter
 from mm_metering.core.forecast import Action, Confidence, DayTotal, Forecast, forecast, recommended_action, share_gone
 from mm_metering.core.money import EXACT, from_nanos
-from mm_metering.core.periods import Window, from_micros, local_day, window_span, zone
+from mm_metering.core.periods import Window, days_of, from_micros, local_day, window_span, zone
 from mm_metering.core.tenancy import TenantRow
 
 CALL: Final = "ai_call"
@@ -39,6 +39,16 @@ class AiUsage(NamedTuple):
     total_cost: Decimal
     request_count: int
     model_breakdown: Mapping[str, ModelUse]
+
+
+class CostRow(NamedTuple):
+    """What a tenant's calls of a model came to in a month; ``cost`` is the provider's, in USD."""
+
+    tenant: str
+    model: str
+    requests: int
+    tokens: int
+    cost: Decimal
 
 
 class QuotaPrediction(NamedTuple):
@@ -112,6 +122,12 @@ class Insight:
             request_count=sum(each.requests for each in breakdown.values()),
             model_breakdown=breakdown,
         )
+
+    async def costs(self, row: TenantRow, period: str) -> list[CostRow]:
+        """Of the tenant's month, the dearest model first."""
+        used = await self.usage(row.id, *days_of(period, row.anchor_day))
+        rows = [CostRow(row.id, model, *each) for model, each in used.model_breakdown.items()]
+        return sorted(rows, key=lambda each: (-each.cost, each.model))
 
     async def predict(
         self,

@@ -31,6 +31,7 @@ RULES: Final[dict[NoticeType, str]] = {
     "budget.forecast": "forecast",
     "usage.spike": "spike",
     "model.unpriced": "unpriced",
+    "alert.test": "alert.test",
     "worker.lag": "worker.lag",
     "journal.waiting": "journal.waiting",
     "counters.drift": "counters.drift",

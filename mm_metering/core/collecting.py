@@ -36,6 +36,7 @@ NoticeType: TypeAlias = Literal[
     "budget.forecast",
     "usage.spike",
     "model.unpriced",
+    "alert.test",
     "worker.lag",
     "journal.waiting",
     "counters.drift",
