@@ -7,11 +7,15 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
+import httpx2
+import jsonschema
 import pytest
+from fastapi import FastAPI
 
-from mm_metering import BudgetExceeded, FrozenClock, Metering
+from mm_metering import BudgetExceeded, FrozenClock, Metering, QuotaExceeded, from_header
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.errors import CatalogueError, InvalidInput
+from mm_metering.middleware.responses import problem_schema
 from tests.flows.conftest import Make
 from tests.flows.test_ai import PLANS, spent
 
@@ -194,3 +198,68 @@ async def test_one_whose_process_ends_after_a_renewal_expires_ten_minutes_past_i
         assert await metering.ai.expire() == expired
     assert await spent(metering) == Decimal("0.03")
     assert await refused(metering, 1_001, user="vip") == ("budget-exceeded", "user:vip"), "its floor counts there too"
+
+
+# -- what a host's client sees ----------------------------------------------------------------------------------------
+
+
+async def test_a_refusal_over_http_says_scope_spent_reserved_requested_and_fallback(make: Make) -> None:
+    metering = await make(catalogue=SCOPED, worker="off")
+    await metering.ai.update_cost_config("acme", fallback_model="gpt-3.5-turbo")
+    app = FastAPI()
+    metering.install(app, tenant=from_header("x-org"))
+
+    @app.post("/chat")
+    async def chat() -> None:
+        with metering.ai.scope(user="ann"):
+            await call(metering, 50_000)
+
+    await call(metering, 100, user="ann")
+    async with (
+        metering.ai.reserve("acme", "gpt-4", tokens=500, user="ann"),
+        httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://host") as client,
+    ):
+        answer = await client.post("/chat", headers={"x-org": "acme"})
+    assert (answer.status_code, answer.headers["x-should-retry"]) == (402, "false")
+    (entry, *_), body = answer.json()["limits"], answer.json()
+    jsonschema.validate(body, problem_schema())
+    assert (body["code"], body["detail"].partition(";")[0]) == (
+        "budget-exceeded",
+        "ai_cost of user:ann: 0.003 of 0.03 used today, and this needs 1.50",
+    )
+    assert entry | {"resets_at": "", "policy": ""} == {
+        "policy": "",
+        "meter": "ai_cost",
+        "scope": "user:ann",
+        "limit": "0.03",
+        "used": "0.003",
+        "reserved": "0.015",
+        "remaining": "0.012",
+        "requested": "1.50",
+        "fallback_model": "gpt-3.5-turbo",
+        "window": "day",
+        "resets_at": "",
+    }
+
+
+async def test_tokens_a_minute_are_taken_with_the_call_and_come_back_with_the_minute(
+    make: Make, stores: dict[str, str], clock: FrozenClock
+) -> None:
+    metering = await make(catalogue=PLANS, **stores, worker="off")
+    await metering.put_tenant("acme", plan="tokens")
+    async with metering.ai.reserve("acme", "gpt-4", input_tokens=100, max_output_tokens=5_000) as held:
+        assert held.max_output_tokens == 900, "what the minute leaves"
+        held.settle(input_tokens=100, output_tokens=300)
+    with pytest.raises(QuotaExceeded) as caught:
+        await call(metering, 1)
+    decision = caught.value.decision
+    assert (decision.reason, decision.meter, decision.window, decision.used) == (
+        "rate-limited",
+        "ai_tokens",
+        "minute",
+        1_000,
+    )
+    clock.advance(timedelta(seconds=60))
+    await call(metering, 1)
+    used = await metering.get_usage("acme", DAY, DAY)
+    assert used.ai_tokens == 401
