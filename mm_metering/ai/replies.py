@@ -34,6 +34,11 @@ def usage_of(
     return read(block, around, reply, model=model, provider=provider, input_tokens=input_tokens)
 
 
+def is_error(reply: object) -> bool:
+    """Whether it is an error in place of a reply, as gateways send with status 200."""
+    return first(reply, "error", "errors") is not None or word(get(reply, "type")) == "error"
+
+
 def find_block(reply: object) -> tuple[object, object]:
     """The reply itself, out of an event that carries it, and its block of counts, or None."""
     block = first(reply, *_BLOCKS)

@@ -130,3 +130,29 @@ class StreamUsage:
 
     def _note_fields(self, reply: object) -> None:
         self._reply |= {name: value for name in _REPLY if (value := get(reply, name)) is not None}
+
+
+def text_of(chunk: object) -> str:
+    """What a chunk has for a reader: no reasoning, and no arguments of tools."""
+    kind = word(get(chunk, "type"))
+    if isinstance(chunk, str):
+        return chunk
+    if kind == "response.output_text.delta":
+        return _texts(get(chunk, "delta"))
+    if kind in _DELTAS or kind == "chunk":
+        return _texts(get(chunk, "delta")) or text_of(get(chunk, "chunk"))
+    inner = get(chunk, "data")  # mistralai's event
+    chunk = inner if is_object(inner) and first(inner, "choices") is not None else chunk
+    choices = [*items(get(chunk, "choices")), *items(get(chunk, "candidates"))]
+    shown = [_texts(first(each, "delta", "content", "text")) for each in choices]
+    return "".join(shown) or _texts(get(get(chunk, "contentBlockDelta"), "delta"))
+
+
+def _texts(thing: object) -> str:
+    """A text, or that of an object or a list of parts. Google marks thoughts."""
+    if isinstance(thing, str):
+        return thing
+    if isinstance(thing, list | tuple):
+        return "".join(_texts(first(each, "text")) for each in items(thing) if get(each, "thought") is not True)
+    found = first(thing, "content", "text", "parts") if is_object(thing) else None
+    return _texts(found) if isinstance(found, str | list | tuple) else ""
