@@ -15,12 +15,12 @@ from datetime import date
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
 
-from mm_metering.ai import estimate
+from mm_metering.ai import estimate, tracking
 from mm_metering.ai.calls import AiCall, Settled
 from mm_metering.ai.insight import CALL, TOKEN, AiUsage, Insight, QuotaPrediction
 from mm_metering.ai.names import parse
 from mm_metering.ai.prices import Prices
-from mm_metering.ai.tracking import TrackedAsync, TrackedSync, attach
+from mm_metering.ai.tracking import TrackedAsync, TrackedSync
 from mm_metering.ai.wrap import Wrapped, is_async
 from mm_metering.backends.ledger import Ledger
 from mm_metering.clock import Clock
@@ -116,7 +116,7 @@ class Reservation:
     def _entered(self, opened: OpenCall) -> AiCall:
         self._open, call = opened, opened.call
         call.is_limited = bool(opened.held.grants)
-        attach(call, write=lambda: self._ai.write(opened), from_sync=self._ai._from_sync, later=self._later)
+        tracking.attach(call, write=lambda: self._ai.write(opened), from_sync=self._ai._from_sync, later=self._later)
         return call
 
     def _ended(self, error: BaseException | None) -> OpenCall | None:
