@@ -17,7 +17,7 @@ from datetime import date
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
 
-from mm_metering.ai import estimate
+from mm_metering.ai import estimate, tracking
 from mm_metering.ai.calls import AiCall, Settled
 from mm_metering.ai.insight import CALL, TOKEN, AiUsage, CostRow, Insight, QuotaPrediction
 from mm_metering.ai.names import parse
@@ -98,7 +98,8 @@ class Asked:
 
 
 class Reservation:
-    """``async with metering.ai.reserve(...) as call``: Refused where the call may not run, and then nothing is held."""
+    """``async with metering.ai.reserve(...) as call``, or ``with`` where the caller is not async: Refused where the
+    call may not run, and then nothing is held."""
 
     def __init__(self, ai: Ai, asked: Callable[[], Asked]) -> None:
         self._ai = ai
@@ -106,20 +107,50 @@ class Reservation:
         self._open: OpenCall | None = None
 
     async def __aenter__(self) -> AiCall:
-        self._open = await self._ai.open(self._asked())
-        return self._open.call
+        return self._entered(await self._ai.open(self._asked()))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if opened := self._ended(error):
+            await self._ai.write(opened)
+
+    def __enter__(self) -> AiCall:
+        return self._entered(self._ai.open_sync(self._asked()))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if opened := self._ended(error):
+            self._ai.write_sync(opened)
+
+    def _entered(self, opened: OpenCall) -> AiCall:
+        self._open, call = opened, opened.call
+        call.is_limited = bool(opened.held.grants)
+        tracking.attach(call, write=lambda: self._ai.write(opened), from_sync=self._ai._from_sync, later=self._later)
+        return call
+
+    def _ended(self, error: BaseException | None) -> OpenCall | None:
+        """What is to be written; nothing while a stream goes on."""
         assert self._open is not None
         call = self._open.call
-        if error is None and call.is_open and call.left_behind is not None:
-            return  # its stream goes on
-        if error is not None and call.left_behind is not None:
+        if call.is_open and call.left_behind is not None:
+            if error is None:
+                return None
             call.left_behind()
         call.end(error)
-        await self._ai.write(self._open)
+        return None if call.goes_on else self._open
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Nobody else writes it meanwhile."""
+        assert self._open is not None
+        self._open.is_written = True
+        self._ai._keep(self._written_after(work, self._open))
+
+    async def _written_after(self, work: Coroutine[Any, Any, None], opened: OpenCall) -> None:
+        await work
+        opened.is_written = False
+        await self._ai.write(opened)
 
 
 class Abandoned(Exception):

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
+from mm_metering.ai.defects import Kind
 from mm_metering.ai.prices import Prices
-from mm_metering.ai.replies import usage_of
+from mm_metering.ai.reading import get
+from mm_metering.ai.replies import is_error, usage_of
 from mm_metering.ai.usage import MAX_TOKENS, Usage
 from mm_metering.core.events import whole_quantity
 from mm_metering.core.money import Amount, non_negative, to_nanos
 from mm_metering.errors import InvalidInput
 
-log = logging.getLogger("mm_metering.ai")
-
-NEVER_SENT: Final = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "gaierror"})
+NEVER_SENT: Final = frozenset(
+    {
+        *("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "gaierror"),
+        *("ConnectionRefusedError", "ClientConnectorError", "EndpointConnectionError"),
+    }
+)
 """Errors of HTTP clients, anywhere in an error's causes, by which no byte of the request had left."""
+OWN_ANSWERS: Final = frozenset({"HTTPException"})
+"""Errors that carry a status and are the host's own answer to its client, not the provider's."""
 MAX_CAUSES: Final = 8
+MAX_MISSING: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +42,18 @@ class Settled:
     detail: Mapping[str, Any] | None = None
 
 
+class Tracker(Protocol):
+    """The stream as its caller sees it; None for what is no stream."""
+
+    def __call__(self, reply: Any, *, text: bool, drain: bool, hides_usage: bool) -> Any: ...
+
+
 class AiCall:
     """``model`` and ``max_output_tokens`` are what the call may use: perhaps the fallback, perhaps less than asked.
 
-    Say once what it was: ``settle(reply)``, ``settle(input_tokens=..., output_tokens=...)`` or ``release()`` if nothing
-    was called. A later word changes nothing. It is written when the block ends.
+    Say once what it was: ``settle(reply)``, ``settle(input_tokens=..., output_tokens=...)``, ``track(stream)``, or
+    ``release()`` if nothing was called. A later word changes nothing. It is written when the block ends, or later its
+    stream.
     """
 
     def __init__(
@@ -62,10 +76,16 @@ class AiCall:
         """What is held of the budget; None where no budget limits it."""
         self.floor_nanos = floor_nanos
         """What its input alone costs: the least that a call costs that was sent."""
+        self.is_limited = granted_nanos is not None
+        """Whether some limit of the plan's holds it."""
         self.settled: Settled | None = None
         self.is_released = False
+        self.tracker: Tracker | None = None
+        """How a stream is tracked: set where the call is opened."""
         self.left_behind: Callable[[], None] | None = None
         """Settles by what a stream has come to until now, where one is tracked."""
+        self.goes_on = False
+        """Its stream is read on in the background, which will say what it was."""
         self._began_at = began_at
         self._prices = prices
 
@@ -95,12 +115,29 @@ class AiCall:
         else:
             found = usage_of(reply, model=self.model, input_tokens=self.input_tokens)
         if self.is_open:
-            self.settled = self._charged(found, nanos)
+            self.settled = self._charged(found, nanos, is_refusal=found is None and is_error(reply))
+
+    def track(self, reply: Any, *, text: bool = False, drain: bool = False, hides_usage: bool = False) -> Any:
+        """The same stream, async or not, which settles the call when it ends, is closed or breaks off; what is left of
+        it when its request is over is settled then. What is no stream settles the call at once.
+
+        text         gives what each chunk shows a reader, and skips those that show nothing
+        drain        reads an async stream on where its reader has left it, 30 seconds and 20,000 chunks at most: its
+                     end says what the provider bills
+        hides_usage  hides the chunk that has usage alone, which OpenAI sends on request
+        """
+        tracked = None
+        if self.tracker is not None:
+            tracked = self.tracker(reply, text=text, drain=drain, hides_usage=hides_usage)
+        if tracked is not None:
+            return tracked
+        self.settle(reply)
+        return reply
 
     def settle_usage(self, usage: Usage) -> None:
         """By what a stream came to."""
         if self.is_open:
-            self.settled = self._charged(usage, None)
+            self.settled = self._charged(usage, None, is_refusal=False)
 
     def release(self) -> None:
         """Nothing was called: nothing is charged."""
@@ -109,17 +146,25 @@ class AiCall:
 
     def end(self, error: BaseException | None) -> None:
         """The block is over. Where nobody said what the call was, its error does; else all that is held is charged."""
-        if not self.is_open:
+        if not self.is_open or self.goes_on:
             return
         if error is None:
-            log.warning(
-                "an AI call of %s was not settled: all that was held is charged; call.settle(reply)", self.model
-            )
-            self.settled = Settled(self.granted_nanos or self.floor_nanos, self.input_tokens, "unsettled", "hold")
+            self._say("unsettled")
+            self.settled = Settled(self._held, self.input_tokens, "unsettled", "hold")
         elif _was_not_run(error):
             self.is_released = True
         else:
-            self.settled = Settled(self.floor_nanos, self.input_tokens, "estimated", f"input alone: {_name(error)}")
+            self.settled = self._input_alone(type(error).__name__)
+
+    @property
+    def _held(self) -> int:
+        return max(self.granted_nanos or 0, self.floor_nanos)
+
+    def _input_alone(self, why: str) -> Settled:
+        return Settled(self.floor_nanos, self.input_tokens, "estimated", f"input alone: {why}")
+
+    def _say(self, defect: Kind, detail: str = "") -> None:
+        self._prices.defects.add(defect, self.model, self._began_at, detail)
 
     def _counted(self, read: int | None, written: int | None, cached: int, reasoning: int) -> Usage:
         most: dict[str, int] = {
@@ -142,10 +187,17 @@ class AiCall:
             reasoning=most["reasoning_tokens"],
         )
 
-    def _charged(self, usage: Usage | None, nanos: int | None) -> Settled:
+    def _charged(self, usage: Usage | None, nanos: int | None, *, is_refusal: bool) -> Settled:
+        if usage is None and nanos is not None:
+            return Settled(nanos, self.input_tokens, "estimated", "the caller")
+        if usage is None and is_refusal:
+            self._say("error body")
+            return self._input_alone("an error for a reply")
         if usage is None:
-            held = self.granted_nanos or self.floor_nanos
-            return Settled(held if nanos is None else nanos, self.input_tokens, "estimated", "no usage in the reply")
+            self._say("no usage")
+            return Settled(self._held, self.input_tokens, "estimated", "no usage in the reply")
+        if usage.is_contradictory:
+            self._say("contradictory")
         usage = usage if usage.asked_model else replace(usage, asked_model=self.model)
         tokens = sum(part.input + part.output for part in usage.parts)
         status = "estimated" if usage.is_estimated or usage.is_contradictory else "exact"
@@ -153,9 +205,9 @@ class AiCall:
             return Settled(nanos, tokens, status, "the caller", usage)
         cost = self._prices.cost(usage, self._began_at)
         if cost.status == "unpriced":
-            detail = {"missing": list(cost.missing[:8])}
-            held = max(cost.nanos, self.granted_nanos or 0, self.floor_nanos)
-            return Settled(held, tokens, "unpriced", cost.source, usage, detail)
+            missing = list(cost.missing[:MAX_MISSING])
+            self._say("unpriced", ", ".join(missing))
+            return Settled(max(cost.nanos, self._held), tokens, "unpriced", cost.source, usage, {"missing": missing})
         dated = {} if cost.dated is None else {"dated": cost.dated.isoformat()}
         return Settled(cost.nanos, tokens, status, cost.source, usage, dated)
 
@@ -166,14 +218,17 @@ def _was_not_run(error: BaseException) -> bool:
     for _ in range(MAX_CAUSES):
         if each is None:
             return False
-        status = getattr(each, "status_code", None)
-        if isinstance(status, int) and status >= 400:
-            return True
-        if type(each).__name__ in NEVER_SENT:
+        name = type(each).__name__
+        if name in NEVER_SENT or (name not in OWN_ANSWERS and 400 <= _status(each) < 600):
             return True
         each = each.__cause__ or each.__context__
     return False
 
 
-def _name(error: BaseException) -> str:
-    return type(error).__name__
+def _status(error: BaseException) -> int:
+    """The HTTP status with which a provider refused: OpenAI's, Anthropic's and Mistral's word for it, Google's, that of
+    HTTP clients, and of AWS; 0 for none."""
+    response = get(error, "response")
+    aws = get(get(response, "ResponseMetadata"), "HTTPStatusCode")
+    said = (get(error, "status_code"), get(error, "code"), get(response, "status_code"), aws)
+    return next((each for each in said if type(each) is int), 0)

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal, localcontext
 from functools import lru_cache
+from threading import Lock
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
+from mm_metering.ai.defects import Defects
 from mm_metering.ai.names import Name, parse
 from mm_metering.ai.rates import PER_NANO, Rate, Rates, TokenRates, rate_of, with_fallbacks
 from mm_metering.ai.usage import Usage
@@ -130,8 +132,11 @@ class Prices:
         self, own: Iterable[Price] = (), *, price_list: bool = True, allowed: Collection[str] | None = None
     ) -> None:
         self._own = _by_name(own)
+        self.defects = Defects()
         self._uses_list = price_list
         self._list: PriceList | None = None
+        self._missing: MissingExtra | None = None
+        self._loading = Lock()
         self._allowed = None if allowed is None else frozenset(_forms(allowed))
         self._found = lru_cache(maxsize=MAX_MODELS)(self._find)
 
@@ -144,12 +149,19 @@ class Prices:
         return cls(own, price_list=price_list, allowed=allowed)
 
     def load(self) -> None:
-        """Reads the list now, for those who do not want the first call to wait for it (about 0.2 s). MissingExtra
-        without the package."""
-        if self._uses_list and self._list is None:
-            from mm_metering.ai.price_list import PriceList
-
-            self._list = PriceList()
+        """Reads the list, once, for those who do not want the first call to wait for it: it takes 0.2 to 0.7 s, from
+        any thread. MissingExtra without the package, each time."""
+        if not self._uses_list or self._list is not None:
+            return
+        with self._loading:
+            if self._missing is not None:
+                raise self._missing
+            if self._list is None:
+                try:
+                    self._list = _price_list()
+                except MissingExtra as error:
+                    self._missing = error
+                    raise
 
     def cost(self, usage: Usage, at: datetime) -> Cost:
         """What it cost at that time: the call and its lines, each by its own model. It does not raise for any usage."""
@@ -247,6 +259,12 @@ class _Own:
 
 
 _NO_RATES: Final = Rates(by_unit={}, source="own", unmet=("a price for that day, tier and speed",))
+
+
+def _price_list() -> PriceList:
+    from mm_metering.ai.price_list import PriceList
+
+    return PriceList()
 
 
 def _specific(price: Price) -> int:

@@ -23,7 +23,7 @@ _SCALARS = (str, bytes, int, float, list, tuple)
 _TEXTS = frozenset(
     {
         *("text", "content", "thinking", "reasoning", "reasoning_content", "refusal", "arguments", "partial_json"),
-        *("transcript", "code", "delta", "input", "output", "outputText", "completion", "generation"),
+        *("transcript", "code", "delta", "input", "output", "outputText", "completion", "generation", "response"),
     }
 )
 """Under these names a model's own words are."""

@@ -9,8 +9,8 @@ from mm_metering.ai.reading import first, get, is_object, text_bytes, word
 from mm_metering.ai.shapes import PROVIDERS, shape_of, unreadable
 from mm_metering.ai.usage import Usage
 
-_BLOCKS: Final = ("usage", "usage_metadata", "usageMetadata")
-_AROUND: Final = ("response", "message", "metadata", "x_groq", "result")
+_BLOCKS: Final = ("usage", "usage_metadata", "usageMetadata", "amazon-bedrock-invocationMetrics")
+_AROUND: Final = ("response", "message", "metadata", "x_groq", "result", "delta")
 _TIER_PREFIXES: Final = ("service_tier_", "on_demand_")
 _NO_TIER: Final = frozenset({"", "unspecified", "traffic_type_unspecified"})
 
@@ -34,6 +34,11 @@ def usage_of(
     return read(block, around, reply, model=model, provider=provider, input_tokens=input_tokens)
 
 
+def is_error(reply: object) -> bool:
+    """Whether it is an error in place of a reply, as gateways send with status 200."""
+    return first(reply, "error", "errors") is not None or word(get(reply, "type")) == "error"
+
+
 def find_block(reply: object) -> tuple[object, object]:
     """The reply itself, out of an event that carries it, and its block of counts, or None."""
     block = first(reply, *_BLOCKS)
@@ -44,7 +49,7 @@ def find_block(reply: object) -> tuple[object, object]:
         if is_object(block) and not callable(block):
             return around, block
     if is_object(reply) and shape_of(reply, None) is not unreadable:
-        return None, reply
+        return reply, reply
     return reply, None
 
 

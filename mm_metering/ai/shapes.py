@@ -37,7 +37,7 @@ def chat(block: object, reply: object, context: Context, seen: Seen) -> Draft:
         reasoning=counts.part(wrote, "reasoning_tokens") or counts.part(block, "reasoning_tokens"),
         audio_output=counts.part(wrote, "audio_tokens"),
         image_output=counts.part(wrote, "image_tokens"),
-        audio_seconds=_seconds(get(block, "prompt_audio_seconds")),  # Mistral: a number, null, or an empty object
+        audio_seconds=_seconds(counts, block, "prompt_audio_seconds"),
         web_searches=counts.part(block, "num_search_queries"),
     )
     if draft.output is None and draft.total is None and first(reply, "data") is not None:
@@ -67,7 +67,7 @@ def responses(block: object, reply: object, context: Context, seen: Seen) -> Dra
         reasoning=counts.part(wrote, "reasoning_tokens", "reasoning"),
         audio_output=counts.part(wrote, "audio_tokens", "audio"),
         image_output=counts.part(wrote, "image_tokens"),
-        audio_seconds=_seconds(get(block, "seconds")),
+        audio_seconds=_seconds(counts, block, "seconds"),
         web_searches=counts.part(get(tools, "web_search"), "num_requests"),
     )
     if draft.audio_seconds and draft.input is None:
@@ -80,9 +80,12 @@ def responses(block: object, reply: object, context: Context, seen: Seen) -> Dra
     return draft
 
 
-def _seconds(value: object) -> int:
-    """Of sound, the last one begun too."""
-    return whole(value)[0] or 0
+def _seconds(counts: Counts, block: object, name: str) -> int:
+    """Of sound, the last one begun too. Mistral has an empty object for none."""
+    value = get(block, name)
+    if isinstance(value, float) and value >= 0:
+        return whole(value)[0] or 0
+    return counts.part(block, name) if isinstance(value, int | float) else 0
 
 
 def anthropic(block: object, reply: object, context: Context, seen: Seen) -> Draft:
@@ -214,6 +217,25 @@ def bedrock(block: object, reply: object, context: Context, seen: Seen) -> Draft
     )
 
 
+def beside(block: object, reply: object, context: Context, seen: Seen) -> Draft:
+    """Counts that stand beside the text: Ollama's, those of models that are invoked on Bedrock, and what Bedrock adds
+    to the last chunk of any stream."""
+    counts = Counts()
+    found = items(get(block, "results"))
+    read = counts.of(block, "prompt_eval_count", "inputTextTokenCount", "inputTokenCount", "prompt_token_count")
+    output = counts.of(block, "eval_count", "totalOutputTextTokenCount", "outputTokenCount", "generation_token_count")
+    if output is None and found:
+        output = sum(counts.part(each, "tokenCount") for each in found)
+    cached, written = counts.part(block, "cacheReadInputTokenCount"), counts.part(block, "cacheWriteInputTokenCount")
+    return Draft(
+        input=None if read is None else read + cached + written,
+        output=output,
+        cached=cached,
+        cache_write=written,
+        is_contradictory=counts.is_broken,
+    )
+
+
 def unreadable(block: object, reply: object, context: Context, seen: Seen) -> Draft:
     """A block in which no count has a known name."""
     return Draft(is_contradictory=True)
@@ -221,6 +243,7 @@ def unreadable(block: object, reply: object, context: Context, seen: Seen) -> Dr
 
 _BY_NAME: Final[tuple[tuple[tuple[str, ...], Shape], ...]] = (
     (("prompt_tokens", "completion_tokens"), chat),
+    (("prompt_eval_count", "inputTextTokenCount", "inputTokenCount", "generation_token_count"), beside),
     (("prompt_token_count", "promptTokenCount", "total_token_count", "totalTokenCount"), gemini),
     (("inputTokens", "outputTokens", "totalTokens"), bedrock),
 )

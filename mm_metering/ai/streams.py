@@ -9,6 +9,7 @@ from mm_metering.ai.drafts import Draft, Seen
 from mm_metering.ai.estimate import tokens_of, utf8_bytes
 from mm_metering.ai.reading import first, get, is_object, items, text_bytes, word
 from mm_metering.ai.replies import context_of, find_block, read
+from mm_metering.ai.shapes import beside, shape_of
 from mm_metering.ai.usage import Usage
 
 _REPLY: Final = ("model", "model_version", "modelVersion", "service_tier", "serviceTier", "speed", "tool_usage", "type")
@@ -25,6 +26,8 @@ _ALSO_TWICE: Final = frozenset(
     {"text", "thinking", "input_json", "citation", "signature", "content_block_stop", "ping"}
 )
 """Events of an SDK's own, beside the provider's chunks that say the same."""
+_DEPTH: Final = 6
+"""So far inside of a chunk its text is."""
 _NOT_TEXT: Final = ("audio.delta", "image.delta")
 
 
@@ -53,18 +56,15 @@ class StreamUsage:
 
     def add(self, chunk: object) -> None:
         """One chunk or event, in the order in which they come."""
-        kind = word(get(chunk, "type")) or ""
-        if kind == "chunk":  # openai's stream helper
-            self.add(get(chunk, "chunk"))
-        elif kind.startswith("response."):
+        chunk, kind = _opened(chunk)
+        if kind.startswith("response."):
             self._add_response(chunk, kind)
         elif kind in _DELTAS:
             self._bytes += text_bytes(chunk)
         elif kind in _MESSAGES:
             self._add_message(chunk, kind)
         elif kind not in _ALSO_TWICE and not kind.startswith(_SAID_TWICE):
-            inner = get(chunk, "data")  # mistralai's event
-            self._add_chunk(inner if is_object(inner) and first(inner, "choices") is not None else chunk)
+            self._add_chunk(chunk)
 
     def usage(self, *, input_tokens: int = 0) -> Usage:
         """What the call has used until now. ``input_tokens``: the estimate from before the call, taken where the stream
@@ -113,12 +113,12 @@ class StreamUsage:
         ends = (first(each, "finish_reason", "finishReason") for each in items(choices))
         self._is_finished |= any(end is not None for end in ends)
         has_none = isinstance(choices, list | tuple) and not choices
-        self._is_said |= self._note(chunk) and (has_none or get(chunk, "metadata") is not None)
+        self._is_said |= self._note(chunk) and (has_none or _is_last(chunk))
 
     def _note(self, reply: object) -> bool:
         """What a chunk says of the call; whether that is a count. The model is in the first, and beside counts."""
         around, block = find_block(reply)
-        is_count = block is not None and block is not reply
+        is_count = block is not None and (block is not reply or shape_of(reply, None) is beside)
         if is_count or not self._reply:
             self._note_fields(reply)
         if not is_count:
@@ -130,3 +130,49 @@ class StreamUsage:
 
     def _note_fields(self, reply: object) -> None:
         self._reply |= {name: value for name in _REPLY if (value := get(reply, name)) is not None}
+
+
+def _is_last(chunk: object) -> bool:
+    """Bedrock's, Ollama's and Cohere's that says what the whole was."""
+    return (
+        first(chunk, "metadata", "amazon-bedrock-invocationMetrics") is not None
+        or get(chunk, "done") is True
+        or get(chunk, "type") == "message-end"
+    )
+
+
+def _opened(chunk: object) -> tuple[object, str]:
+    """The provider's chunk, out of what openai's stream helper or mistralai put it in, and its type."""
+    kind = word(get(chunk, "type")) or ""
+    inner = get(chunk, "chunk" if kind == "chunk" else "data")
+    return (inner, "") if first(inner, "choices") is not None else (chunk, kind)
+
+
+def text_of(chunk: object) -> str:
+    """What a chunk has for a reader: no reasoning, and no arguments of tools; nothing twice."""
+    chunk, kind = _opened(chunk)
+    if isinstance(chunk, str):
+        return chunk
+    if kind in _DELTAS or kind == "response.output_text.delta":
+        return _texts(get(chunk, "delta"))
+    if kind in _MESSAGES or kind in _ALSO_TWICE or kind.startswith(("response.", *_SAID_TWICE)):
+        return ""
+    choices = [*items(get(chunk, "choices")), *items(get(chunk, "candidates"))]
+    if choices:
+        return "".join(_texts(first(each, "delta", "content", "text")) for each in choices)
+    around = get(get(chunk, "contentBlockDelta"), "delta")  # Bedrock's
+    return _texts(
+        first(chunk, "generation", "outputText", "response", "message", "delta") if around is None else around
+    )
+
+
+def _texts(thing: object, depth: int = _DEPTH) -> str:
+    """A text, or that of an object or a list of parts. Google marks thoughts."""
+    if isinstance(thing, str):
+        return thing
+    if not depth:
+        return ""
+    if isinstance(thing, list | tuple):
+        return "".join(_texts(first(each, "text"), depth - 1) for each in items(thing) if not get(each, "thought"))
+    found = first(thing, "content", "text", "parts", "message") if is_object(thing) else None
+    return _texts(found, depth - 1)

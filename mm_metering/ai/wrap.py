@@ -13,7 +13,8 @@ from mm_metering.errors import InvalidInput
 from mm_metering.gate.context import current
 
 if TYPE_CHECKING:
-    from mm_metering.ai.budgets import Ai, Asked, OpenCall
+    from mm_metering.ai.budgets import Ai, Reservation
+    from mm_metering.ai.calls import AiCall
 
 
 class Kind(NamedTuple):
@@ -91,64 +92,40 @@ class Wrapped:
     # -- a call -------------------------------------------------------------------------------------------------------
 
     def _call(self, method: Callable[..., Any], kind: Kind) -> Callable[..., Any]:
-        return self._async(method, kind) if self._is_async else self._sync(method, kind)
-
-    def _async(self, method: Callable[..., Any], kind: Kind) -> Callable[..., Any]:
         async def create(**given: Any) -> Any:
-            ai = self._ai
-            opened = await ai.open(self._asked(kind, given))
-            try:
-                reply = await method(**_sent(kind, given, opened))
-            except BaseException as error:
-                opened.call.end(error)
-                await ai.write(opened)
-                raise
-            if given.get("stream"):
-                return ai.track(opened, reply, hides_usage=_hides(kind, given))
-            opened.call.settle(reply)
-            await ai.write(opened)
-            return reply
+            async with self._reserved(kind, given) as call:
+                return call.track(await method(**_sent(kind, given, call)), hides_usage=_hides(kind, given))
 
-        return create
+        def create_sync(**given: Any) -> Any:
+            with self._reserved(kind, given) as call:
+                return call.track(method(**_sent(kind, given, call)), hides_usage=_hides(kind, given))
 
-    def _sync(self, method: Callable[..., Any], kind: Kind) -> Callable[..., Any]:
-        def create(**given: Any) -> Any:
-            ai, asked = self._ai, self._asked(kind, given)
-            opened = ai.open_sync(asked)
-            try:
-                reply = method(**_sent(kind, given, opened))
-            except BaseException as error:
-                opened.call.end(error)
-                ai.write_sync(opened)
-                raise
-            if given.get("stream"):
-                return ai.track_sync(opened, reply, hides_usage=_hides(kind, given))
-            opened.call.settle(reply)
-            ai.write_sync(opened)
-            return reply
+        return create if self._is_async else create_sync
 
-        return create
-
-    def _asked(self, kind: Kind, given: dict[str, Any]) -> Asked:
+    def _reserved(self, kind: Kind, given: dict[str, Any]) -> Reservation:
         read = [given[name] for name in kind.reads if given.get(name) is not None]
         named = next((given[name] for name in kind.caps if type(given.get(name)) is int), None)
-        many = given.get("n")
-        most = named * many if named is not None and type(many) is int and many > 1 else named
-        options: dict[str, Any] = {"input": read, "max_output_tokens": most, "feature": self._feature}
-        return self._ai.asked(current().tenant, str(given.get("model")), **options)
+        most = None if named is None else named * _choices(given)
+        tenant, model = current().tenant, str(given.get("model"))
+        return self._ai.reserve(tenant, model, input=read, max_output_tokens=most, feature=self._feature)
 
 
-def _sent(kind: Kind, given: dict[str, Any], opened: OpenCall) -> dict[str, Any]:
+def _sent(kind: Kind, given: dict[str, Any], call: AiCall) -> dict[str, Any]:
     """With the model and the output that the call may use."""
-    sent = given | {"model": opened.call.model}
+    sent = given | {"model": call.model}
     name = next((each for each in kind.caps if each in given), kind.caps[-1])
-    many = given.get("n") if type(given.get("n")) is int else 1
-    if name in given or opened.held.grants:
-        sent[name] = max(1, opened.call.max_output_tokens // max(1, many or 1))
+    if name in given or call.is_limited:
+        sent[name] = max(1, call.max_output_tokens // _choices(given))
     if given.get("stream") and kind.asks_for_usage:
         asked = given.get("stream_options")
         sent["stream_options"] = {**(asked if isinstance(asked, dict) else {}), "include_usage": True}
     return sent
+
+
+def _choices(given: dict[str, Any]) -> int:
+    """How many replies are asked for at once."""
+    many = given.get("n")
+    return max(1, many) if type(many) is int else 1
 
 
 def _hides(kind: Kind, given: dict[str, Any]) -> bool:

@@ -200,7 +200,7 @@ async def test_what_nobody_settles_is_charged_as_held_and_said(
     async with memory.ai.reserve("acme", "gpt-4", input_tokens=100, max_output_tokens=100):
         pass
     assert await spent(memory) == Decimal("0.006")
-    assert "was not settled" in caplog.text
+    assert "gpt-4: 1 were not settled" in caplog.text
 
 
 @pytest.mark.parametrize("usage", [None, {}, {"error": {"message": "no"}}])

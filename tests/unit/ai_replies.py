@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -15,6 +15,8 @@ from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from mm_metering.ai.usage import Usage
+
 
 class Case(NamedTuple):
     """``used``: every field of the usage that is not its default; lines as such dicts too."""
@@ -23,6 +25,17 @@ class Case(NamedTuple):
     reply: Any
     used: dict[str, Any] | None
     asked: Mapping[str, Any] = MappingProxyType({})
+
+
+def said(usage: Usage | None) -> dict[str, Any] | None:
+    """The fields that are not their default, without what the caller asked for."""
+    if usage is None:
+        return None
+    found = {
+        each.name: getattr(usage, each.name) for each in fields(Usage) if getattr(usage, each.name) != each.default
+    }
+    found.pop("asked_model", None)
+    return found | ({"lines": [said(line) for line in usage.lines]} if usage.lines else {})
 
 
 def chat(usage: Any, text: Any = "Hi", **fields: Any) -> dict[str, Any]:

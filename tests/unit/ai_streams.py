@@ -10,6 +10,7 @@ from anthropic.types import RawMessageDeltaEvent, RawMessageStartEvent
 from openai.types.chat import ChatCompletionChunk
 from openai.types.responses import ResponseCompletedEvent, ResponseTextDeltaEvent
 
+from mm_metering.ai.streams import StreamUsage
 from tests.unit.ai_replies import CLAUDE, GEMINI, GPT, NOVA, PLAIN, a_round, io, message, response, tokens
 
 
@@ -21,6 +22,13 @@ class Stream(NamedTuple):
     used: dict[str, Any]
     asked: Mapping[str, Any] = MappingProxyType({})
     input_tokens: int = 0
+
+
+def streamed(stream: Stream) -> StreamUsage:
+    found = StreamUsage(**stream.asked)
+    for chunk in stream.chunks:
+        found.add(chunk)
+    return found
 
 
 def delta(text: str | None = None, end: str | None = None, **more: Any) -> dict[str, Any]:
