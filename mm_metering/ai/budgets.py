@@ -23,7 +23,6 @@ from mm_metering.ai.insight import CALL, TOKEN, AiUsage, CostRow, Insight, Quota
 from mm_metering.ai.names import parse
 from mm_metering.ai.prices import Prices
 from mm_metering.ai.scopes import scoped, scopes
-from mm_metering.ai.tracking import TrackedAsync, TrackedSync
 from mm_metering.ai.wrap import Wrapped, is_async
 from mm_metering.backends.ledger import FIRST_HOLD, Ledger, hold_key, tenant_pages
 from mm_metering.clock import Clock
@@ -195,6 +194,7 @@ class Ai:
         self._flush_all = flush_all
         self._tell = tell
         self._ledger = ledger
+        self._has_prices = False
         self._running: dict[str, weakref.ref[OpenCall]] = {}
         self.insight = Insight(ledger, catalogue=catalogue, clock=clock)
         self.prices = Prices.of_catalogue(catalogue.ai_prices)
@@ -276,7 +276,7 @@ class Ai:
 
     async def open(self, asked: Asked) -> OpenCall:
         """Held, or the Refused that fits."""
-        await self._startup()
+        await self._ready()
         policy, plan = await self._gate.ai_policy(asked.tenant)
         candidates = self._candidates(asked, policy, plan)
         held = await self._gate.hold(asked.tenant, candidates, lasts_us=LASTS_US)
@@ -288,6 +288,15 @@ class Ai:
         if (bound := bound_or_none()) is not None:
             bound.unsettled.append(lambda: self.leave(opened))
         return opened
+
+    async def _ready(self) -> None:
+        """Open, and with prices: they are read off the event loop, which would stand still for half a second. Without
+        the list, own prices must do."""
+        await self._startup()
+        if not self._has_prices:
+            with suppress(MissingExtra):
+                await asyncio.to_thread(self.prices.load)
+            self._has_prices = True
 
     def open_sync(self, asked: Asked) -> OpenCall:
         """The same for a caller that is not async."""
@@ -307,15 +316,6 @@ class Ai:
         where they are made; streams, too. All else is the client's own. What would pass by the budget (``parse``, the
         ``stream`` helpers, batches, raw responses) is InvalidInput; ``.unwrapped`` is the client itself."""
         return cast(Client, Wrapped(client, self, is_async=is_async(client), feature=feature))
-
-    def track(self, opened: OpenCall, stream: Any, *, hides_usage: bool = False) -> TrackedAsync:
-        """The stream, which settles the call when it ends; it may hide the chunk that says its usage alone."""
-        return TrackedAsync(stream, opened.call, lambda: self.write(opened), hides_usage=hides_usage)
-
-    def track_sync(self, opened: OpenCall, stream: Any, *, hides_usage: bool = False) -> TrackedSync:
-        """The same for a stream that is not async."""
-        write = lambda: self.write(opened)  # noqa: E731
-        return TrackedSync(stream, opened.call, write, self._from_sync, hides_usage=hides_usage)
 
     def leave(self, opened: OpenCall) -> None:
         """Its request is over: what is still open is settled by what was seen, and written in the background."""
@@ -384,8 +384,8 @@ class Ai:
         """With the output that its grants pay for."""
         model, most = held.candidate.resource, asked.max_output_tokens
         granted = held.granted(AI_COST_METER)
-        costs = self._costs(asked, model)
-        if granted is not None and costs is not None:
+        wanted = next((each.want for each in held.candidate.shares if each.meter == AI_COST_METER), 0)
+        if granted is not None and granted < wanted:
             afford = self.prices.affordable_output(model, asked.input_tokens, granted, self._clock.now())
             most = min(most, afford or 0)
         for meter in self._catalogue.meters_of(TOKEN, model):
@@ -398,7 +398,7 @@ class Ai:
             input_tokens=asked.input_tokens,
             max_output_tokens=max(0, most),
             granted_nanos=granted,
-            floor_nanos=costs[0] if costs else 0,
+            floor_nanos=json.loads(held.candidate.note or "{}")["floor"],
             began_at=from_micros(held.taken_us),
             prices=self.prices,
         )
@@ -413,7 +413,7 @@ class Ai:
         ``reserve`` enforces."""
         read = whole_quantity(tokens, least=0, field="tokens")
         asked = Asked(tenant_id(tenant), _model(model), read, 0, 0, scopes())
-        await self._startup()
+        await self._ready()
         policy, _ = await self._gate.ai_policy(asked.tenant)
         if not _is_listed(asked.model, policy):
             return AiCheck(allowed=False, reason="model-not-allowed")
