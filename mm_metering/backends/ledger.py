@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 from mm_metering.backends.accounts import Accounts
 from mm_metering.backends.collecting import Collecting
 from mm_metering.backends.usage_reports import UsageReports
+from mm_metering.backends.webhooks import Webhooks
 from mm_metering.backends.work import DeadLetter, Work
 from mm_metering.core.cells import Cell, CellKey, LevelEnd
 from mm_metering.core.digest import Digest
@@ -102,7 +103,7 @@ class Retired(NamedTuple):
     more: bool
 
 
-class Ledger(Work, Accounts, Collecting, UsageReports, Protocol):
+class Ledger(Work, Accounts, Collecting, UsageReports, Webhooks, Protocol):
     """The law that every implementation keeps; ``mm_metering.testing.LedgerContract`` checks it.
 
     Each method is one transaction. All may raise StoreUnavailable; nothing was written then, or all of it.

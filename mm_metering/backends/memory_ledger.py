@@ -23,6 +23,7 @@ from mm_metering.backends.ledger import (
 )
 from mm_metering.backends.memory_accounts import MemoryAccounts
 from mm_metering.backends.memory_reports import MemoryReports
+from mm_metering.backends.memory_webhooks import MemoryWebhooks
 from mm_metering.backends.memory_work import MemoryWork
 from mm_metering.backends.work import DeadLetter
 from mm_metering.core import cells as folding
@@ -90,7 +91,7 @@ class Books:
         return len(changed)
 
 
-class MemoryLedger(MemoryWork, MemoryAccounts, MemoryReports):
+class MemoryLedger(MemoryWork, MemoryAccounts, MemoryReports, MemoryWebhooks):
     """``memory://``. One lock makes each method a transaction."""
 
     def __init__(self) -> None:

@@ -28,6 +28,11 @@ NoticeType: TypeAlias = Literal[
     "subscription.suspended",
     "subscription.recovered",
     "invoice.uncollectible",
+    "billing.invoice_created",
+    "invoice.finalized",
+    "subscription.updated",
+    "endpoint.failing",
+    "endpoint.disabled",
 ]
 
 FINAL: Final = frozenset({"paid", "void"})
@@ -120,13 +125,14 @@ class Collection(Value):
 
 class Notice(NamedTuple):
     """Something that others may want to hear of. The same one has the same ``id`` wherever it is made; ``data`` is
-    JSON."""
+    JSON. ``type``: a NoticeType where the house is its ``source``; a host's notices go to webhooks alone."""
 
     id: str
     tenant: str
-    type: NoticeType
+    type: str
     data: Mapping[str, Any]
     made_at: datetime
+    source: Literal["house", "host"] = "house"
 
 
 class Moved(NamedTuple):
