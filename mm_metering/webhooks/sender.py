@@ -122,8 +122,9 @@ def _system_tls() -> ssl.SSLContext:
 
 
 def _verifying(tls: ssl.SSLContext) -> ssl.SSLContext:
-    if not tls.check_hostname or tls.verify_mode is not ssl.CERT_REQUIRED:
-        raise InvalidInput("tls", "does not verify certificates; make it with ssl.create_default_context(cafile=…)")
+    is_strict = tls.check_hostname and tls.verify_mode is ssl.CERT_REQUIRED
+    if not is_strict or tls.minimum_version < ssl.TLSVersion.TLSv1_2:
+        raise InvalidInput("tls", "takes what is not verified, or older than TLS 1.2; use ssl.create_default_context()")
     return tls
 
 
