@@ -130,14 +130,15 @@ class MemoryWebhooks:
     async def open_deliveries(self, deliveries: Sequence[Delivery], *, again: bool) -> int:
         with self._lock:
             opened = 0
-            for each in deliveries:
-                stands = self._deliveries.get(each.id)
-                if stands is not None and stands.state not in (("dead", "delivered") if again else ("dead",)):
+            for new in deliveries:
+                stands = self._deliveries.get(new.id)
+                if stands is None:
+                    self._deliveries[new.id] = new
+                elif again or stands.state == "dead":
+                    changes = {"state": "pending", "next_at": new.next_at, "tries": 0, "claim": stands.claim + 1}
+                    self._deliveries[new.id] = stands.model_copy(update=changes)
+                else:
                     continue
-                if stands is not None:
-                    changes = {"state": "pending", "next_at": each.next_at, "tries": 0, "claim": stands.claim + 1}
-                    each = stands.model_copy(update=changes)
-                self._deliveries[each.id] = each
                 opened += 1
             return opened
 

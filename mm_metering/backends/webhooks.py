@@ -30,7 +30,7 @@ class Claimed(NamedTuple):
     notice: Notice
 
 
-class Webhooks(Protocol):
+class Outgoing(Protocol):
     """A part of the ``Ledger`` law. Each method is one transaction."""
 
     async def put_endpoint(
@@ -74,8 +74,8 @@ class Webhooks(Protocol):
         ...
 
     async def open_deliveries(self, deliveries: Sequence[Delivery], *, again: bool) -> int:
-        """Makes those due at their ``next_at`` that are not there or dead; with ``again`` also those that were
-        delivered. How many; those that wait stay as they are."""
+        """Makes those due at their ``next_at``, as if never tried, that are not there or dead; with ``again`` whatever
+        their state. How many."""
         ...
 
     async def delivery(self, delivery_id: str) -> Delivery | None: ...

@@ -87,7 +87,8 @@ class EndpointRow(Value):
 
 
 class Attempt(Value):
-    """One request. ``status`` None: no answer, and ``error`` says why. ``excerpt``: the answer's first kilobyte."""
+    """One request. ``status`` None: no answer. ``error`` says why it failed, as where a 2xx did not end in time.
+    ``excerpt``: the answer's first kilobyte."""
 
     at: datetime
     status: int | None = None
@@ -97,7 +98,7 @@ class Attempt(Value):
 
     @property
     def succeeded(self) -> bool:
-        return self.status is not None and 200 <= self.status < 300
+        return not self.error and self.status is not None and 200 <= self.status < 300
 
 
 class Delivery(Value):
@@ -128,7 +129,7 @@ class Delivery(Value):
 
 class Result(NamedTuple):
     """What an attempt came to. ``attempt`` None: it could not be made, through no fault of the endpoint, and is put
-    off."""
+    off by ``retry_after``, which else is what the endpoint asks for."""
 
     delivery: str
     claim: int
@@ -148,7 +149,7 @@ def webhook_id(notice_id: str) -> str:
     return derived_id("msg", notice_id)
 
 
-def delivery_of(notice: Notice, event_type: str, endpoint: EndpointRow, now: datetime) -> Delivery:
+def delivery_of(notice: Notice, endpoint: EndpointRow, now: datetime) -> Delivery:
     """The same one, however often it is made."""
     return Delivery(
         id=derived_id("dlv", notice.id, endpoint.id),
@@ -156,7 +157,7 @@ def delivery_of(notice: Notice, event_type: str, endpoint: EndpointRow, now: dat
         endpoint=endpoint.id,
         event=webhook_id(notice.id),
         notice=notice.id,
-        type=event_type,
+        type=told(notice.type, notice.data).type,
         occurred_at=notice.made_at,
         next_at=now,
     )
@@ -164,19 +165,23 @@ def delivery_of(notice: Notice, event_type: str, endpoint: EndpointRow, now: dat
 
 def deliveries_of(notice: Notice, endpoints: Iterable[EndpointRow], now: datetime) -> list[Delivery]:
     """One for each enabled endpoint that wants what the notice tells, and was there when it happened."""
-    name, _ = told(notice.type, notice.data)
-    return [
-        delivery_of(notice, name, each, now)
-        for each in endpoints
-        if each.enabled and each.created_at <= notice.made_at and is_wanted(each.events, name)
-    ]
+    there = [each for each in endpoints if each.enabled and each.created_at <= notice.made_at]
+    return [delivery_of(notice, each, now) for each in there if wants(each, notice)]
+
+
+def wants(endpoint: EndpointRow, notice: Notice) -> bool:
+    """Its own troubles it is not told."""
+    name, data = told(notice.type, notice.data)
+    is_own = name.startswith("endpoint.") and data.get("endpoint") == endpoint.id
+    return is_wanted(endpoint.events, name) and not is_own
 
 
 def settled(delivery: Delivery, endpoint: EndpointRow, result: Result) -> Settled:
     """What follows from an attempt."""
     attempt, now = result.attempt, result.at
     if attempt is None:
-        return Settled(_with(delivery, next_at=now + POSTPONED), endpoint)
+        wait = POSTPONED if result.retry_after is None else result.retry_after
+        return Settled(_with(delivery, next_at=now + wait), endpoint)
     delivery = _with(delivery, attempts=(*delivery.attempts, attempt)[-KEPT_ATTEMPTS:])
     if attempt.succeeded:
         return Settled(_with(delivery, state="delivered", next_at=None), _well(endpoint))

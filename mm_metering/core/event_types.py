@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from mm_metering.core.schema import suggestion
 from mm_metering.errors import InvalidInput
@@ -16,15 +16,16 @@ from mm_metering.errors import InvalidInput
 ANY: Final = "*"
 MAX_FILTERS: Final = 100
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}(\.[a-z][a-z0-9_]{0,62}){1,3}")
+Fields: TypeAlias = Mapping[str, Mapping[str, Any]]
 _TEXT: Final = {"type": "string"}
 _WHOLE: Final = {"type": "integer"}
 _AMOUNT: Final = {"type": "string", "pattern": r"^-?[0-9]+(\.[0-9]+)?$"}
 _INSTANT: Final = {"type": ["string", "null"], "format": "date-time"}
 _MONTH: Final = {"type": "string", "pattern": "^[0-9]{4}-[0-9]{2}$"}
-_INVOICE: Final = {"invoice": _TEXT, "period": _MONTH}
-_MONEY: Final = {"amount": _AMOUNT, "currency": _TEXT}
-_USE: Final = {"meter": _TEXT, "window": _TEXT, "used": _AMOUNT, "limit": _AMOUNT}
-_ENDPOINT: Final = {"endpoint": _TEXT, "url": _TEXT, "failing_since": _INSTANT}
+_INVOICE: Final[dict[str, Mapping[str, Any]]] = {"invoice": _TEXT, "period": _MONTH}
+_MONEY: Final[dict[str, Mapping[str, Any]]] = {"amount": _AMOUNT, "currency": _TEXT}
+_USE: Final[Fields] = {"meter": _TEXT, "window": _TEXT, "used": _AMOUNT, "limit": _AMOUNT}
+_ENDPOINT: Final[dict[str, Mapping[str, Any]]] = {"endpoint": _TEXT, "url": _TEXT, "failing_since": _INSTANT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class EventType:
 
     name: str
     doc: str
-    fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    fields: Fields = field(default_factory=dict)
     version: int = 1
     of_host: bool = False
 
@@ -60,7 +61,11 @@ class EventType:
 EVENT_TYPES: Final[Mapping[str, EventType]] = {
     each.name: each
     for each in (
-        EventType("billing.invoice_created", "A month has its first invoice, a draft or not.", of_host=True),
+        EventType(
+            "billing.invoice_created",
+            "An invoice is there, a draft or not. Also for a host to send, with data of its own.",
+            of_host=True,
+        ),
         EventType("invoice.finalized", "An invoice has its number and changes no more.", _INVOICE | _MONEY),
         EventType("invoice.paid", "An invoice was paid.", _INVOICE | _MONEY),
         EventType(

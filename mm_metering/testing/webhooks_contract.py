@@ -164,23 +164,25 @@ class WebhooksContract:
         assert (dead.id, dead.next_at) == (mine.delivery.id, None)
         assert await ledger.settle_deliveries([answered(mine)]) == 0
 
-    async def test_the_dead_are_sent_again_and_where_asked_for_the_delivered_too(self, ledger: Ledger) -> None:
-        await told(ledger, an_event("evt_1"), an_event("evt_2"), an_event("evt_3"))
-        one, two, three = await claimed(ledger)
-        await ledger.settle_deliveries([answered(one, 410)])
+    async def test_the_dead_are_sent_again_and_where_asked_for_all_others_too(self, ledger: Ledger) -> None:
+        await told(ledger, an_event("evt_1"), an_event("evt_2"))
+        one, two = await claimed(ledger)
+        await ledger.settle_deliveries([answered(one, 500), answered(two)])
         off = await ledger.endpoint("ep_1")
         assert off is not None
-        await ledger.put_endpoint(off.changed(enabled=True), instead_of=off)
-        new = one.delivery.model_copy(update={"id": "dlv_new", "notice": "evt_0"})
-        again = [each.delivery.model_copy(update={"next_at": NOW}) for each in (one, two, three)]
-        assert await ledger.open_deliveries([*again, new], again=False) == 4
-        assert await ledger.open_deliveries(again, again=False) == 0
-        assert await ledger.open_deliveries(again, again=True) == 0
-        first, *_ = await claimed(ledger)
-        assert (first.delivery.tries, first.delivery.claim) == (0, 4 if first.delivery.id != one.delivery.id else 3)
-        await ledger.settle_deliveries([answered(first)])
-        assert await ledger.open_deliveries([first.delivery], again=False) == 0
-        assert await ledger.open_deliveries([first.delivery], again=True) == 1
+        await ledger.put_endpoint(disabled(off, "by hand"), instead_of=off)
+        stands = [await ledger.delivery(each.delivery.id) for each in (one, two)]
+        assert [(each.state, each.tries) for each in stands if each] == [("dead", 1), ("delivered", 0)]
+        new = one.delivery.model_copy(update={"id": "dlv_new", "notice": "evt_0", "next_at": NOW})
+        now_due = [each.delivery.model_copy(update={"next_at": NOW}) for each in (one, two)]
+        assert await ledger.open_deliveries([*now_due, new], again=False) == 2
+        assert await ledger.open_deliveries([*now_due, new], again=False) == 0
+        assert await ledger.open_deliveries(now_due, again=True) == 2
+        found = [each for each in await ledger.deliveries("acme") if each.id != "dlv_new"]
+        assert {(each.state, each.next_at, each.tries, len(each.attempts)) for each in found} == {
+            ("pending", NOW, 0, 1)
+        }
+        assert await ledger.settle_deliveries([answered(one)]) == 0
 
     async def test_pages_and_what_is_forgotten(self, ledger: Ledger) -> None:
         notices = [an_event(f"evt_{number}", at=NOW + timedelta(seconds=number)) for number in range(4)]

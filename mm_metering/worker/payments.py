@@ -49,7 +49,6 @@ def payment_jobs(collector: Collector, inbox: Inbox | None, hooks: Hooks, ledger
 
     async def forget(period: datetime, _fence: int) -> None:
         await ledger.forget_hints(before_us=micros(period - KEEP))
-        await ledger.forget_notices(before_us=micros(period - KEEP))
 
     return (
         Job(COLLECT, EVERY, collect),

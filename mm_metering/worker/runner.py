@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Final
 
 from mm_metering.errors import MeteringError
+from mm_metering.webhooks.dispatcher import Dispatcher
 from mm_metering.worker.drain import Drain, Seen
 from mm_metering.worker.jobs import Jobs
 from mm_metering.worker.leases import BEAT_S, LEASE_S, Leases
@@ -21,14 +22,24 @@ GIVE_BACK_S: Final = 1.0
 
 
 class Worker:
-    """Drains the shards it has leases of, runs periodic jobs, and reconciles the counters of tenants whose usage it
-    folded, until it is told to stop; a store that does not answer is asked again."""
+    """Drains the shards it has leases of, runs periodic jobs, reconciles the counters of tenants whose usage it folded,
+    and sends webhooks, until it is told to stop; a store that does not answer is asked again."""
 
-    def __init__(self, drain: Drain, leases: Leases, jobs: Jobs, reconciling: Reconciling, *, shards: int) -> None:
+    def __init__(
+        self,
+        drain: Drain,
+        leases: Leases,
+        jobs: Jobs,
+        reconciling: Reconciling,
+        *,
+        shards: int,
+        webhooks: Dispatcher | None = None,
+    ) -> None:
         self.beat_s: float | None = None
         """When it last came round to its leases, by its event loop's clock."""
         self.leases = leases
         self.reconciling = reconciling
+        self.webhooks = webhooks
         self._drain = drain
         self._jobs = jobs
         self._shards = shards
@@ -45,6 +56,8 @@ class Worker:
         answers has; or until it is cancelled."""
         async with asyncio.TaskGroup() as group:
             besides = [group.create_task(each.run()) for each in (self._jobs, self.reconciling)]
+            if self.webhooks is not None:
+                besides.append(group.create_task(self.webhooks.run()))
             while not stop.is_set():
                 await self._beat()
                 self._draining = {shard: task for shard, task in self._draining.items() if not task.done()}

@@ -47,9 +47,9 @@ from mm_metering.backends.sql.tables import usage_cell, usage_fact
 from mm_metering.backends.webhooks import Claimed
 from mm_metering.backends.work import FIRST_LETTER, Alert, DeadLetter, Lease, LetterKey, Run
 from mm_metering.core.audit import AuditEntry
-from mm_metering.core.books import Account
+from mm_metering.core.books import Account, Entries
 from mm_metering.core.cells import Calendar, Cell, CellKey
-from mm_metering.core.collecting import Collection, Notice
+from mm_metering.core.collecting import Collection, Notice, changed_notice
 from mm_metering.core.deliveries import Delivery, DeliveryState, EndpointRow, Result
 from mm_metering.core.digest import Digest, total
 from mm_metering.core.facts import Fact
@@ -179,8 +179,14 @@ class SqlLedger:
     async def put_tenant(self, new: NewTenant, *, defaults: TenantDefaults, now_us: int) -> TenantRow:
         return await self._store.write(lambda tx: tenancy.put(tx, new, defaults, now_us))
 
-    async def change_subscription(self, tenant: str, change: Change) -> TenantRow:
-        return await self._store.write(lambda tx: tenancy.change_subscription(tx, tenant, change))
+    async def change_subscription(self, tenant: str, change: Change, *, now_us: int | None = None) -> TenantRow:
+        async def work(tx: Transaction) -> TenantRow:
+            before, after = await tenancy.change_subscription(tx, tenant, change)
+            if now_us is not None and after != before:
+                await collecting.write(tx, Entries(notices=(changed_notice(after, change.at_us, now_us),)))
+            return after
+
+        return await self._store.write(work)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -375,12 +381,14 @@ class SqlLedger:
         before: tuple[int, str] | None = None,
         limit: int = 100,
     ) -> list[Delivery]:
-        return await self._store.read(lambda tx: webhooks.page(tx, tenant, endpoint, state, before, limit))
+        chosen: dict[str, Any] = {"endpoint_id": endpoint, "state": state, "before": before, "limit": limit}
+        return await self._store.read(lambda tx: webhooks.page(tx, tenant, **chosen))
 
     async def notices_of(
         self, tenant: str, *, start_us: int, end_us: int, after: tuple[int, str] | None = None, limit: int = 500
     ) -> list[Notice]:
-        return await self._store.read(lambda tx: webhooks.notices_of(tx, tenant, start_us, end_us, after, limit))
+        chosen: dict[str, Any] = {"start_us": start_us, "end_us": end_us, "after": after, "limit": limit}
+        return await self._store.read(lambda tx: webhooks.notices_of(tx, tenant, **chosen))
 
     async def forget_deliveries(self, *, before_us: int) -> int:
         return await self._store.write(lambda tx: webhooks.forget(tx, before_us))

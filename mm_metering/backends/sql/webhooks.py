@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from pydantic import TypeAdapter
-from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, tuple_, update
+from sqlalchemy import Select, and_, delete, func, select, tuple_, update
 
 from mm_metering.backends.sql.collecting import notice_of, notice_row, write_audit
 from mm_metering.backends.sql.engine import Transaction
@@ -103,7 +103,7 @@ async def find_notice(tx: Transaction, notice_id: str) -> Notice | None:
 
 
 async def notices_of(
-    tx: Transaction, tenant: str, start_us: int, end_us: int, after: tuple[int, str] | None, limit: int
+    tx: Transaction, tenant: str, *, start_us: int, end_us: int, after: tuple[int, str] | None, limit: int
 ) -> list[Notice]:
     key = (notice.c.made_us, notice.c.id)
     span = (notice.c.tenant == tenant, notice.c.made_us >= start_us, notice.c.made_us < end_us)
@@ -265,9 +265,8 @@ async def settle(tx: Transaction, results: Sequence[Result]) -> int:
 
 async def open_again(tx: Transaction, deliveries: Sequence[Delivery], *, again: bool) -> int:
     insert = tx.insert(delivery)
-    dead = delivery.c.state == "dead"
-    may: ColumnElement[bool] = or_(dead, delivery.c.state == "delivered") if again else dead
     anew = {"state": "pending", "next_us": insert.excluded.next_us, "tries": 0, "claim": delivery.c.claim + 1}
+    may = None if again else delivery.c.state == "dead"
     statement = insert.on_conflict_do_update(index_elements=[delivery.c.id], set_=anew, where=may)
     ordered = sorted(deliveries, key=lambda each: each.id)
     return sum([await tx.run(statement, _delivery_row(each)) for each in ordered])
@@ -281,6 +280,7 @@ async def find(tx: Transaction, delivery_id: str) -> Delivery | None:
 async def page(
     tx: Transaction,
     tenant: str,
+    *,
     endpoint_id: str | None,
     state: DeliveryState | None,
     before: tuple[int, str] | None,
