@@ -9,7 +9,8 @@
     ├── InvalidInput             a value the caller passed; carries ``.field``
     │   ├── InvalidMoney
     │   ├── InvalidTenant
-    │   └── InvalidEvent
+    │   ├── InvalidEvent
+    │   └── UrlRefused           a webhook's URL that is not called
     ├── EventConflict            an event id was used before for another payload
     ├── NotBound                 no tenant is bound to this context
     ├── PeriodNotOver            the period is still running
@@ -90,6 +91,13 @@ class InvalidTenant(InvalidInput):
 
 class InvalidEvent(InvalidInput):
     """A usage event with a field out of its bounds, or a meter the catalogue does not have."""
+
+
+class UrlRefused(InvalidInput):
+    """A URL that no webhook is sent to: it breaks the rules, or leads to an address that is not public."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("url", message)
 
 
 class EventConflict(MeteringError):

@@ -41,6 +41,10 @@ POINTS: Final[Mapping[str, str]] = MappingProxyType(
         "drain.before_commit": "it is folded, and not committed",
         "drain.after_commit": "it is committed, and still in the stream",
         "drain.after_trim": "the stream is trimmed",
+        "webhooks.after_fan_out": "what happened was made into deliveries",
+        "webhooks.after_claim": "deliveries are leased, and none was attempted",
+        "webhooks.after_send": "an attempt was answered, and is neither metered nor written",
+        "webhooks.after_settle": "what follows from attempts is written, and they are still held here",
         "shutdown.before": "the process was told to end",
         "shutdown.after_settle": "all is in the stream, and nothing was closed",
     }

@@ -34,6 +34,7 @@ from mm_metering.backends.counters import Counters
 from mm_metering.backends.ledger import Ledger
 from mm_metering.backends.sql import open_ledger
 from mm_metering.backends.urls import open_counters
+from mm_metering.backends.webhooks import Claimed
 from mm_metering.backends.work import DeadLetter
 from mm_metering.billing.adapter import BillingAdapter, WebhookAdapter
 from mm_metering.billing.change_preview import ChangePreview
@@ -102,6 +103,9 @@ from mm_metering.middleware.routes import Resolver as HostRoutes
 from mm_metering.middleware.shapes import HeaderStyle, Shape
 from mm_metering.middleware.tenants import Found, Resolver, found_id
 from mm_metering.proof import Proof, prove
+from mm_metering.webhooks.endpoints import Webhooks
+from mm_metering.webhooks.guard import Rules as WebhookRules
+from mm_metering.webhooks.vault import Vault
 from mm_metering.worker import dead_letters
 from mm_metering.worker.alerts import Alerts
 from mm_metering.worker.drain import Drain
@@ -114,6 +118,7 @@ from mm_metering.worker.reconcile import Reconciling
 from mm_metering.worker.runner import Worker
 from mm_metering.worker.shadow import EVERY, ShadowWatch
 from mm_metering.worker.upkeep import upkeep
+from mm_metering.worker.webhooks import webhook_jobs
 
 if TYPE_CHECKING:
     from mm_metering.billing.documents import Party
@@ -126,12 +131,13 @@ SETTLE_S = 10.0
 """Longest wait until what was acknowledged stands in the stream."""
 SETTLE_WITH_JOURNAL_S = 2.0
 """The same at a shutdown that can leave it in a file."""
+WEBHOOK_DELIVERY = "webhook_delivery"
 CLOSE_MONTH = "close-month"
 EXPIRE = "expire-holds"
 ALERTS = "alerts"
 SHADOW = "shadow"
 REPORT_USAGE = "report-usage"
-ENVIRONMENT = ("CATALOGUE", "COUNTERS", "LEDGER", "APPLY", "JOURNAL", "SHADOW", "BILLING_MODE")
+ENVIRONMENT = ("CATALOGUE", "COUNTERS", "LEDGER", "APPLY", "JOURNAL", "SHADOW", "BILLING_MODE", "SECRET_KEY")
 STRIPE = ("API_KEY", "WEBHOOK_SECRET", "BASE_URL")
 
 
@@ -171,6 +177,11 @@ class Metering:
     billing_mode "invoice": we rate, the provider collects. "report": its subscriptions carry the plans' prices, and the
                  worker reports usage to its meters; our invoices are the record, and none is sent
 
+    secret_key   the base64 of 32 bytes, which encrypt what must be readable again, such as webhooks' secrets; several
+                 with commas between, the newest first. Made up where a ``memory://`` ledger forgets them anyway
+    webhook_rules
+                 which URLs tenants' webhooks may have beyond https at public addresses
+
     Opens at the host's start (``install``), with ``async with``, or at first use. Raises at once CatalogueError for a
     wrong catalogue or shadow and InvalidInput for a shadow that cannot be compared; StoreUnavailable where a store
     cannot be reached.
@@ -193,6 +204,8 @@ class Metering:
         billing: BillingAdapter | None = None,
         dunning: Dunning | None = None,
         billing_mode: BillingMode = "invoice",
+        secret_key: str | None = None,
+        webhook_rules: WebhookRules | None = None,
     ) -> None:
         self.catalogue: Catalogue = catalogues.load(catalogue)
         self.clock: Clock = clock or SystemClock()
@@ -267,6 +280,16 @@ class Metering:
             catalogue=self.catalogue,
             usage=self,
         )
+        self.webhooks = Webhooks(
+            self.ledger,
+            clock=self.clock,
+            vault=Vault.of(secret_key, ephemeral=_url(ledger) == "memory://"),
+            rules=webhook_rules or WebhookRules(),
+            startup=self.startup,
+            check_plan=self._may_have_webhooks,
+            record=self._meter_delivery,
+            new_id=_new_id,
+        )
         self._hooks = Hooks(self.ledger, clock=self.clock)
         self._collector: Collector | None = None
         self._inbox: Inbox | None = None
@@ -293,7 +316,15 @@ class Metering:
         self._jobs = Jobs(self.ledger, [*self._all_jobs(watch)], worker=leases.worker, now_us=micros_of(self.clock))
         self.reconciler = Reconciler(self.counters, self.ledger, self.gate, self._drain)
         reconciling = Reconciling(self._drain, self.reconciler)
-        self._worker = Worker(self._drain, leases, self._jobs, reconciling, self._alerts, shards=self.counters.shards)
+        self._worker = Worker(
+            self._drain,
+            leases,
+            self._jobs,
+            reconciling,
+            alerts=self._alerts,
+            webhooks=self.webhooks.dispatcher,
+            shards=self.counters.shards,
+        )
         self.monitor = Monitor(
             self.counters,
             self.ledger,
@@ -319,6 +350,7 @@ class Metering:
 
     def _all_jobs(self, watch: ShadowWatch | None) -> Iterator[Job]:
         yield from upkeep(self.ledger)
+        yield from webhook_jobs(self.ledger)
         yield Job(ALERTS, timedelta(hours=1), self._alerts.every)
         yield Job(EXPIRE, timedelta(minutes=1), self._expire_holds)
         yield Job(CLOSE_MONTH, timedelta(days=1), self._close_last_month, catch_up=62)
@@ -388,13 +420,15 @@ class Metering:
 
     async def work(self, *, once: bool = False, stop: asyncio.Event | None = None, bills: bool = True) -> None:
         """What ``mm-metering worker`` runs: folds usage until ``stop`` is set, or ``once`` what is there. ``bills``
-        False leaves it to others to close months: for one that is not the app's own, with its currency, grace and tax.
+        False leaves it to others to close months and to send webhooks: for one that is not the app's own, with its
+        currency, grace and tax.
 
         It applies the schema like ``startup`` but no plans: those are the app's to propose. Closes at the end. Raises
         StoreUnavailable where a store cannot be reached at the start; later it asks again.
         """
         if not bills:
             self._jobs.leave_out(CLOSE_MONTH)
+            self._worker.webhooks = None
         try:
             await self.ledger.setup(apply=await self._may_apply())
             await self._drain.each()
@@ -403,6 +437,11 @@ class Metering:
                 await self.gate.settle()
                 await self._drain.fully()
                 await self._jobs.once()
+                await self._alerts.once()
+                if self._worker.webhooks is not None:
+                    await self._worker.webhooks.drain()
+                    await self.gate.settle()
+                    await self._drain.fully()
             else:
                 self.gate.start_chores()
                 self.monitor.observe()
@@ -786,6 +825,25 @@ class Metering:
             raise InvalidInput("billing", "is not set: Metering(billing=StripeBillingAdapter(...))")
         return self._collector
 
+    # -- webhooks that go out -----------------------------------------------------------------------------------------
+
+    async def _may_have_webhooks(self, tenant: str) -> None:
+        """FeatureNotInPlan where the plan's limit of deliveries is 0."""
+        for meter in self._delivery_meters():
+            decision = await self.check_limit(tenant, meter)
+            if decision.reason == "feature-not-in-plan":
+                raise_if_refused((decision,), self.clock.now())
+
+    async def _meter_delivery(self, each: Claimed) -> None:
+        """Once, however often it is said."""
+        if self._delivery_meters():
+            name, place = each.delivery.id, each.endpoint.id
+            tenant, type_ = each.delivery.tenant, WEBHOOK_DELIVERY
+            await self._recorder.record(UsageEvent(tenant=tenant, event_type=type_, resource=place, id=name))
+
+    def _delivery_meters(self) -> list[str]:
+        return [meter.name for meter in self.catalogue.meters.values() if meter.event == WEBHOOK_DELIVERY]
+
     # -- usage that a payment provider multiplies ---------------------------------------------------------------------
 
     async def report_usage(self, *, parked: bool = False) -> int:
@@ -832,7 +890,7 @@ class Metering:
 
     async def record_webhook_delivery(self, tenant: str, webhook_id: str, **details: Unpack[Details]) -> Outcome:
         """Records one event delivered to a tenant's webhook endpoint."""
-        event = UsageEvent(tenant=tenant, event_type="webhook_delivery", resource=webhook_id, **details)
+        event = UsageEvent(tenant=tenant, event_type=WEBHOOK_DELIVERY, resource=webhook_id, **details)
         return await self.record(event)
 
     async def flush(self) -> None:

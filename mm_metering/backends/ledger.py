@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 from mm_metering.backends.accounts import Accounts
 from mm_metering.backends.collecting import Collecting
 from mm_metering.backends.usage_reports import UsageReports
+from mm_metering.backends.webhooks import Outgoing
 from mm_metering.backends.work import DeadLetter, Work
 from mm_metering.core.cells import Cell, CellKey, LevelEnd
 from mm_metering.core.digest import Digest
@@ -112,7 +113,7 @@ class Retired(NamedTuple):
     more: bool
 
 
-class Ledger(Work, Accounts, Collecting, UsageReports, Protocol):
+class Ledger(Work, Accounts, Collecting, UsageReports, Outgoing, Protocol):
     """The law that every implementation keeps; ``mm_metering.testing.LedgerContract`` checks it.
 
     Each method is one transaction. All may raise StoreUnavailable; nothing was written then, or all of it.
@@ -228,8 +229,9 @@ class Ledger(Work, Accounts, Collecting, UsageReports, Protocol):
         folded anew where the zone or the timeline changed."""
         ...
 
-    async def change_subscription(self, tenant: str, change: Change) -> TenantRow:
-        """Changes a tenant's timeline (``tenancy.with_change``), and splits the cells there. UnknownTenant if there is
+    async def change_subscription(self, tenant: str, change: Change, *, now_us: int | None = None) -> TenantRow:
+        """Changes a tenant's timeline (``tenancy.with_change``), and splits the cells there. With ``now_us`` a change
+        goes out as a notice (``collecting.changed_notice``). UnknownTenant if there is
         none; InvalidInput for an instant before the sign-up; WrongState for what its state does not allow."""
         ...
 

@@ -26,10 +26,13 @@ from mm_metering.backends.ledger import (
 )
 from mm_metering.backends.memory_accounts import MemoryAccounts
 from mm_metering.backends.memory_reports import MemoryReports
+from mm_metering.backends.memory_webhooks import MemoryWebhooks
 from mm_metering.backends.memory_work import MemoryWork
 from mm_metering.backends.work import DeadLetter
 from mm_metering.core import cells as folding
+from mm_metering.core.books import Entries
 from mm_metering.core.cells import LEVEL_KINDS, NO_LEVEL, Calendar, Cell, CellKey, CellSum, LevelEnd
+from mm_metering.core.collecting import changed_notice
 from mm_metering.core.digest import Digest, hash_of, total
 from mm_metering.core.facts import Fact, encode, flaw
 from mm_metering.core.periods import FIRST_US, days_us, month_start_us
@@ -93,7 +96,7 @@ class Books:
         return len(changed)
 
 
-class MemoryLedger(MemoryWork, MemoryAccounts, MemoryReports):
+class MemoryLedger(MemoryWork, MemoryAccounts, MemoryReports, MemoryWebhooks):
     """``memory://``. One lock makes each method a transaction."""
 
     def __init__(self) -> None:
@@ -361,9 +364,14 @@ class MemoryLedger(MemoryWork, MemoryAccounts, MemoryReports):
             self._refold(books, then)
         return after
 
-    async def change_subscription(self, tenant: str, change: Change) -> TenantRow:
+    async def change_subscription(self, tenant: str, change: Change, *, now_us: int | None = None) -> TenantRow:
         with self._lock:
-            return self._change(tenant, change)
+            books = self._books.get(tenant)
+            before = books and books.row
+            after = self._change(tenant, change)
+            if now_us is not None and after != before:
+                self._write_collecting(Entries(notices=(changed_notice(after, change.at_us, now_us),)))
+            return after
 
     def _change(self, tenant: str, change: Change) -> TenantRow:
         books = self._books.get(tenant)

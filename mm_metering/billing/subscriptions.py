@@ -212,7 +212,7 @@ class Subscriptions:
         return await attempt()
 
     async def _change(self, before: TenantRow, change: Change) -> Tenant:
-        after = await self._ledger.change_subscription(before.id, change)
+        after = await self._ledger.change_subscription(before.id, change, now_us=self._now_us())
         if after != before:
             await self._announce(before, after)
         return await self._shown(after)

@@ -22,7 +22,7 @@ from mm_metering.core.spikes import Spike
 
 ALL: Final = 100
 """Per cent of a limit."""
-RULES: Final[dict[NoticeType, str]] = {
+RULES: Final[dict[str, str]] = {
     "quota.warning": "quota",
     "quota.exceeded": "quota",
     "overage.started": "overage",

@@ -232,11 +232,11 @@ def close(
         return newest, Entries()
     basis, found = _drafted(account, terms, period, rules, now=now, taxes=taxes)
     if now < terms.month(period).end + rules.grace:
-        return found, Entries(invoices=(found,))
+        return found, Entries(invoices=(found,), notices=_news(account, found, now))
     reason = _suspicion(account, found, rules)
     if reason:
         found = found.model_copy(update={"held": reason})
-        return found, Entries(invoices=(found,))
+        return found, Entries(invoices=(found,), notices=_news(account, found, now))
     return _finalized(account, found, basis, now)
 
 
@@ -325,7 +325,18 @@ def _finalized(account: Account, found: Invoice, basis: Inputs, now: datetime) -
         adjustments=joined,
         numbered=(INVOICE_NUMBERS,),
         inputs={invoice.id: basis.pack()},
+        notices=_news(account, invoice, now),
     )
+
+
+def _news(account: Account, invoice: Invoice, now: datetime) -> tuple[Notice, ...]:
+    """What others hear of it: that it is there, and that it is final."""
+    types = [] if any(each.id == invoice.id for each in account.invoices) else ["billing.invoice_created"]
+    if invoice.status == "finalized":
+        types.append("invoice.finalized")
+    data = {"invoice": invoice.id, "period": invoice.period, "status": invoice.status, "number": invoice.number}
+    data |= {"amount": plain(invoice.total), "currency": invoice.currency}
+    return tuple(Notice(derived_id("note", invoice.id, each), account.tenant.id, each, data, now) for each in types)
 
 
 # -- afterwards --------------------------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ from mm_metering.core.identity import derived_id
 from mm_metering.core.invoices import Invoice, Value
 from mm_metering.core.lifecycles import COLLECTION
 from mm_metering.core.money import Money, plain
+from mm_metering.core.periods import from_micros
+from mm_metering.core.tenancy import TenantRow, plan_name
 
 CollectionState: TypeAlias = Literal["open", "failing", "confirming", "parked", "paid", "void", "uncollectible"]
 Outcome: TypeAlias = Literal["paid", "declined", "confirm", "pending", "refused"]
@@ -40,6 +42,11 @@ NoticeType: TypeAlias = Literal[
     "worker.lag",
     "journal.waiting",
     "counters.drift",
+    "billing.invoice_created",
+    "invoice.finalized",
+    "subscription.updated",
+    "endpoint.failing",
+    "endpoint.disabled",
 ]
 
 FINAL: Final = frozenset({"paid", "void"})
@@ -132,13 +139,14 @@ class Collection(Value):
 
 class Notice(NamedTuple):
     """Something that others may want to hear of. The same one has the same ``id`` wherever it is made; ``data`` is
-    JSON."""
+    JSON. ``type``: a NoticeType where the house is its ``source``; a host's notices go to webhooks alone."""
 
     id: str
     tenant: str
-    type: NoticeType
+    type: str
     data: Mapping[str, Any]
     made_at: datetime
+    source: Literal["house", "host"] = "house"
 
 
 class Moved(NamedTuple):
@@ -273,6 +281,19 @@ def standing_notice(tenant: str, now_standing: Standing, because: str, now: date
         {"because": because},
         now + timedelta(microseconds=1),
     )
+
+
+def changed_notice(row: TenantRow, at_us: int, now_us: int) -> Notice:
+    """That a host changed a tenant's timeline: what holds from ``at_us`` on. One per revision."""
+    segment = row.segment_at(at_us)
+    data = {
+        "status": segment.status,
+        "plan": plan_name(segment.plan),
+        "because": "host",
+        "at": _text(from_micros(at_us)),
+    }
+    name = derived_id("note", "subscription", row.id, row.revision)
+    return Notice(name, row.id, "subscription.updated", data, from_micros(now_us))
 
 
 # -- inside -----------------------------------------------------------------------------------------------------------

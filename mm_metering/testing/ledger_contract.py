@@ -46,6 +46,7 @@ from mm_metering.errors import ChangedMeanwhile, InvalidInput, UnknownTenant, Wr
 from mm_metering.testing.accounts_contract import AccountsContract
 from mm_metering.testing.collecting_contract import CollectingContract
 from mm_metering.testing.usage_reports_contract import UsageReportsContract
+from mm_metering.testing.webhooks_contract import WebhooksContract
 from mm_metering.testing.work_contract import WorkContract
 
 NO_DEFAULT: Final = TenantDefaults(plan="", version=0, timezone="UTC")
@@ -176,7 +177,7 @@ def _moved(values: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:
     return {key: value for key, value in values.items() if value}
 
 
-class LedgerContract(WorkContract, AccountsContract, CollectingContract, UsageReportsContract):
+class LedgerContract(WorkContract, AccountsContract, CollectingContract, UsageReportsContract, WebhooksContract):
     """Each test quotes one law."""
 
     # -- setup and shards ---------------------------------------------------------------------------------------------

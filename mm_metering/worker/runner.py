@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 from mm_metering.errors import MeteringError
+from mm_metering.webhooks.dispatcher import Dispatcher
 from mm_metering.worker.drain import Drain, Seen
 from mm_metering.worker.jobs import Jobs
 from mm_metering.worker.leases import BEAT_S, LEASE_S, Leases
@@ -29,18 +30,29 @@ class Beside(Protocol):
 
 
 class Worker:
-    """Drains the shards it has leases of, runs periodic jobs, and reconciles the counters of tenants whose usage it
-    folded and tells of what that came to, until it is told to stop; a store that does not answer is asked again."""
+    """Drains the shards it has leases of, runs periodic jobs, reconciles the counters of tenants whose usage it folded,
+    tells of what that came to, and sends webhooks, until it is told to stop; a store that does not answer is asked
+    again."""
 
     def __init__(
-        self, drain: Drain, leases: Leases, jobs: Jobs, reconciling: Reconciling, alerts: Beside, *, shards: int
+        self,
+        drain: Drain,
+        leases: Leases,
+        jobs: Jobs,
+        reconciling: Reconciling,
+        *,
+        shards: int,
+        alerts: Beside | None = None,
+        webhooks: Dispatcher | None = None,
     ) -> None:
         self.beat_s: float | None = None
         """When it last came round to its leases, by its event loop's clock."""
         self.leases = leases
         self.reconciling = reconciling
+        self.webhooks = webhooks
         self._drain = drain
-        self._besides = (jobs, reconciling, alerts)
+        self._jobs = jobs
+        self._alerts = alerts
         self._shards = shards
         self._draining: dict[int, asyncio.Task[None]] = {}
         self.failing: dict[int, float] = {}
@@ -54,7 +66,8 @@ class Worker:
         """Runs until ``stop`` is set and it has folded what is there in every shard, whoever's, or what a store that
         answers has; or until it is cancelled."""
         async with asyncio.TaskGroup() as group:
-            besides = [group.create_task(each.run()) for each in self._besides]
+            parts = (self._jobs, self.reconciling, self._alerts, self.webhooks)
+            besides = [group.create_task(each.run()) for each in parts if each is not None]
             while not stop.is_set():
                 await self._beat()
                 self._draining = {shard: task for shard, task in self._draining.items() if not task.done()}

@@ -17,6 +17,10 @@ from mm_metering.core.invoices import Invoice
 from mm_metering.errors import InvalidInput, NotFound, ProviderRefused, ProviderUnavailable
 from tests.flows.conftest import Make
 
+PAYMENTS = (
+    *("payment.succeeded", "payment.failed", "payment.action_required", "invoice.uncollectible"),
+    *("subscription.past_due", "subscription.suspended", "subscription.recovered"),
+)
 Closed = Callable[..., Awaitable[Invoice]]
 
 
@@ -27,7 +31,8 @@ class House:
         self.metering, self.adapter, self.clock = metering, adapter, clock
         self.customer = ""
         self.told: list[Notice] = []
-        metering.on("*")(self.told.append)
+        for type_ in PAYMENTS:
+            metering.on(type_)(self.told.append)
 
     async def signs_up(self, tenant: str = "acme", *, card: str | None = "pm_card_visa") -> None:
         await self.metering.put_tenant(tenant, plan="pro", subscribed_at="2024-01-01T00:00:00Z")

@@ -60,7 +60,7 @@ class Pair:
     def _worker(self, name: str, drain: Drain) -> Worker:
         leases = Leases(self.ledger, worker=name, shards=SHARDS)
         jobs = Jobs(self.ledger, (), worker=name, now_us=lambda: 0)
-        return Worker(drain, leases, jobs, Idle(), Idle(), shards=SHARDS)
+        return Worker(drain, leases, jobs, Idle(), shards=SHARDS)
 
     @property
     def parts(self) -> list[int]:

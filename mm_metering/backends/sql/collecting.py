@@ -9,6 +9,7 @@ from sqlalchemy import delete, select, update
 
 from mm_metering.backends.collecting import AT_ONCE, Hint, Mute, Waiting
 from mm_metering.backends.sql.engine import Transaction
+from mm_metering.backends.sql.rows import AnyRow
 from mm_metering.backends.sql.tables import audit_log, collection, hint, invoice, mute, notice, payer
 from mm_metering.core.audit import AuditEntry
 from mm_metering.core.books import Entries
@@ -67,8 +68,12 @@ async def write(tx: Transaction, entries: Entries) -> None:
         statement = tx.insert(collection).values(row)
         await tx.run(statement.on_conflict_do_update(index_elements=[collection.c.invoice], set_=row))
     if entries.notices:
-        await tx.run_each(tx.insert(notice).on_conflict_do_nothing(), [_notice_row(each) for each in entries.notices])
-    for entry in entries.audit:
+        await tx.run_each(tx.insert(notice).on_conflict_do_nothing(), [notice_row(each) for each in entries.notices])
+    await write_audit(tx, entries.audit)
+
+
+async def write_audit(tx: Transaction, entries: Sequence[AuditEntry]) -> None:
+    for entry in entries:
         shown = {name: value for name, value in entry._asdict().items() if name != "at"}
         await tx.run(audit_log.insert(), {**shown, "at_us": micros(entry.at)})
 
@@ -97,39 +102,40 @@ async def forget_hints(tx: Transaction, before_us: int) -> int:
 # -- notices ----------------------------------------------------------------------------------------------------------
 
 
-def _notice_row(each: Notice) -> dict[str, object]:
+def notice_row(each: Notice) -> dict[str, object]:
     return {
         "id": each.id,
         "tenant": each.tenant,
         "type": each.type,
         "data": json.dumps(each.data),
         "made_us": micros(each.made_at),
-        "next_us": AT_ONCE,
+        "next_us": AT_ONCE if each.source == "house" else None,
         "tries": 0,
+        "source": each.source,
     }
 
 
-def _notice(row: object) -> Notice:
-    id_, tenant, type_, data, made_us = row[:5]  # type: ignore[index]
-    return Notice(id_, tenant, type_, json.loads(data), from_micros(made_us))
+def notice_of(row: AnyRow) -> Notice:
+    """Of the columns of ``notice``."""
+    return Notice(row.id, row.tenant, row.type, json.loads(row.data), from_micros(row.made_us), row.source)
 
 
 async def notices_due(tx: Transaction, now_us: int, limit: int) -> list[Waiting]:
     order = (notice.c.next_us, notice.c.made_us, notice.c.id)
     statement = select(notice).where(notice.c.next_us <= now_us).order_by(*order).limit(limit)
-    return [Waiting(_notice(row), row.next_us, row.tries) for row in await tx.all(statement)]
+    return [Waiting(notice_of(row), row.next_us, row.tries) for row in await tx.all(statement)]
 
 
 async def notices(tx: Transaction, tenant: str | None, limit: int) -> list[Notice]:
     statement = select(notice).order_by(notice.c.made_us.desc(), notice.c.id.desc()).limit(limit)
     if tenant is not None:
         statement = statement.where(notice.c.tenant == tenant)
-    return [_notice(row) for row in await tx.all(statement)]
+    return [notice_of(row) for row in await tx.all(statement)]
 
 
 async def add_notices(tx: Transaction, given: Sequence[Notice]) -> list[Notice]:
     statement = tx.insert(notice).on_conflict_do_nothing()
-    return [each for each in given if await tx.run(statement, _notice_row(each))]
+    return [each for each in given if await tx.run(statement, notice_row(each))]
 
 
 async def put_mute(tx: Transaction, given: Mute) -> None:

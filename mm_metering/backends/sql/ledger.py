@@ -38,6 +38,7 @@ from mm_metering.backends.sql import (
     schema,
     shards,
     usage_reports,
+    webhooks,
 )
 from mm_metering.backends.sql import tenants as tenancy
 from mm_metering.backends.sql import work as workers
@@ -45,11 +46,13 @@ from mm_metering.backends.sql.batch import Batch
 from mm_metering.backends.sql.engine import Store, Transaction, UnstorableValue
 from mm_metering.backends.sql.rows import CELL, stored_cell
 from mm_metering.backends.sql.tables import usage_cell, usage_fact
+from mm_metering.backends.webhooks import Claimed
 from mm_metering.backends.work import FIRST_LETTER, Alert, DeadLetter, Lease, LetterKey, Run
 from mm_metering.core.audit import AuditEntry
-from mm_metering.core.books import Account
+from mm_metering.core.books import Account, Entries
 from mm_metering.core.cells import Calendar, Cell, CellKey
-from mm_metering.core.collecting import Collection, Notice
+from mm_metering.core.collecting import Collection, Notice, changed_notice
+from mm_metering.core.deliveries import Delivery, DeliveryState, EndpointRow, Result
 from mm_metering.core.digest import Digest, total
 from mm_metering.core.facts import Fact
 from mm_metering.core.findings import Finding
@@ -178,8 +181,14 @@ class SqlLedger:
     async def put_tenant(self, new: NewTenant, *, defaults: TenantDefaults, now_us: int) -> TenantRow:
         return await self._store.write(lambda tx: tenancy.put(tx, new, defaults, now_us))
 
-    async def change_subscription(self, tenant: str, change: Change) -> TenantRow:
-        return await self._store.write(lambda tx: tenancy.change_subscription(tx, tenant, change))
+    async def change_subscription(self, tenant: str, change: Change, *, now_us: int | None = None) -> TenantRow:
+        async def work(tx: Transaction) -> TenantRow:
+            before, after = await tenancy.change_subscription(tx, tenant, change)
+            if now_us is not None and after != before:
+                await collecting.write(tx, Entries(notices=(changed_notice(after, change.at_us, now_us),)))
+            return after
+
+        return await self._store.write(work)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -335,6 +344,68 @@ class SqlLedger:
 
     async def audit(self, *, tenant: str | None = None, limit: int = 1000) -> Sequence[AuditEntry]:
         return await self._store.read(lambda tx: collecting.audit(tx, tenant, limit))
+
+    # -- webhooks -----------------------------------------------------------------------------------------------------
+
+    async def put_endpoint(
+        self, endpoint: EndpointRow, *, instead_of: EndpointRow | None, audit: Sequence[AuditEntry] = ()
+    ) -> bool:
+        return await self._store.write(lambda tx: webhooks.put_endpoint(tx, endpoint, instead_of, audit))
+
+    async def endpoint(self, endpoint_id: str) -> EndpointRow | None:
+        return await self._store.read(lambda tx: webhooks.find_endpoint(tx, endpoint_id))
+
+    async def endpoints(self, tenant: str) -> list[EndpointRow]:
+        return await self._store.read(lambda tx: webhooks.endpoints(tx, tenant))
+
+    async def put_notice(self, notice: Notice) -> bool:
+        return await self._store.write(lambda tx: webhooks.put_notice(tx, notice))
+
+    async def notice(self, notice_id: str) -> Notice | None:
+        return await self._store.read(lambda tx: webhooks.find_notice(tx, notice_id))
+
+    async def fan_out(self, now_us: int) -> int:
+        if not await self._store.read(webhooks.has_fresh):  # so that who only looks keeps nobody from writing
+            return 0
+        return await self._store.write(lambda tx: webhooks.fan_out(tx, now_us))
+
+    async def claim_deliveries(
+        self, now_us: int, *, until_us: int, busy: Sequence[str], per_endpoint: int, limit: int
+    ) -> list[Claimed]:
+        if not await self._store.read(lambda tx: webhooks.has_due(tx, now_us, busy)):
+            return []
+        chosen: dict[str, Any] = {"busy": busy, "per_endpoint": per_endpoint, "limit": limit}
+        return await self._store.write(lambda tx: webhooks.claim(tx, now_us, until_us=until_us, **chosen))
+
+    async def settle_deliveries(self, results: Sequence[Result]) -> int:
+        return await self._store.write(lambda tx: webhooks.settle(tx, results))
+
+    async def open_deliveries(self, deliveries: Sequence[Delivery], *, again: bool) -> int:
+        return await self._store.write(lambda tx: webhooks.open_again(tx, deliveries, again=again))
+
+    async def delivery(self, delivery_id: str) -> Delivery | None:
+        return await self._store.read(lambda tx: webhooks.find(tx, delivery_id))
+
+    async def deliveries(
+        self,
+        tenant: str,
+        *,
+        endpoint: str | None = None,
+        state: DeliveryState | None = None,
+        before: tuple[int, str] | None = None,
+        limit: int = 100,
+    ) -> list[Delivery]:
+        chosen: dict[str, Any] = {"endpoint_id": endpoint, "state": state, "before": before, "limit": limit}
+        return await self._store.read(lambda tx: webhooks.page(tx, tenant, **chosen))
+
+    async def notices_of(
+        self, tenant: str, *, start_us: int, end_us: int, after: tuple[int, str] | None = None, limit: int = 500
+    ) -> list[Notice]:
+        chosen: dict[str, Any] = {"start_us": start_us, "end_us": end_us, "after": after, "limit": limit}
+        return await self._store.read(lambda tx: webhooks.notices_of(tx, tenant, **chosen))
+
+    async def forget_deliveries(self, *, before_us: int) -> int:
+        return await self._store.write(lambda tx: webhooks.forget(tx, before_us))
 
     # -- keeping ------------------------------------------------------------------------------------------------------
 

@@ -380,10 +380,15 @@ notice = Table(  # what others are told
     Column("made_us", BigInteger, nullable=False),
     Column("next_us", BigInteger),
     Column("tries", BigInteger, nullable=False),
+    Column("source", WORD, nullable=False, server_default="house"),
+    Column("fanned", Boolean, nullable=False, server_default=text("false")),  # whether it was made into deliveries
     PrimaryKeyConstraint("id", name="mm_outbox_pkey"),
 )
 Index("mm_outbox_next", notice.c.next_us, notice.c.made_us)
 Index("mm_outbox_made", notice.c.made_us)
+Index("mm_outbox_tenant", notice.c.tenant, notice.c.made_us, notice.c.id)
+IS_FRESH = text("fanned = false")
+Index("mm_outbox_fresh", notice.c.made_us, notice.c.id, sqlite_where=IS_FRESH, postgresql_where=IS_FRESH)
 
 mute = Table(
     "mm_mute",
@@ -437,3 +442,38 @@ Index(
     postgresql_where=_IS_UNTOLD,
 )
 Index("mm_usage_report_customer", usage_report.c.customer, usage_report.c.meter, usage_report.c.instant_us)
+
+endpoint = Table(  # where a tenant's events go
+    "mm_webhook_endpoint",
+    metadata,
+    Column("id", WORD, nullable=False),
+    Column("tenant", WORD, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("throttled_us", BigInteger, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("document", Text, nullable=False),
+    PrimaryKeyConstraint("id", name="mm_webhook_endpoint_pkey"),
+)
+Index("mm_webhook_endpoint_tenant", endpoint.c.tenant, endpoint.c.created_us)
+
+delivery = Table(  # one event on its way to one endpoint
+    "mm_webhook_delivery",
+    metadata,
+    Column("id", WORD, nullable=False),
+    Column("tenant", WORD, nullable=False),
+    Column("endpoint", WORD, nullable=False),
+    Column("notice", WORD, nullable=False),
+    Column("type", WORD, nullable=False),
+    Column("occurred_us", BigInteger, nullable=False),
+    Column("state", WORD, nullable=False),
+    Column("next_us", BigInteger),
+    Column("tries", BigInteger, nullable=False),
+    Column("claim", BigInteger, nullable=False),
+    Column("attempts", Text, nullable=False),  # JSON
+    PrimaryKeyConstraint("id", name="mm_webhook_delivery_pkey"),
+)
+Index("mm_webhook_delivery_notice", delivery.c.endpoint, delivery.c.notice, unique=True)
+Index("mm_webhook_delivery_next", delivery.c.next_us, delivery.c.id)
+Index("mm_webhook_delivery_tenant", delivery.c.tenant, delivery.c.occurred_us, delivery.c.id)
+Index("mm_webhook_delivery_made", delivery.c.occurred_us)

@@ -130,14 +130,15 @@ async def make(tx: Transaction, ids: Iterable[str], defaults: TenantDefaults, no
     return [row for row in made if row.id not in used]
 
 
-async def change_subscription(tx: Transaction, tenant_id: str, change: Change) -> TenantRow:
+async def change_subscription(tx: Transaction, tenant_id: str, change: Change) -> tuple[TenantRow, TenantRow]:
+    """Before and after."""
     before = await _locked(tx, tenant_id)
     if before is None:
         raise UnknownTenant(f"tenant {tenant_id!r} is not known; put_tenant makes it")
     after = with_change(before, change)
     if after != before:
         await _replace(tx, before, after)
-    return after
+    return before, after
 
 
 async def _replace(tx: Transaction, before: TenantRow | None, after: TenantRow) -> None:
