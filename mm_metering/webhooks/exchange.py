@@ -18,6 +18,8 @@ MAX_BYTES: Final = 64 * 1024
 MAX_STEPS: Final = 1024
 """Of h11 for an answer: one of one-byte chunks would keep the event loop for a third of a second."""
 READ_BYTES: Final = 4096
+MAX_REASON: Final = 100
+"""Of h11's own words, which hold what it could not read."""
 AGENT: Final = "mm-metering-webhooks"
 
 
@@ -36,7 +38,7 @@ async def exchange(
     try:
         return await _hear(reader, wire, heard)
     except h11.RemoteProtocolError as error:
-        return f"protocol: the answer is not HTTP/1.1 ({error})"
+        return f"protocol: the answer is not HTTP/1.1 ({str(error)[:MAX_REASON]})"
 
 
 def _request(wire: h11.Connection, target: Target, headers: Mapping[str, str], body: bytes) -> bytes:
