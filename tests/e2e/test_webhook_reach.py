@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from mm_metering.errors import InvalidInput
+from mm_metering.webhooks import sender
 from mm_metering.webhooks.answers import Answer
 from mm_metering.webhooks.guard import Rules
 from mm_metering.webhooks.sender import send
@@ -177,6 +178,18 @@ async def test_a_port_that_speaks_no_tls_is_an_answer(authority: Authority) -> N
         assert ((await post_tls(receiver, timeout_s=0.2)).error or "").startswith("timeout: ")
     async with Receiver(ends).listening() as receiver:
         assert ((await post_tls(receiver)).error or "").startswith("connection: it failed (")
+
+
+async def test_an_address_that_hangs_gets_its_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def twice(host: str, port: int) -> Sequence[str]:
+        return HOST, "0.0.0.0", HOST
+
+    monkeypatch.setattr(sender, "CONNECT_S", 0.1)
+    async with Receiver(reads_nothing).listening(at="0.0.0.0") as receiver:
+        rules = Rules(ports=(receiver.port,), allow_networks=("127.0.0.0/8", "0.0.0.0/8"))
+        answer = await send(f"https://company.com:{receiver.port}/", BODY, {}, rules=rules, look_up=twice)
+    assert answer.error == "connection: it failed (Connection timed out)"
+    assert receiver.connections == 2
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
