@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         Refused,
         StoreUnavailable,
         UnknownTenant,
+        UrlRefused,
         WebhookRefused,
         WrongState,
     )
@@ -93,6 +94,7 @@ _HOMES = {
     "SystemClock": "mm_metering.clock",
     "Tax": "mm_metering.core.invoices",
     "UnknownTenant": "mm_metering.errors",
+    "UrlRefused": "mm_metering.errors",
     "UsageEvent": "mm_metering.core.events",
     "WebhookRefused": "mm_metering.errors",
     "WrongState": "mm_metering.errors",
@@ -150,6 +152,7 @@ __all__ = [
     "SystemClock",
     "Tax",
     "UnknownTenant",
+    "UrlRefused",
     "UsageEvent",
     "WebhookRefused",
     "WrongState",
