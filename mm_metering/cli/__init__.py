@@ -18,7 +18,7 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
-from mm_metering.cli import invoices, payments, plans, simulate
+from mm_metering.cli import invoices, payments, plans, simulate, webhooks
 from mm_metering.cli.host import PROGRAM, load, refuse_memory
 from mm_metering.core.periods import from_micros
 from mm_metering.errors import CatalogueError, InvalidInput, MeteringError, MissingExtra, StoreUnavailable
@@ -174,6 +174,7 @@ def commands() -> typer.Typer:
     payments.register(program)
     program.add_typer(invoices.commands(), name="invoice")
     program.add_typer(plans.commands(), name="plans")
+    program.add_typer(webhooks.commands(), name="webhooks")
     return program
 
 
