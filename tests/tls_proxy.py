@@ -40,7 +40,9 @@ class Authority:
         own = unsigned.sign(self._key, hashes.SHA256())
         self.file.write_bytes(own.public_bytes(serialization.Encoding.PEM))
 
-    def _unsigned(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+    def _unsigned(
+        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, *, valid_for: timedelta = timedelta(days=1)
+    ) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         return (
             x509.CertificateBuilder()
@@ -49,14 +51,17 @@ class Authority:
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + timedelta(days=1))
+            .not_valid_after(now + valid_for)
         )
 
-    def sign(self, name: str, *, address: str = HOST) -> Certificate:
-        """A certificate for a server at an IP address, or for a client."""
+    def sign(
+        self, name: str, *, address: str = HOST, host: str | None = None, valid_for: timedelta = timedelta(days=1)
+    ) -> Certificate:
+        """A certificate for a server at an IP address, or of a host name, or for a client."""
         key = ec.generate_private_key(ec.SECP256R1())
-        unsigned = self._unsigned(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), key)
-        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
+        unsigned = self._unsigned(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), key, valid_for=valid_for)
+        at = x509.DNSName(host) if host else x509.IPAddress(ipaddress.ip_address(address))
+        names = x509.SubjectAlternativeName([at])
         signed = unsigned.add_extension(names, critical=False).sign(self._key, hashes.SHA256())
         files = Certificate(self._directory / f"{name}.pem", self._directory / f"{name}.key")
         files.cert.write_bytes(signed.public_bytes(serialization.Encoding.PEM))

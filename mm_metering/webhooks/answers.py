@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-MAX_BODY_BYTES: Final = 64 * 1024
 MAX_EXCERPT_BYTES: Final = 1024
 MAX_RETRY_AFTER_S: Final = 86_400
 
@@ -39,8 +38,10 @@ class Heard:
     body: bytearray = field(default_factory=bytearray)
 
     def verdict(self) -> str | None:
-        """An error, unless it is a 2xx."""
-        if self.status is None or 200 <= self.status < 300:
+        """An error, unless it is a 2xx: for what is read of it, nothing being wrong with that."""
+        if self.status is None:
+            return "protocol: no answer stands in the first 16 KiB"
+        if 200 <= self.status < 300:
             return None
         if 300 <= self.status < 400:
             return (

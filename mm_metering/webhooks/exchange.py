@@ -9,13 +9,17 @@ from typing import Final
 
 import h11
 
-from mm_metering.webhooks.answers import MAX_BODY_BYTES, Heard
+from mm_metering.webhooks.answers import Heard
 from mm_metering.webhooks.guard import Target
 
 MAX_HEAD_BYTES: Final = 16 * 1024
-MAX_BYTES: Final = MAX_HEAD_BYTES + MAX_BODY_BYTES
-"""That are read of an answer, whatever they are: nothing of h11's can grow past that."""
+MAX_BYTES: Final = 64 * 1024
+"""That are read of an answer, head and all; the rest is not waited for."""
+MAX_STEPS: Final = 1024
+"""Of h11 for an answer: one of one-byte chunks would keep the event loop for a third of a second."""
 READ_BYTES: Final = 4096
+MAX_REASON: Final = 100
+"""Of h11's own words, which hold what it could not read."""
 AGENT: Final = "mm-metering-webhooks"
 
 
@@ -34,7 +38,7 @@ async def exchange(
     try:
         return await _hear(reader, wire, heard)
     except h11.RemoteProtocolError as error:
-        return f"protocol: the answer is no HTTP/1.1 ({error})"
+        return f"protocol: the answer is not HTTP/1.1 ({str(error)[:MAX_REASON]})"
 
 
 def _request(wire: h11.Connection, target: Target, headers: Mapping[str, str], body: bytes) -> bytes:
@@ -51,23 +55,21 @@ def _request(wire: h11.Connection, target: Target, headers: Mapping[str, str], b
 
 
 async def _hear(reader: StreamReader, wire: h11.Connection, heard: Heard) -> str | None:
-    count = 0
-    while count < MAX_BYTES and len(heard.body) < MAX_BODY_BYTES:
+    count, most = 0, MAX_HEAD_BYTES
+    for _ in range(MAX_STEPS):
         match wire.next_event():
-            case h11.NEED_DATA:
+            case h11.NEED_DATA if count < most:
                 data = await reader.read(READ_BYTES)
+                if not data and heard.status is None:
+                    return "connection: it was closed before a whole answer came"
                 count += len(data)
-                if heard.status is None and not data:
-                    return "connection: it was closed before an answer came"
                 wire.receive_data(data)
             case h11.Response(status_code=status, headers=headers):
-                heard.status, heard.headers = status, dict(headers)
+                heard.status, heard.headers, most = status, dict(headers), MAX_BYTES
             case h11.Data(data=data):
                 heard.body += data
             case h11.InformationalResponse():
                 pass
-            case _:
+            case _:  # its end, or enough of it
                 break
-        if heard.status is None and count > MAX_HEAD_BYTES:
-            return f"protocol: the answer's head has more than {MAX_HEAD_BYTES} bytes"
     return heard.verdict()

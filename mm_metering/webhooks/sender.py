@@ -83,13 +83,8 @@ async def _connected(target: Target, addresses: Sequence[str], tls: ssl.SSLConte
     for address in addresses[:MAX_ADDRESSES]:
         try:
             async with asyncio.timeout(CONNECT_S):
-                return await asyncio.open_connection(
-                    address,
-                    target.port,
-                    ssl=tls,
-                    server_hostname=target.host if tls else None,
-                    flags=socket.AI_NUMERICHOST,  # the address is dialled; nothing is resolved again
-                )
+                name = target.host if tls else None
+                return await asyncio.open_connection(address, target.port, ssl=tls, server_hostname=name)
         except ssl.SSLError:
             raise
         except TimeoutError:
