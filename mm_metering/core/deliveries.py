@@ -21,7 +21,7 @@ from mm_metering.core.invoices import Value
 DeliveryState: TypeAlias = Literal["pending", "delivered", "dead"]
 Why: TypeAlias = Literal["", "by hand", "gone", "failing"]
 
-SCHEDULE: Final = (
+SCHEDULE: Final[tuple[timedelta, ...]] = (
     timedelta(0),
     timedelta(seconds=5),
     timedelta(minutes=5),

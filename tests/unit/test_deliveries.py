@@ -185,6 +185,7 @@ def test_filters(events: tuple[str, ...], name: str, wanted: bool) -> None:  # n
 
 def test_a_filter_that_nothing_passes_and_a_type_that_is_not_there_are_refused() -> None:
     assert filters(["invoice.*", "invoice.*", "*"], EVENT_TYPES) == ("invoice.*", "*")
+    wrong: Any
     for wrong in (["nothing.*"], ["invoice."], ["*.paid"], [""], [None], {}, 7):
         with pytest.raises(InvalidInput):
             filters(wrong, EVENT_TYPES)
