@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from mm_metering import FrozenClock, Metering, ai_call
+from mm_metering import BudgetExceeded, FrozenClock, Metering, ai_call
 from mm_metering.ai import tracking
-from mm_metering.errors import InvalidInput
+from mm_metering.errors import CatalogueError, InvalidInput
 from mm_metering.testing import assert_conserved
 from tests.flows.conftest import Make
 from tests.flows.test_ai import CHUNKS, PLANS, reply, spent
@@ -373,3 +373,14 @@ async def test_a_call_of_no_budget_and_no_price_is_marked_and_counted(make: Make
     assert await closed(metering) == ["unpriced"]
     stats = await metering.ai.get_usage_stats("acme", "2024-01-15", "2024-01-15")
     assert (stats.request_count, stats.total_tokens) == (1, 50)
+
+
+async def test_a_tenants_budget_in_another_currency_is_refused_with_the_way_out(make: Make) -> None:
+    plans = PLANS | {"currency": "EUR", "plans": {"pro": {"price": "1.00"}}}
+    euros = await make(catalogue=plans, worker="off")
+    with pytest.raises(CatalogueError, match=r'in USD, and the plans are in EUR.*currency = "USD" under \[ai\]'):
+        await euros.ai.update_cost_config("acme", daily_budget="0.001")
+    dollars = await make(catalogue=plans | {"ai": PLANS["ai"] | {"currency": "USD"}}, worker="off")
+    await dollars.ai.update_cost_config("acme", daily_budget="0.001")
+    with pytest.raises(BudgetExceeded):
+        await asked(dollars, input_tokens=100).__aenter__()
