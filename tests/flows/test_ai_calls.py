@@ -240,10 +240,27 @@ async def test_reading_on_has_an_end(memory: Metering, monkeypatch: pytest.Monke
             break
         await tracked.aclose()
         await tracked.aclose()
+    if hangs:
+        assert await spent(memory) == 0, "who asks meanwhile does not wait for it"
+    await asyncio.gather(*tracking.reading_on)
     assert await closed(memory) == ["estimated"]
     assert await spent(memory) == (10 + (2 if hangs else 8)) * TOKEN
     assert stream.is_closed
     await assert_conserved(memory, told={"acme": {"ai_requests": 1}})
+
+
+async def test_what_is_read_on_when_its_loop_ends_is_what_was_seen(memory: Metering) -> None:
+    async with asked(memory) as call:
+        async for _ in (tracked := call.track(Endless(hangs=True), drain=True)):
+            break
+        await tracked.aclose()
+    await asyncio.sleep(0)
+    for task in [*tracking.reading_on]:
+        task.cancel()
+    await asyncio.gather(*tracking.reading_on, return_exceptions=True)
+    assert await closed(memory) == ["estimated"]
+    assert await spent(memory) == 12 * TOKEN
+    await assert_nothing_is_held(memory)
 
 
 async def test_a_reader_that_is_cancelled_while_it_waits_loses_no_chunk(memory: Metering) -> None:
@@ -269,6 +286,7 @@ async def test_a_reader_that_is_cancelled_while_it_waits_loses_no_chunk(memory: 
     assert got == CHUNKS[:1]
     assert (await memory.check_limit("acme", "ai_cost")).reserved > 0
     may_go_on.set()
+    await asyncio.gather(*tracking.reading_on)
     assert await closed(memory) == ["exact"]
     assert await spent(memory) == 50 * TOKEN
     await assert_nothing_is_held(memory)
