@@ -202,14 +202,18 @@ class TrackedAsync(_Tracked):
         return True
 
     async def _rest(self) -> None:
+        ended: Exception | None = None
         try:
-            with suppress(StopAsyncIteration, Exception):  # what was seen until then is what it is
-                async with asyncio.timeout(DRAIN_S):
-                    for _ in range(DRAIN_CHUNKS):
-                        self._see(await self._read())
+            async with asyncio.timeout(DRAIN_S):
+                for _ in range(DRAIN_CHUNKS):
+                    self._see(await self._read())
+        except StopAsyncIteration:
+            pass
+        except Exception as error:  # noqa: BLE001 - nobody is left to hear it: it is what was seen until then
+            ended = error
         finally:
             self._call.goes_on = False
-            self.settle(None)
+            self.settle(ended)
             if self._reading is not None:
                 self._reading.cancel()
         if self._reading is not None:
