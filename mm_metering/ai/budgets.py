@@ -141,15 +141,19 @@ class Reservation:
         return None if call.goes_on else self._open
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        """Nobody else writes it meanwhile."""
+        """In the background; nobody else writes it meanwhile."""
         assert self._open is not None
         self._open.is_written = True
-        self._ai._keep(self._written_after(work, self._open))
+        task = asyncio.get_running_loop().create_task(self._written_after(work, self._open))
+        tracking.reading_on.add(task)
+        task.add_done_callback(tracking.reading_on.discard)
 
     async def _written_after(self, work: Coroutine[Any, Any, None], opened: OpenCall) -> None:
-        await work
-        opened.is_written = False
-        await self._ai.write(opened)
+        try:
+            await work
+        finally:
+            opened.is_written = False
+            await self._ai.write(opened)
 
 
 class Abandoned(Exception):

@@ -155,7 +155,7 @@ class Prices:
             return
         with self._loading:
             if self._missing is not None:
-                raise self._missing
+                raise self._missing.with_traceback(None)
             if self._list is None:
                 try:
                     self._list = _price_list()

@@ -22,6 +22,9 @@ DRAIN_CHUNKS: Final = 20_000
 CLOSE_S: Final = 1.0
 _HIDDEN: Final = object()
 
+reading_on: Final[set[asyncio.Task[None]]] = set()
+"""What is read on in this process. Nothing waits for it: who asks for usage meanwhile finds the call held."""
+
 
 def attach(
     call: AiCall,
@@ -199,17 +202,24 @@ class TrackedAsync(_Tracked):
         return True
 
     async def _rest(self) -> None:
-        with suppress(StopAsyncIteration, Exception):  # what was seen until then is what it is
+        ended: Exception | None = None
+        try:
             async with asyncio.timeout(DRAIN_S):
                 for _ in range(DRAIN_CHUNKS):
                     self._see(await self._read())
+        except StopAsyncIteration:
+            pass
+        except Exception as error:  # noqa: BLE001 - nobody is left to hear it: it is what was seen until then
+            ended = error
+        finally:
+            self._call.goes_on = False
+            self.settle(ended)
+            if self._reading is not None:
+                self._reading.cancel()
         if self._reading is not None:
-            self._reading.cancel()
             await asyncio.wait({self._reading}, timeout=CLOSE_S)
         with suppress(Exception):
             await self._close()
-        self._call.goes_on = False
-        self.settle(None)
 
 
 async def _next(chunks: Any) -> Any:

@@ -241,6 +241,11 @@ class Plan:
             limits[AI_COST_METER] = (*limits.get(AI_COST_METER, ()), *budgets)
         return limits
 
+    @property
+    def limits_money(self) -> bool:
+        """Whether it has a budget, or another limit of what providers cost."""
+        return any(limit.unit == "money" for limits in self.limits.values() for limit in limits)
+
     def definition(self) -> dict[str, Any]:
         """The plan without its name as canonical JSON: sorted keys, money as text. Equal plans give equal text."""
         return _sorted(_plan_form(self, _stored_limit_form))
@@ -270,6 +275,8 @@ class Catalogue:
     exempt: tuple[str, ...] = ()
     addons: Mapping[str, Addon] = field(default_factory=_nothing)
     ai_prices: Mapping[str, Decimal] = field(default_factory=_nothing)
+    ai_currency: str | None = None
+    """"USD" where the file says that budgets are, its plans being in another."""
     changes: Changes = Changes()
     alerts: AlertRules = AlertRules()
     _matches: dict[tuple[str, str | None], tuple[Meter, ...]] = field(
@@ -301,7 +308,8 @@ class Catalogue:
             "plans": {name: _plan_form(plan, _limit_form) for name, plan in self.plans.items()},
             "addons": {name: _addon_form(addon) for name, addon in self.addons.items()},
             "routes": routes | ({"exempt": list(self.exempt)} if self.exempt else {}),
-            "ai": {"prices": {model: money_text(price) for model, price in self.ai_prices.items()}},
+            "ai": {"prices": {model: money_text(price) for model, price in self.ai_prices.items()}}
+            | ({"currency": self.ai_currency} if self.ai_currency else {}),
             "changes": {each.name: getattr(self.changes, each.name) for each in fields(Changes)},
             "alerts": _fields_form(self.alerts),
         }

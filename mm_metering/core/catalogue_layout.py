@@ -115,6 +115,7 @@ def _read_limits(limit: Shape[Given]) -> Callable[[object, Place], Limits]:
 _WORDS = choice("block", "charge")
 _CAPPED = table({"charge_up_to": _CHARGE_UP_TO})
 _CODE = text("[A-Z]{3}", 'a currency of 3 capital letters, such as "USD"')
+_DOLLARS = text("USD", 'the currency of provider cost, "USD": nothing converts')
 _CURRENCY = Shape(_read_currency, _CODE.schema)
 _TIMEZONE = Shape(_read_zone, _TEXT.schema)
 _LIMIT_VALUE = Shape(_as_given, {"anyOf": [_COUNT.schema, {"const": UNLIMITED}, *_NANO_MONEY.schema["anyOf"]]})
@@ -226,7 +227,12 @@ _CATALOGUE = table(
             "What a request costs by route, over the default of one api_calls; 0 switches off.",
         ),
         "ai": Field(
-            table({"prices": Field(table({}, keys=_MODELS, rest=money()), "Provider price of a token by model.")}),
+            table(
+                {
+                    "prices": Field(table({}, keys=_MODELS, rest=money()), "Provider price of a token by model."),
+                    "currency": Field(_DOLLARS, "Of these prices and of budgets, where plans are in another."),
+                }
+            ),
             "Facts about AI providers.",
         ),
     }
@@ -246,6 +252,7 @@ def read_catalogue(tree: object, at: Place = ROOT) -> Catalogue:
     _check_routes(routes, meters, at / "routes")
     for name, plan in plans.items():
         _check_budgets(plan, meters, at / "plans" / name / "ai")
+        check_currency(plan, given.get("currency", "USD"), given.get("ai", {}).get("currency"), at / "plans" / name)
     return Catalogue(
         currency=given.get("currency", "USD"),
         timezone=given.get("timezone", "UTC"),
@@ -256,6 +263,7 @@ def read_catalogue(tree: object, at: Place = ROOT) -> Catalogue:
         routes=MappingProxyType({route: MappingProxyType(costs) for route, costs in routes.items()}),
         exempt=exempt,
         ai_prices=MappingProxyType(given.get("ai", {}).get("prices", {})),
+        ai_currency=given.get("ai", {}).get("currency"),
         changes=Changes(**given.get("changes", {})),
         alerts=AlertRules(**given.get("alerts", {})),
     )
@@ -558,6 +566,15 @@ def _check_routes(routes: Mapping[str, Mapping[str, int]], meters: Mapping[str, 
             meter = _finder(meters)(name, {}, at / route)
             if meter.unit == "money":
                 raise (at / route / name).wrong(f"{name} is money and has no cost in units; leave it out")
+
+
+def check_currency(plan: Plan, currency: str, ai_currency: str | None, at: Place = ROOT) -> None:
+    """A budget is in US dollars, as provider cost is, and nothing converts: plans in another currency say so."""
+    if "USD" not in (currency, ai_currency) and plan.limits_money:
+        raise at.wrong(
+            f"budgets limit provider cost, which is in USD, and the plans are in {currency}: nothing converts. Write "
+            'the budgets and [ai.prices] in USD, and say so: currency = "USD" under [ai]'
+        )
 
 
 def _check_budgets(plan: Plan, meters: Mapping[str, Meter] | None, at: Place) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from mm_metering import FrozenClock, Metering, ai_call
+from mm_metering import BudgetExceeded, FrozenClock, Metering, ai_call
 from mm_metering.ai import tracking
-from mm_metering.errors import InvalidInput
+from mm_metering.errors import CatalogueError, InvalidInput
 from mm_metering.testing import assert_conserved
 from tests.flows.conftest import Make
 from tests.flows.test_ai import CHUNKS, PLANS, reply, spent
@@ -240,10 +240,27 @@ async def test_reading_on_has_an_end(memory: Metering, monkeypatch: pytest.Monke
             break
         await tracked.aclose()
         await tracked.aclose()
+    if hangs:
+        assert await spent(memory) == 0, "who asks meanwhile does not wait for it"
+    await asyncio.gather(*tracking.reading_on)
     assert await closed(memory) == ["estimated"]
     assert await spent(memory) == (10 + (2 if hangs else 8)) * TOKEN
     assert stream.is_closed
     await assert_conserved(memory, told={"acme": {"ai_requests": 1}})
+
+
+async def test_what_is_read_on_when_its_loop_ends_is_what_was_seen(memory: Metering) -> None:
+    async with asked(memory) as call:
+        async for _ in (tracked := call.track(Endless(hangs=True), drain=True)):
+            break
+        await tracked.aclose()
+    await asyncio.sleep(0)
+    for task in [*tracking.reading_on]:
+        task.cancel()
+    await asyncio.gather(*tracking.reading_on, return_exceptions=True)
+    assert await closed(memory) == ["estimated"]
+    assert await spent(memory) == 12 * TOKEN
+    await assert_nothing_is_held(memory)
 
 
 async def test_a_reader_that_is_cancelled_while_it_waits_loses_no_chunk(memory: Metering) -> None:
@@ -269,6 +286,7 @@ async def test_a_reader_that_is_cancelled_while_it_waits_loses_no_chunk(memory: 
     assert got == CHUNKS[:1]
     assert (await memory.check_limit("acme", "ai_cost")).reserved > 0
     may_go_on.set()
+    await asyncio.gather(*tracking.reading_on)
     assert await closed(memory) == ["exact"]
     assert await spent(memory) == 50 * TOKEN
     await assert_nothing_is_held(memory)
@@ -300,27 +318,25 @@ WRONG: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-@pytest.mark.parametrize("kind", ["reply", "stream"])
-async def test_no_reply_makes_a_call_fail_or_free(
-    make: Make, caplog: pytest.LogCaptureFixture, name: str, kind: str
-) -> None:
+async def test_no_reply_makes_a_call_fail_or_free(make: Make, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    """As a body, and as a stream's one chunk; each twice."""
     answer, status = WRONG[name]
 
     async def chunks() -> AsyncIterator[Any]:
         yield answer
 
     metering = await make(catalogue=PLANS, worker="off")
-    for _ in range(2):
+    for number in range(4):
         async with asked(metering) as call:
-            if kind == "stream":
+            if number % 2:
                 assert [chunk async for chunk in call.track(chunks())] == [answer]
             else:
                 call.settle(answer)
-    assert await spent(metering) >= 2 * 10 * TOKEN
+    assert await spent(metering) >= 4 * 10 * TOKEN
     assert set(await closed(metering)) <= {status, "estimated"}
     await assert_nothing_is_held(metering)
     lines = [each for each in caplog.records if each.name == "mm_metering.ai"]
-    assert len(lines) <= 1, "the same twice is said once"
+    assert len(lines) <= 1, "what is wrong twice is said once"
     assert LONG not in caplog.text
 
 
@@ -373,3 +389,14 @@ async def test_a_call_of_no_budget_and_no_price_is_marked_and_counted(make: Make
     assert await closed(metering) == ["unpriced"]
     stats = await metering.ai.get_usage_stats("acme", "2024-01-15", "2024-01-15")
     assert (stats.request_count, stats.total_tokens) == (1, 50)
+
+
+async def test_a_tenants_budget_in_another_currency_is_refused_with_the_way_out(make: Make) -> None:
+    plans = PLANS | {"currency": "EUR", "plans": {"pro": {"price": "1.00"}}}
+    euros = await make(catalogue=plans, worker="off")
+    with pytest.raises(CatalogueError, match=r'in USD, and the plans are in EUR.*currency = "USD" under \[ai\]'):
+        await euros.ai.update_cost_config("acme", daily_budget="0.001")
+    dollars = await make(catalogue=plans | {"ai": PLANS["ai"] | {"currency": "USD"}}, worker="off")
+    await dollars.ai.update_cost_config("acme", daily_budget="0.001")
+    with pytest.raises(BudgetExceeded):
+        await asked(dollars, input_tokens=100).__aenter__()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import ROUND_HALF_UP, Decimal, localcontext
@@ -17,6 +19,7 @@ from genai_prices import calc_price
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mm_metering.ai import price_list
 from mm_metering.ai import prices as module
 from mm_metering.ai.names import parse
 from mm_metering.ai.prices import Cost, Price, Prices
@@ -341,6 +344,24 @@ def test_without_the_extra_the_way_out_is_said(monkeypatch: pytest.MonkeyPatch) 
         prices.worst_case("gpt-4o", 1, 1, AT)
     assert prices.cost(used("gpt-4o"), AT).status == "unpriced"
     assert Prices([own()], price_list=False).worst_case("gpt-4o", 1, 1, AT) is None
+    monkeypatch.undo()
+    with pytest.raises(MissingExtra):
+        prices.load()  # it is not looked for at every call
+
+
+def test_the_list_is_read_once_whoever_asks_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = list[int]()
+    real = price_list.PriceList.__init__
+
+    def reading(self: price_list.PriceList) -> None:
+        read.append(threading.get_ident())
+        real(self)
+
+    monkeypatch.setattr(price_list.PriceList, "__init__", reading)
+    prices = Prices()
+    with ThreadPoolExecutor(4) as threads:
+        found = [*threads.map(lambda _: prices.worst_case("gpt-4o", 1_000_000, 0, AT), range(8))]
+    assert (len(read), set(found)) == (1, {2_500_000_000})
 
 
 @pytest.mark.parametrize(

@@ -280,6 +280,14 @@ exempt = ["/healthz", "/metrics"]
     assert catalogue.exempt == ("/healthz", "/metrics")
 
 
+def test_plans_in_another_currency_say_that_their_budgets_are_in_dollars() -> None:
+    euros = 'currency = "EUR"\n' + PLAN + '[plans.pro.ai]\ndaily_budget = "50.00"\n[ai]\ncurrency = "USD"'
+    catalogue = parse(euros, "plans.toml")
+    assert (catalogue.currency, catalogue.ai_currency) == ("EUR", "USD")
+    assert Catalogue.from_dict(catalogue.to_dict()) == catalogue
+    assert parse('currency = "EUR"\n' + PLAN, "plans.toml").ai_currency is None
+
+
 # ---- sources ----
 LIMITS = "0 to 9007199254740991"
 

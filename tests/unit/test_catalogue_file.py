@@ -379,6 +379,17 @@ WRONG = [
         'plans.toml:9: plans.pro.quotas.ai_cost: a limit on money is per "day" or "month", not per minute',
     ),
     Case(
+        "a budget beside plans in another currency",
+        'currency = "EUR"\n' + PLAN + '[plans.pro.ai]\ndaily_budget = "50.00"',
+        "plans.toml:7: plans.pro: budgets limit provider cost, which is in USD, and the plans are in EUR: nothing "
+        'converts. Write the budgets and [ai.prices] in USD, and say so: currency = "USD" under [ai]',
+    ),
+    Case(
+        "a budget in another currency",
+        PLAN + '[ai]\ncurrency = "EUR"',
+        'plans.toml:9: ai.currency: "EUR" is not the currency of provider cost, "USD": nothing converts',
+    ),
+    Case(
         "two limits in one window",
         QUOTAS + 'api_calls = [\n  { limit = 1, per = "day" },\n\n  { limit = 2, per = "day" },\n]',
         "plans.toml:12: plans.pro.quotas.api_calls[1]: api_calls has another limit per day; keep one",
