@@ -543,6 +543,7 @@ class Metering:
             return
         self._open = False
         failpoints.reach("shutdown.before")
+        await self.ai.leave_off()
         trouble = await self._write_out()
         failpoints.reach("shutdown.after_settle")
         is_kept = await self.gate.aclose()

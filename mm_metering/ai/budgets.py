@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
 
 from mm_metering.ai import estimate, tracking
 from mm_metering.ai.calls import AiCall, Settled
-from mm_metering.ai.insight import CALL, TOKEN, AiUsage, CostRow, Insight, QuotaPrediction
+from mm_metering.ai.insight import CALL, TOKEN, UNPRICED, AiUsage, CostRow, Insight, QuotaPrediction
 from mm_metering.ai.names import parse
 from mm_metering.ai.prices import Prices
 from mm_metering.ai.scopes import scoped, scopes
@@ -145,8 +145,8 @@ class Reservation:
         assert self._open is not None
         self._open.is_written = True
         task = asyncio.get_running_loop().create_task(self._written_after(work, self._open))
-        tracking.reading_on.add(task)
-        task.add_done_callback(tracking.reading_on.discard)
+        self._ai.reading_on.add(task)
+        task.add_done_callback(self._ai.reading_on.discard)
 
     async def _written_after(self, work: Coroutine[Any, Any, None], opened: OpenCall) -> None:
         try:
@@ -199,6 +199,8 @@ class Ai:
         self._tell = tell
         self._ledger = ledger
         self._has_prices = False
+        self.reading_on: set[asyncio.Task[None]] = set()
+        """Streams that are read on in the background, since their reader has left."""
         self._running: dict[str, weakref.ref[OpenCall]] = {}
         self.insight = Insight(ledger, catalogue=catalogue, clock=clock)
         self.prices = Prices.of_catalogue(catalogue.ai_prices)
@@ -535,6 +537,13 @@ class Ai:
         with suppress(StoreUnavailable):  # the call itself is written; the next one tells it
             await self._tell([unpriced(held.tenant, held.candidate.resource, missing, day, self._clock.now())])
 
+    async def leave_off(self) -> None:
+        """Streams that are read on in the background here are what was seen of them."""
+        here = [each for each in self.reading_on if each.get_loop() is asyncio.get_running_loop()]
+        for task in here:
+            task.cancel()
+        await asyncio.gather(*here, return_exceptions=True)
+
     async def renew(self) -> int:
         """Prolongs what is held for calls that still run here, from the half of its time on and for a day at most; how
         many. A chore of each process."""
@@ -581,10 +590,12 @@ class Ai:
         """Its close, and its tokens beside it."""
         model = held.candidate.resource
         detail = {"status": settled.status, "source": settled.source, **(settled.detail or {}), **_counts(settled)}
+        money = ["", *scopes] if settled.nanos is not None else []
+        money += [UNPRICED] if settled.status == "unpriced" else []
         counts = [
-            Count(meter.name, scope, settled.nanos if meter.unit == "money" else 1)
+            Count(meter.name, scope, settled.nanos or 0 if meter.unit == "money" else 1)
             for meter in self._catalogue.meters_of(CALL, model)
-            for scope in ("", *(scopes if meter.unit == "money" else ()))
+            for scope in (money if meter.unit == "money" else ("",))
         ]
         close = Fact("", 0, "close", "", CALL, model, 1, settled.nanos, tuple(counts))
         close = held.closed(close._replace(metadata=json.dumps(detail)), name=name)

@@ -31,10 +31,11 @@ MAX_MISSING: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What a call is charged: provider cost in nano-units, and tokens. ``status`` is "exact", "estimated" (usage was
-    missing or broken off), "unpriced" (what was held is charged) or "unsettled" (nobody said what it used)."""
+    """What a call is charged: provider cost in nano-units, None where nobody knows it, and tokens. ``status`` is
+    "exact", "estimated" (usage was missing or broken off), "unpriced" (what was held is charged) or "unsettled" (nobody
+    said what it used)."""
 
-    nanos: int
+    nanos: int | None
     tokens: int
     status: str
     source: str
@@ -207,7 +208,8 @@ class AiCall:
         if cost.status == "unpriced":
             missing = list(cost.missing[:MAX_MISSING])
             self._say("unpriced", ", ".join(missing))
-            return Settled(max(cost.nanos, self._held), tokens, "unpriced", cost.source, usage, {"missing": missing})
+            nanos = max(cost.nanos, self._held) or None
+            return Settled(nanos, tokens, "unpriced", cost.source, usage, {"missing": missing})
         dated = {} if cost.dated is None else {"dated": cost.dated.isoformat()}
         return Settled(cost.nanos, tokens, status, cost.source, usage, dated)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from datetime import date, timedelta
 from decimal import Decimal, localcontext
@@ -19,6 +19,9 @@ from mm_metering.core.tenancy import TenantRow
 
 CALL: Final = "ai_call"
 TOKEN: Final = "ai_token"
+AI_EVENTS: Final = event_meter("ai_")
+UNPRICED: Final = "status:unpriced"
+"""The scope of calls without a price: what they cost is what was held for them, or not known."""
 HISTORY: Final = timedelta(days=400)
 """How far back a forecast looks."""
 
@@ -30,7 +33,8 @@ class ModelUse(NamedTuple):
 
 
 class AiUsage(NamedTuple):
-    """Of the local days from ``start`` to ``end``, both included. Costs are the provider's, as stored at call time."""
+    """Of the local days from ``start`` to ``end``, both included. Costs are the provider's, as stored at call time;
+    of ``unpriced_calls`` they are what was held, or in no sum at all."""
 
     tenant: str
     start: date
@@ -39,16 +43,24 @@ class AiUsage(NamedTuple):
     total_cost: Decimal
     request_count: int
     model_breakdown: Mapping[str, ModelUse]
+    unpriced: Mapping[str, int]
+    """Calls without a price, by model."""
+
+    @property
+    def unpriced_calls(self) -> int:
+        return sum(self.unpriced.values())
 
 
 class CostRow(NamedTuple):
-    """What a tenant's calls of a model came to in a month; ``cost`` is the provider's, in USD."""
+    """What a tenant's calls of a model came to in a month; ``cost`` is the provider's, in USD. ``unpriced``: calls
+    whose cost is what was held for them, or not known."""
 
     tenant: str
     model: str
     requests: int
     tokens: int
     cost: Decimal
+    unpriced: int = 0
 
 
 class QuotaPrediction(NamedTuple):
@@ -100,7 +112,12 @@ class Insight:
 
     async def usage(self, tenant: str, first: date, last: date) -> AiUsage:
         models: dict[str, list[Decimal | int]] = defaultdict(lambda: [0, 0, Decimal(0)])
-        for cell in await self._cells(tenant, first, last):
+        unpriced = Counter[str]()
+        for cell in await self._ledger.cells(tenant, first=first, last=last):
+            if cell.key.scope == UNPRICED:
+                unpriced[cell.key.resource] += cell.total.count
+            if not cell.key.meter.startswith(AI_EVENTS):
+                continue
             model = models[cell.key.resource]
             if cell.key.meter == event_meter(CALL):
                 model[0] += cell.total.quantity
@@ -121,12 +138,14 @@ class Insight:
             total_cost=total,
             request_count=sum(each.requests for each in breakdown.values()),
             model_breakdown=breakdown,
+            unpriced=dict(unpriced),
         )
 
     async def costs(self, row: TenantRow, period: str) -> list[CostRow]:
         """Of the tenant's month, the dearest model first."""
         used = await self.usage(row.id, *days_of(period, row.anchor_day))
-        rows = [CostRow(row.id, model, *each) for model, each in used.model_breakdown.items()]
+        models = used.model_breakdown.items()
+        rows = [CostRow(row.id, model, *each, used.unpriced.get(model, 0)) for model, each in models]
         return sorted(rows, key=lambda each: (-each.cost, each.model))
 
     async def predict(
@@ -186,7 +205,7 @@ class Insight:
         return [
             cell
             for cell in await self._ledger.cells(tenant, first=first, last=last)
-            if cell.key.meter.startswith("*ai_")
+            if cell.key.meter.startswith(AI_EVENTS)
         ]
 
     def _has_more(self, policy: AiPolicy) -> bool:

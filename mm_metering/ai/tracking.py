@@ -22,9 +22,6 @@ DRAIN_CHUNKS: Final = 20_000
 CLOSE_S: Final = 1.0
 _HIDDEN: Final = object()
 
-reading_on: Final[set[asyncio.Task[None]]] = set()
-"""What is read on in this process. Nothing waits for it: who asks for usage meanwhile finds the call held."""
-
 
 def attach(
     call: AiCall,

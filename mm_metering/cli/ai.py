@@ -51,9 +51,16 @@ def commands() -> typer.Typer:
 
 
 def show(costs: list[CostRow]) -> None:
-    rows = table("tenant", "model", ">requests", ">tokens", ">cost USD")
+    rows = table("tenant", "model", ">requests", ">tokens", ">cost USD", ">unpriced")
     for each in costs:
-        rows.add_row(each.tenant, each.model, f"{each.requests:,}", f"{each.tokens:,}", money_text(each.cost))
+        rows.add_row(
+            each.tenant,
+            each.model,
+            f"{each.requests:,}",
+            f"{each.tokens:,}",
+            money_text(each.cost),
+            f"{each.unpriced:,}",
+        )
     screen = console()
     if costs:
         screen.print(rows)
@@ -64,4 +71,4 @@ def show(costs: list[CostRow]) -> None:
 def write_csv(costs: list[CostRow]) -> None:
     rows = csv.writer(sys.stdout, lineterminator="\n")
     rows.writerow(CostRow._fields)
-    rows.writerows((each.tenant, each.model, each.requests, each.tokens, money_text(each.cost)) for each in costs)
+    rows.writerows(each._replace(cost=money_text(each.cost)) for each in costs)  # type: ignore[arg-type]

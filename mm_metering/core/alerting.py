@@ -37,6 +37,8 @@ RULES: Final[dict[str, str]] = {
     "counters.drift": "counters.drift",
 }
 """By what rule each is told, and so by what name it is muted."""
+HOUSE: Final = frozenset({"worker.lag", "journal.waiting", "counters.drift"})
+"""Of no tenant: they go to no webhook."""
 
 
 class Standing(NamedTuple):

@@ -244,7 +244,8 @@ class Plan:
     @property
     def limits_money(self) -> bool:
         """Whether it has a budget, or another limit of what providers cost."""
-        return any(limit.unit == "money" for limits in self.limits.values() for limit in limits)
+        limits = (limit for limits in self.limits.values() for limit in limits)
+        return bool(self.ai and self.ai.budgets) or any(limit.unit == "money" for limit in limits)
 
     def definition(self) -> dict[str, Any]:
         """The plan without its name as canonical JSON: sorted keys, money as text. Equal plans give equal text."""

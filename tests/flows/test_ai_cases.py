@@ -17,7 +17,6 @@ from fastapi import FastAPI
 from starlette.responses import StreamingResponse
 
 from mm_metering import FrozenClock, Metering, ModelNotAllowed, ai_call, from_header
-from mm_metering.ai import tracking
 from mm_metering.errors import StoreUnavailable
 from mm_metering.gate.deadlines import Timing
 from mm_metering.testing import assert_conserved
@@ -161,7 +160,7 @@ def client_gone(spec: str, *, drain: bool) -> Callable[[Scene], Awaitable[None]]
                 return StreamingResponse(call.track(upstream(end), text=True, drain=drain))
 
         await on.gone(chat, spec=spec)
-        await asyncio.gather(*tracking.reading_on)
+        await asyncio.gather(*on.metering.ai.reading_on)
         assert bool(end) == drain
 
     return run

@@ -226,6 +226,12 @@ async def test_a_model_without_a_price_is_told_once_a_day(memory: Metering, cloc
     found = [each.data for each in await memory.list_alerts() if each.type == "model.unpriced"]
     assert [each["day"] for each in found] == ["2024-01-16", "2024-01-15"]
     assert found[0]["model"] == "no-such-model"
+    stats = await memory.ai.get_usage_stats("acme", "2024-01-15", "2024-01-16")
+    assert (stats.request_count, stats.unpriced_calls, stats.total_cost) == (3, 3, Decimal(0))
+    (row,) = await memory.ai.get_cost_report("2024-01")
+    assert (row.requests, row.unpriced) == (3, 3)
+    facts = await memory.ledger.facts("acme", after=(0, ""), limit=9)
+    assert {each.cost_nanos for each in facts if each.kind == "close"} == {None}, "not known is not 0"
 
 
 async def test_what_is_wrong_with_the_house_is_told_once_while_it_is_so(

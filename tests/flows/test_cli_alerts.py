@@ -85,10 +85,10 @@ def test_a_months_costs_by_tenant_and_model(house: House, shell: Shell) -> None:
     assert (code, said.splitlines()) == (
         0,
         [
-            "tenant,model,requests,tokens,cost",
-            "acme,gpt-4,2,2,0.60",
-            "acme,gpt-3.5-turbo,1,7,0.000007",
-            "beta,gpt-4,1,1,0.25",
+            "tenant,model,requests,tokens,cost,unpriced",
+            "acme,gpt-4,2,2,0.60,0",
+            "acme,gpt-3.5-turbo,1,7,0.000007,0",
+            "beta,gpt-4,1,1,0.25,0",
         ],
     )
     code, said, _ = shell("ai", "costs", "2024-01", "--tenant", "beta", *APP)
