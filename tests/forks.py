@@ -9,6 +9,9 @@ from typing import Final
 PRELOADED: Final = [
     "tests.chaos.app",
     "tests.e2e.streamers",
+    "tests.e2e.ai_app",
+    "openai.resources.chat",
+    "openai.resources.responses",
     "mm_metering.cli",
     "mm_metering.backends.redis",
     "mm_metering.backends.sql.ledger",
