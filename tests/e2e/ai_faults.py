@@ -60,8 +60,9 @@ class Told:
 
     tenant: dict[str, str] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
-    broken_off: dict[str, float] = field(default_factory=dict)
-    """When an answer said that it was cancelled, or its stream left."""
+    began_at: dict[str, float] = field(default_factory=dict)
+    over_at: dict[str, float] = field(default_factory=dict)
+    """When its caller had its answer, or went away."""
     killed_at: list[float] = field(default_factory=list)
     """When an app process was."""
     faults: Counter[str] = field(default_factory=Counter)
@@ -144,13 +145,16 @@ class House:
             except OSError:  # it was killed, and the next one is not there yet
                 await asyncio.sleep(POLL_S)
                 continue
+            self._calls += 1
+            call = f"c{self._calls:06}-"
+            self.told.began_at[call] = time.monotonic()
             with contextlib.suppress(ConnectionError):
-                await self._one(reader, writer)
+                await self._one(call, reader, writer)
+            self.told.over_at[call] = time.monotonic()
             writer.close()
 
-    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._calls += 1
-        call, way, tenant = f"c{self._calls:06}-", self._dice.choice(WAYS), self._dice.choice(TENANTS)
+    async def _one(self, call: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        way, tenant = self._dice.choice(WAYS), self._dice.choice(TENANTS)
         self.told.tenant[call] = tenant
         path = f"/{way}/{call}/{self._dice.randint(1, 60)}/{self._dice.randint(1, 60)}"
         writer.write(f"GET {path} HTTP/1.1\r\nhost: test\r\nx-org-id: {tenant}\r\nconnection: close\r\n\r\n".encode())
@@ -166,7 +170,6 @@ class House:
         if said.endswith(END):
             self.told.ended.add(call)
         if said and way in ("cancelled", "left") and call not in self.told.ended:
-            self.told.broken_off[call] = time.monotonic()
             self.told.faults["tasks cancelled" if way == "cancelled" else "streams left"] += 1
 
 

@@ -29,7 +29,7 @@ KILLS: Final = max(6, FAULTS // 8)
 CHUNK_S: Final = 0.01
 AHEAD: Final = timedelta(minutes=12)
 """By then every hold is overdue."""
-SETTLED_S: Final = 1.0
+SETTLED_S: Final = 2.0
 """So much later what a request has left is settled for certain."""
 PAGE: Final = 1_000
 
@@ -148,17 +148,18 @@ class Books:
             yield f"its stream was seen to its end, and it is {status}: {detail}"
         if status == "exact" and (asked is None or cost != produced(asked) * TOKEN_NANOS):
             yield f"it is charged {cost / TOKEN_NANOS:g} tokens, and the model was asked {asked}"
-        if status == "expired" and call in self._told.broken_off and not self._was_killed(self._told.broken_off[call]):
-            yield "its request was over, and nobody settled it"
+        if status == "expired" and not self._was_killed(call):
+            yield "its process lived on, and nobody settled it"
         floor = json.loads(self._holds[call][0].metadata or "{}")["floor"]
         if status == "expired" and cost != floor:
             yield f"its process is gone, and it is charged {cost}, not its input of {floor}"
         if status == "estimated" and cost < floor:
             yield f"it is charged {cost}, less than its input of {floor}"
 
-    def _was_killed(self, ended_at: float) -> bool:
-        """Whether an app process was killed before it could settle what a request left that ended then."""
-        return any(ended_at - SETTLED_S < killed_at < ended_at + SETTLED_S for killed_at in self._told.killed_at)
+    def _was_killed(self, call: str) -> bool:
+        """Whether an app process was killed while the call ran, or before it could be settled."""
+        first, last = self._told.began_at[call], self._told.over_at[call] + SETTLED_S
+        return any(first < killed_at < last for killed_at in self._told.killed_at)
 
 
 def produced(asked: Asked) -> int:
