@@ -205,13 +205,16 @@ class Ai:
         feature: str | None = None,
         user: str | None = None,
         run: str | None = None,
+        choices: int = 1,
     ) -> Asked:
-        """The call that ``reserve`` asks for, checked."""
+        """The call that ``reserve`` asks for, checked. Of several ``choices`` each has a token at least."""
         read = _input(input, input_tokens, tokens)
         most = 0 if tokens is not None and max_output_tokens is None else USUAL_OUTPUT
         if max_output_tokens is not None:
             most = whole_quantity(max_output_tokens, least=0, field="max_output_tokens")
         least = min(whole_quantity(min_output_tokens, least=0, field="min_output_tokens"), most)
+        if choices > 1:
+            least, most = max(least, choices), max(most, choices)
         scopes = (("feature", feature), ("user", user), ("run", run))
         named = tuple(f"{name}:{resource_name(value)}" for name, value in scopes if value is not None)
         return Asked(tenant_id(tenant), _model(model), read, most, least, named)

@@ -132,9 +132,9 @@ class Wrapped:
     def _asked(self, kind: Kind, given: dict[str, Any]) -> Asked:
         read = [given[name] for name in kind.reads if given.get(name) is not None]
         named = next((given[name] for name in kind.caps if type(given.get(name)) is int), None)
-        many = given.get("n")
-        most = named * many if named is not None and type(many) is int and many > 1 else named
-        options: dict[str, Any] = {"input": read, "max_output_tokens": most, "feature": self._feature}
+        many = _choices(given)
+        most = None if named is None else named * many
+        options: dict[str, Any] = {"input": read, "max_output_tokens": most, "feature": self._feature, "choices": many}
         return self._ai.asked(current().tenant, str(given.get("model")), **options)
 
 
@@ -142,13 +142,17 @@ def _sent(kind: Kind, given: dict[str, Any], opened: OpenCall) -> dict[str, Any]
     """With the model and the output that the call may use."""
     sent = given | {"model": opened.call.model}
     name = next((each for each in kind.caps if each in given), kind.caps[-1])
-    many = given.get("n") if type(given.get("n")) is int else 1
     if name in given or opened.held.grants:
-        sent[name] = max(1, opened.call.max_output_tokens // max(1, many or 1))
+        sent[name] = max(1, opened.call.max_output_tokens // _choices(given))
     if given.get("stream") and kind.asks_for_usage:
         asked = given.get("stream_options")
         sent["stream_options"] = {**(asked if isinstance(asked, dict) else {}), "include_usage": True}
     return sent
+
+
+def _choices(given: dict[str, Any]) -> int:
+    many = given.get("n")
+    return max(1, many) if type(many) is int else 1
 
 
 def _hides(kind: Kind, given: dict[str, Any]) -> bool:

@@ -1,0 +1,60 @@
+"""AI calls that a test's own model answers when it may."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mm_metering import BudgetExceeded, Metering
+from tests.flows.conftest import Make
+from tests.flows.test_ai import PLANS
+
+READ, WROTE = 10, 40
+USAGE = {"prompt_tokens": READ, "completion_tokens": WROTE, "total_tokens": READ + WROTE}
+ASKED: dict[str, Any] = {"model": "gpt-4", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 100}
+
+
+class AsyncModel:
+    """Answers once it ``may``."""
+
+    def __init__(self) -> None:
+        self.chat = SimpleNamespace(completions=SimpleNamespace(create=self._create))
+        self.may = asyncio.Event()
+        self.asked: list[dict[str, Any]] = []
+
+    async def _create(self, **asked: Any) -> Any:
+        self.asked.append(asked)
+        if asked.get("stream"):
+            return self._chunks()
+        await self.may.wait()
+        return {"model": "gpt-4", "choices": [], "usage": USAGE}
+
+    async def _chunks(self) -> AsyncIterator[dict[str, Any]]:
+        yield {"choices": [{"delta": {"content": "hello "}}]}
+        await self.may.wait()
+        yield {"choices": [], "usage": USAGE}
+
+
+@pytest.fixture
+async def metering(make: Make) -> Metering:
+    return await make(catalogue=PLANS, worker="off")
+
+
+async def test_choices_are_refused_where_not_a_token_of_each_is_left(metering: Metering) -> None:
+    """100 tokens are left, and the input takes 14. A choice has a token at least, whatever the cap is divided by."""
+    asked = metering.ai.asked("acme", "gpt-4", input_tokens=100_000_000 // 30_000 - 100, max_output_tokens=0)
+    opened = await metering.ai.open(asked)
+    opened.call.settle(input_tokens=asked.input_tokens, output_tokens=0)
+    await metering.ai.write(opened)
+    model = AsyncModel()
+    model.may.set()
+    client = metering.ai.wrap(model)
+    with metering.bind("acme"):
+        with pytest.raises(BudgetExceeded):
+            await client.chat.completions.create(**ASKED | {"max_tokens": 2, "n": 90})
+        await client.chat.completions.create(**ASKED | {"max_tokens": 2, "n": 80})
+    assert [each["max_tokens"] for each in model.asked] == [1]
