@@ -34,7 +34,7 @@ from mm_metering.core.periods import from_micros, micros, parse_day
 from mm_metering.core.tenancy import TenantRow
 from mm_metering.errors import InvalidInput, MissingExtra, UnknownTenant
 from mm_metering.gate.admission import Candidate, Share
-from mm_metering.gate.context import bound_or_none
+from mm_metering.gate.context import Bound, bound_or_none
 from mm_metering.gate.gate import Gate
 from mm_metering.gate.holds import Held
 from mm_metering.gate.refusals import raise_if_refused
@@ -117,11 +117,12 @@ class Abandoned(Exception):
 
 @dataclass(slots=True)
 class OpenCall:
-    """A call with what is held for it."""
+    """A call with what is held for it, and the block or request that it is made in."""
 
     asked: Asked
     call: AiCall
     held: Held
+    bound: Bound | None
     is_written: bool = False
 
 
@@ -228,9 +229,9 @@ class Ai:
         if not isinstance(held, Held):
             raise_if_refused(_with_fallback(held.decisions, policy), self._clock.now())
             raise AssertionError("a hold that was refused has a decision that says why")
-        opened = OpenCall(asked, self._call(asked, held), held)
-        if (bound := bound_or_none()) is not None:
-            bound.unsettled.append(lambda: self.leave(opened))
+        opened = OpenCall(asked, self._call(asked, held), held, bound_or_none())
+        if opened.bound is not None:
+            opened.bound.unsettled[held.id] = lambda: self.leave(opened)
         return opened
 
     def open_sync(self, asked: Asked) -> OpenCall:
@@ -428,6 +429,8 @@ class Ai:
         if done.is_written:
             return
         done.is_written = True
+        if done.bound is not None:
+            done.bound.unsettled.pop(done.held.id, None)
         await asyncio.shield(self._keep(self._write(done)))
 
     async def _write(self, done: OpenCall) -> None:

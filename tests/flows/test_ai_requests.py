@@ -1,4 +1,4 @@
-"""AI calls that a test's own model answers when it may."""
+"""AI calls and what they are made in: a request that is over before its calls are, and a block that makes many."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ ASKED: dict[str, Any] = {"model": "gpt-4", "messages": [{"role": "user", "conten
 
 
 class AsyncModel:
-    """Answers once it ``may``."""
+    """Answers once it ``may``; then it has ``begun``, and the first chunk of a stream was read."""
 
     def __init__(self) -> None:
         self.chat = SimpleNamespace(completions=SimpleNamespace(create=self._create))
-        self.may = asyncio.Event()
+        self.begun, self.may = asyncio.Event(), asyncio.Event()
         self.asked: list[dict[str, Any]] = []
 
     async def _create(self, **asked: Any) -> Any:
         self.asked.append(asked)
         if asked.get("stream"):
             return self._chunks()
+        self.begun.set()
         await self.may.wait()
         return {"model": "gpt-4", "choices": [], "usage": USAGE}
 
     async def _chunks(self) -> AsyncIterator[dict[str, Any]]:
         yield {"choices": [{"delta": {"content": "hello "}}]}
+        self.begun.set()
         await self.may.wait()
         yield {"choices": [], "usage": USAGE}
 
@@ -42,6 +44,16 @@ class AsyncModel:
 @pytest.fixture
 async def metering(make: Make) -> Metering:
     return await make(catalogue=PLANS, worker="off")
+
+
+async def test_a_block_keeps_nothing_of_its_calls_that_are_settled(metering: Metering) -> None:
+    model = AsyncModel()
+    model.may.set()
+    client = metering.ai.wrap(model)
+    with metering.bind("acme") as bound:
+        for _ in range(20):
+            await client.chat.completions.create(**ASKED)
+        assert len(bound.unsettled) == 0
 
 
 async def test_choices_are_refused_where_not_a_token_of_each_is_left(metering: Metering) -> None:
