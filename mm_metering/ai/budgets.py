@@ -117,13 +117,19 @@ class Abandoned(Exception):
 
 @dataclass(slots=True)
 class OpenCall:
-    """A call with what is held for it, and the block or request that it is made in."""
+    """A call with what is held for it, the block or request that it is made in, and the task."""
 
     asked: Asked
     call: AiCall
     held: Held
     bound: Bound | None
+    task: asyncio.Task[Any] | None
     is_written: bool = False
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a task of its own still works on it, which outlives the block or request."""
+        return self.task is not None and not self.task.done() and self.task is not _task_here()
 
 
 class Ai:
@@ -229,7 +235,7 @@ class Ai:
         if not isinstance(held, Held):
             raise_if_refused(_with_fallback(held.decisions, policy), self._clock.now())
             raise AssertionError("a hold that was refused has a decision that says why")
-        opened = OpenCall(asked, self._call(asked, held), held, bound_or_none())
+        opened = OpenCall(asked, self._call(asked, held), held, bound_or_none(), _task_here())
         if opened.bound is not None:
             opened.bound.unsettled[held.id] = lambda: self.leave(opened)
         return opened
@@ -263,8 +269,9 @@ class Ai:
         return TrackedSync(stream, opened.call, write, self._from_sync, hides_usage=hides_usage)
 
     def leave(self, opened: OpenCall) -> None:
-        """Its request is over: what is still open is settled by what was seen, and written in the background."""
-        if opened.is_written:
+        """Its request is over: what is still open is settled by what was seen, and written in the background. A task
+        that goes on settles its own."""
+        if opened.is_written or opened.goes_on:
             return
         if opened.call.is_open and opened.call.left_behind is not None:
             opened.call.left_behind()
@@ -484,6 +491,13 @@ class Ai:
         tokens = tuple(Count(meter.name, "", settled.tokens) for meter in self._catalogue.meters_of(TOKEN, model))
         beside = close._replace(id=f"{close.id}:{TOKEN}", kind="use", event_type=TOKEN, quantity=settled.tokens)
         return [close, beside._replace(cost_nanos=None, counts=tokens, target=None, metadata=None)]
+
+
+def _task_here() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no event loop runs here
+        return None
 
 
 def _hold_fact(held: Held) -> Fact:

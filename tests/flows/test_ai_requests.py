@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
 
+import httpx2
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
-from mm_metering import BudgetExceeded, Metering
+from mm_metering import BudgetExceeded, Metering, from_header
 from tests.flows.conftest import Make
-from tests.flows.test_ai import PLANS
+from tests.flows.test_ai import PLANS, spent
 
 READ, WROTE = 10, 40
 USAGE = {"prompt_tokens": READ, "completion_tokens": WROTE, "total_tokens": READ + WROTE}
@@ -44,6 +50,33 @@ class AsyncModel:
 @pytest.fixture
 async def metering(make: Make) -> Metering:
     return await make(catalogue=PLANS, worker="off")
+
+
+@pytest.mark.parametrize("way", [{}, {"stream": True}])
+async def test_a_call_that_outlives_its_request_is_charged_what_it_used(
+    metering: Metering, way: dict[str, Any]
+) -> None:
+    model, tasks = AsyncModel(), list[asyncio.Task[None]]()
+    client = metering.ai.wrap(model)
+
+    async def work() -> None:
+        reply = await client.chat.completions.create(**ASKED, **way)
+        if way:
+            async for _ in reply:
+                pass
+
+    async def endpoint(_: Request) -> Response:
+        tasks.append(asyncio.create_task(work()))
+        await model.begun.wait()
+        return PlainTextResponse("it is under way")
+
+    app = Starlette(routes=[Route("/", endpoint)])
+    metering.install(app, tenant=from_header("x-org-id"))
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as http:
+        assert (await http.get("/", headers={"x-org-id": "acme"})).status_code == 200
+    model.may.set()
+    await tasks[0]
+    assert await spent(metering) == (READ + WROTE) * Decimal("0.00003")
 
 
 async def test_a_block_keeps_nothing_of_its_calls_that_are_settled(metering: Metering) -> None:
