@@ -343,7 +343,7 @@ class Ai:
             tokens = held.granted(meter.name)
             if tokens is not None:
                 most = min(most, tokens - asked.input_tokens)
-        return AiCall(
+        call = AiCall(
             model=model,
             asked_model=asked.model,
             input_tokens=asked.input_tokens,
@@ -353,6 +353,8 @@ class Ai:
             began_at=from_micros(held.taken_us),
             prices=self.prices,
         )
+        call.is_limited = bool(held.grants)
+        return call
 
     def _refuse(self, reason: Literal["model-not-allowed", "model-unpriced"], plan: str) -> None:
         meters = [meter.name for meter in self._catalogue.meters.values() if meter.event == CALL]

@@ -64,6 +64,8 @@ class AiCall:
         """What its input alone costs: the least that a call costs that was sent."""
         self.settled: Settled | None = None
         self.is_released = False
+        self.is_limited = False
+        """Whether something limits it, so that it is told its cap."""
         self.left_behind: Callable[[], None] | None = None
         """Settles by what a stream has come to until now, where one is tracked."""
         self._began_at = began_at
@@ -73,6 +75,11 @@ class AiCall:
     def is_open(self) -> bool:
         """Whether nobody has said yet what it was."""
         return self.settled is None and not self.is_released
+
+    @property
+    def most_written(self) -> int:
+        """What it can have written where that is only estimated: its provider keeps to the cap."""
+        return self.max_output_tokens if self.is_limited and self.max_output_tokens else MAX_TOKENS
 
     def settle(
         self,
@@ -93,7 +100,9 @@ class AiCall:
         if counts != (None, None):
             found: Usage | None = self._counted(input_tokens, output_tokens, cached_tokens, reasoning_tokens)
         else:
-            found = usage_of(reply, model=self.model, input_tokens=self.input_tokens)
+            found = usage_of(
+                reply, model=self.model, input_tokens=self.input_tokens, max_output_tokens=self.most_written
+            )
         if self.is_open:
             self.settled = self._charged(found, nanos)
 

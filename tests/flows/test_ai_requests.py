@@ -30,6 +30,7 @@ class AsyncModel:
     def __init__(self) -> None:
         self.chat = SimpleNamespace(completions=SimpleNamespace(create=self._create))
         self.begun, self.may = asyncio.Event(), asyncio.Event()
+        self.says = "hello "
         self.asked: list[dict[str, Any]] = []
 
     async def _create(self, **asked: Any) -> Any:
@@ -41,7 +42,7 @@ class AsyncModel:
         return {"model": "gpt-4", "choices": [], "usage": USAGE}
 
     async def _chunks(self) -> AsyncIterator[dict[str, Any]]:
-        yield {"choices": [{"delta": {"content": "hello "}}]}
+        yield {"choices": [{"delta": {"content": self.says}}]}
         self.begun.set()
         await self.may.wait()
         yield {"choices": [], "usage": USAGE}
@@ -103,3 +104,16 @@ async def test_choices_are_refused_where_not_a_token_of_each_is_left(metering: M
             await client.chat.completions.create(**ASKED | {"max_tokens": 2, "n": 90})
         await client.chat.completions.create(**ASKED | {"max_tokens": 2, "n": 80})
     assert [each["max_tokens"] for each in model.asked] == [1]
+
+
+async def test_a_stream_that_is_left_is_charged_no_more_than_its_cap(metering: Metering) -> None:
+    """A token here has 8 bytes, and is estimated as 3; the provider kept to its cap."""
+    model = AsyncModel()
+    client = metering.ai.wrap(model)
+    with metering.bind("acme"):
+        stream = await client.chat.completions.create(**ASKED | {"max_tokens": 90_000}, stream=True)
+        cap = model.asked[0]["max_tokens"]
+        model.says = "sentence" * cap
+        await anext(stream)
+        await stream.aclose()
+    assert Decimal("0.09") < await spent(metering) <= Decimal("0.10")
