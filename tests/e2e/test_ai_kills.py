@@ -153,8 +153,9 @@ class Books:
         floor = json.loads(self._holds[call][0].metadata or "{}")["floor"]
         if status == "expired" and cost != floor:
             yield f"its process is gone, and it is charged {cost}, not its input of {floor}"
-        if status == "estimated" and cost < floor:
-            yield f"it is charged {cost}, less than its input of {floor}"
+        most = floor + ((asked and asked.max_tokens) or 0) * TOKEN_NANOS
+        if status == "estimated" and not floor <= cost <= most:
+            yield f"it is charged {cost}, and must be from {floor} for its input to {most} for its cap"
 
     def _was_killed(self, call: str) -> bool:
         """Whether an app process was killed while the call ran, or before it could be settled."""
