@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
 
 from mm_metering.ai import estimate, tracking
-from mm_metering.ai.calls import AiCall, Settled
+from mm_metering.ai.calls import MIN_OUTPUT, USUAL_OUTPUT, AiCall, Settled
 from mm_metering.ai.insight import CALL, TOKEN, UNPRICED, AiUsage, CostRow, Insight, QuotaPrediction
 from mm_metering.ai.names import parse
 from mm_metering.ai.prices import Prices
@@ -38,7 +38,7 @@ from mm_metering.core.periods import from_micros, micros, parse_day, parse_perio
 from mm_metering.core.tenancy import TenantRow
 from mm_metering.errors import InvalidInput, MissingExtra, StoreUnavailable, UnknownTenant
 from mm_metering.gate.admission import Candidate, Scope, Share
-from mm_metering.gate.context import bound_or_none
+from mm_metering.gate.context import Bound, bound_or_none
 from mm_metering.gate.gate import Gate
 from mm_metering.gate.holds import Held
 from mm_metering.gate.refusals import raise_if_refused
@@ -47,9 +47,6 @@ log = logging.getLogger("mm_metering.ai")
 
 Client = TypeVar("Client")
 
-MIN_OUTPUT: Final = 64
-USUAL_OUTPUT: Final = 1_024
-"""Output tokens that are held for a call which names no maximum."""
 MAX_NAME: Final = 200
 LASTS_US: Final = 600_000_000
 """How long a hold lasts."""
@@ -125,7 +122,6 @@ class Reservation:
 
     def _entered(self, opened: OpenCall) -> AiCall:
         self._open, call = opened, opened.call
-        call.is_limited = bool(opened.held.grants)
         tracking.attach(call, write=lambda: self._ai.write(opened), from_sync=self._ai._from_sync, later=self._later)
         return call
 
@@ -162,13 +158,21 @@ class Abandoned(Exception):
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class OpenCall:
-    """A call with what is held for it, until ``expires_us`` unless that is renewed."""
+    """A call with what is held for it, until ``expires_us`` unless that is renewed; the block or request that it is
+    made in, and the task."""
 
     asked: Asked
     call: AiCall
     held: Held
     expires_us: int
+    bound: Bound | None
+    task: asyncio.Task[Any] | None
     is_written: bool = False
+
+    @property
+    def outlives(self) -> bool:
+        """Whether a task of its own still works on it, which outlives the block or request."""
+        return self.task is not None and not self.task.done() and self.task is not _task_here()
 
 
 class Ai:
@@ -289,10 +293,10 @@ class Ai:
         if not isinstance(held, Held):
             raise_if_refused(_with_fallback(held.decisions, policy), self._clock.now())
             raise AssertionError("a hold that was refused has a decision that says why")
-        opened = OpenCall(asked, self._call(asked, held), held, held.expires_us)
+        opened = OpenCall(asked, self._call(asked, held), held, held.expires_us, bound_or_none(), _task_here())
         self._running[held.id] = weakref.ref(opened)
-        if (bound := bound_or_none()) is not None:
-            bound.unsettled.append(lambda: self.leave(opened))
+        if opened.bound is not None:
+            opened.bound.unsettled[held.id] = lambda: self.leave(opened)
         return opened
 
     async def _ready(self) -> None:
@@ -324,8 +328,9 @@ class Ai:
         return cast(Client, Wrapped(client, self, is_async=is_async(client), feature=feature))
 
     def leave(self, opened: OpenCall) -> None:
-        """Its request is over: what is still open is settled by what was seen, and written in the background."""
-        if opened.is_written:
+        """Its request is over: what is still open is settled by what was seen, and written in the background. A task
+        that goes on settles its own."""
+        if opened.is_written or opened.outlives:
             return
         if opened.call.is_open and opened.call.left_behind is not None:
             opened.call.left_behind()
@@ -398,7 +403,7 @@ class Ai:
             tokens = held.granted(meter.name)
             if tokens is not None:
                 most = min(most, tokens - asked.input_tokens)
-        return AiCall(
+        call = AiCall(
             model=model,
             asked_model=asked.model,
             input_tokens=asked.input_tokens,
@@ -408,6 +413,8 @@ class Ai:
             began_at=from_micros(held.taken_us),
             prices=self.prices,
         )
+        call.is_limited = bool(held.grants)
+        return call
 
     def _refuse(self, reason: Literal["model-not-allowed", "model-unpriced"], plan: str) -> None:
         meters = [meter.name for meter in self._catalogue.meters.values() if meter.event == CALL]
@@ -513,6 +520,8 @@ class Ai:
             return
         done.is_written = True
         self._running.pop(done.held.id, None)
+        if done.bound is not None:
+            done.bound.unsettled.pop(done.held.id, None)
         await asyncio.shield(self._keep(self._write(done)))
 
     async def _write(self, done: OpenCall) -> None:
@@ -612,6 +621,13 @@ def _renewal(held: Held, until_us: int) -> Fact:
         f"{held.id}.renewed.{until_us}", held.taken_us, "use", held.tenant, "", held.candidate.resource, 0, None, ()
     )
     return fact._replace(quantity=until_us, target=held.id)
+
+
+def _task_here() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no event loop runs here
+        return None
 
 
 def _hold_fact(held: Held) -> Fact:

@@ -16,6 +16,9 @@ from mm_metering.core.events import whole_quantity
 from mm_metering.core.money import Amount, non_negative, to_nanos
 from mm_metering.errors import InvalidInput
 
+MIN_OUTPUT: Final = 64
+USUAL_OUTPUT: Final = 1_024
+"""Output tokens that are held for a call which names no maximum."""
 NEVER_SENT: Final = frozenset(
     {
         *("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "gaierror"),
@@ -95,6 +98,11 @@ class AiCall:
         """Whether nobody has said yet what it was."""
         return self.settled is None and not self.is_released
 
+    @property
+    def most_written(self) -> int:
+        """What it can have written where that is only estimated: its provider keeps to the cap."""
+        return self.max_output_tokens if self.is_limited and self.max_output_tokens else MAX_TOKENS
+
     def settle(
         self,
         reply: object = None,
@@ -114,7 +122,9 @@ class AiCall:
         if counts != (None, None):
             found: Usage | None = self._counted(input_tokens, output_tokens, cached_tokens, reasoning_tokens)
         else:
-            found = usage_of(reply, model=self.model, input_tokens=self.input_tokens)
+            found = usage_of(
+                reply, model=self.model, input_tokens=self.input_tokens, max_output_tokens=self.most_written
+            )
         if self.is_open:
             self.settled = self._charged(found, nanos, is_refusal=found is None and is_error(reply))
 

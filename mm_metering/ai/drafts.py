@@ -24,11 +24,17 @@ class Context:
 
 @dataclass(slots=True, kw_only=True)
 class Seen:
-    """What else is known where a number is missing: the tokens that were estimated before the call, and the bytes that
-    the model wrote."""
+    """What else is known where a number is missing: the tokens that were estimated before the call, the bytes that
+    the model wrote, and the most tokens that it may have written."""
 
     input_tokens: int = 0
     output_bytes: int = 0
+    max_output_tokens: int = MAX_TOKENS
+
+    @property
+    def output_tokens(self) -> int:
+        """By its bytes."""
+        return min(tokens_of(self.output_bytes), self.max_output_tokens)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -120,11 +126,11 @@ class Draft:
         others = self.audio_output + self.image_output
         if self.output is None:
             self.is_estimated = True
-            return max(_bounded(tokens_of(seen.output_bytes)), self.reasoning, others)
+            return max(seen.output_tokens, self.reasoning, others)
         wrote = self._with_parts(self._with_parts(self.output, self.reasoning), others)
         if wrote == 0 and seen.output_bytes and not self.audio_seconds:
             self.is_estimated = self.is_contradictory = True
-            return _bounded(tokens_of(seen.output_bytes))
+            return seen.output_tokens
         return wrote
 
     def _with_parts(self, whole: int, parts: int) -> int:

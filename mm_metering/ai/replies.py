@@ -7,7 +7,7 @@ from typing import Final
 from mm_metering.ai.drafts import Context, Draft, Seen
 from mm_metering.ai.reading import first, get, is_object, text_bytes, word
 from mm_metering.ai.shapes import PROVIDERS, shape_of, unreadable
-from mm_metering.ai.usage import Usage
+from mm_metering.ai.usage import MAX_TOKENS, Usage
 
 _BLOCKS: Final = ("usage", "usage_metadata", "usageMetadata", "amazon-bedrock-invocationMetrics")
 _AROUND: Final = ("response", "message", "metadata", "x_groq", "result", "delta")
@@ -16,22 +16,36 @@ _NO_TIER: Final = frozenset({"", "unspecified", "traffic_type_unspecified"})
 
 
 def usage_of(
-    reply: object, *, model: str | None = None, provider: str | None = None, input_tokens: int = 0
+    reply: object,
+    *,
+    model: str | None = None,
+    provider: str | None = None,
+    input_tokens: int = 0,
+    max_output_tokens: int = MAX_TOKENS,
 ) -> Usage | None:
     """What the call used that this is the reply of: an SDK's object, a dict of its JSON, or the usage block alone.
 
     ``model``: what was asked for, used where the reply names none. ``provider``: whose API it is, where that is known.
-    ``input_tokens``: the estimate from before the call, taken where the reply does not say what was read. None if
-    there is neither usage nor a text of a model in it. It never raises.
+    ``input_tokens``: the estimate from before the call, taken where the reply does not say what was read.
+    ``max_output_tokens``: no estimate is more than that. None if there is neither usage nor a text of a model in it. It
+    never raises.
     """
     around, block = find_block(reply)
     if block is None:
         written = text_bytes(reply)
         if not written:
             return None
-        seen = Seen(input_tokens=input_tokens, output_bytes=written)
+        seen = Seen(input_tokens=input_tokens, output_bytes=written, max_output_tokens=max_output_tokens)
         return Draft().usage(context_of(around, reply, model=model, provider=provider), seen)
-    return read(block, around, reply, model=model, provider=provider, input_tokens=input_tokens)
+    return read(
+        block,
+        around,
+        reply,
+        model=model,
+        provider=provider,
+        input_tokens=input_tokens,
+        max_output_tokens=max_output_tokens,
+    )
 
 
 def is_error(reply: object) -> bool:
@@ -62,6 +76,7 @@ def read(
     provider: str | None,
     input_tokens: int = 0,
     output_bytes: int | None = None,
+    max_output_tokens: int = MAX_TOKENS,
 ) -> Usage:
     """The usage that a block says. ``output_bytes``: what the model wrote; counted here where that is needed."""
     context = context_of(around, block, model=model, provider=provider)
@@ -69,7 +84,7 @@ def read(
     block = block if billed is None else billed
     shape = shape_of(block, around)
     context.provider = provider or (PROVIDERS.get(shape) if billed is None else "cohere")
-    seen = Seen(input_tokens=input_tokens, output_bytes=output_bytes or 0)
+    seen = Seen(input_tokens=input_tokens, output_bytes=output_bytes or 0, max_output_tokens=max_output_tokens)
     draft = shape(block, around, context, seen)
     if output_bytes is None and not draft.output:
         seen.output_bytes = text_bytes(reply)

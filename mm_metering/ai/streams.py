@@ -10,7 +10,7 @@ from mm_metering.ai.estimate import tokens_of, utf8_bytes
 from mm_metering.ai.reading import first, get, is_object, items, text_bytes, word
 from mm_metering.ai.replies import context_of, find_block, read
 from mm_metering.ai.shapes import beside, shape_of
-from mm_metering.ai.usage import Usage
+from mm_metering.ai.usage import MAX_TOKENS, Usage
 
 _REPLY: Final = ("model", "model_version", "modelVersion", "service_tier", "serviceTier", "speed", "tool_usage", "type")
 _MERGED: Final = (
@@ -66,12 +66,15 @@ class StreamUsage:
         elif kind not in _ALSO_TWICE and not kind.startswith(_SAID_TWICE):
             self._add_chunk(chunk)
 
-    def usage(self, *, input_tokens: int = 0) -> Usage:
+    def usage(self, *, input_tokens: int = 0, max_output_tokens: int = MAX_TOKENS) -> Usage:
         """What the call has used until now. ``input_tokens``: the estimate from before the call, taken where the stream
-        has not said what was read. What was written after the last count is estimated from its bytes."""
+        has not said what was read. What was written after the last count is estimated from its bytes, so that the
+        whole is at most ``max_output_tokens``."""
         if self._block is None:
             context = context_of(self._reply, None, model=self._model, provider=self._provider)
-            return Draft().usage(context, Seen(input_tokens=input_tokens, output_bytes=self._bytes))
+            return Draft().usage(
+                context, Seen(input_tokens=input_tokens, output_bytes=self._bytes, max_output_tokens=max_output_tokens)
+            )
         found = read(
             self._block,
             self._reply,
@@ -80,10 +83,11 @@ class StreamUsage:
             provider=self._provider,
             input_tokens=input_tokens,
             output_bytes=self._bytes if self.is_complete else self._bytes_said,
+            max_output_tokens=max_output_tokens,
         )
         if self.is_complete:
             return found
-        unsaid = tokens_of(self._bytes - self._bytes_said)
+        unsaid = min(tokens_of(self._bytes - self._bytes_said), max(0, max_output_tokens - found.output))
         return replace(found, output=found.output + unsaid, is_estimated=True)
 
     def _add_response(self, event: object, kind: str) -> None:

@@ -91,7 +91,9 @@ class _Tracked:
     def settle(self, error: BaseException | None) -> None:
         """By what was seen until now; nothing at all seen, by the error."""
         if self._has_any or error is None:
-            self._call.settle_usage(self._usage.usage(input_tokens=self._call.input_tokens))
+            call = self._call
+            usage = self._usage.usage(input_tokens=call.input_tokens, max_output_tokens=call.most_written)
+            call.settle_usage(usage)
         else:
             self._call.end(error)
 

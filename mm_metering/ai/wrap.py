@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from mm_metering.ai.calls import MIN_OUTPUT, USUAL_OUTPUT
 from mm_metering.errors import InvalidInput
 from mm_metering.gate.context import current
 
@@ -105,9 +106,15 @@ class Wrapped:
     def _reserved(self, kind: Kind, given: dict[str, Any]) -> Reservation:
         read = [given[name] for name in kind.reads if given.get(name) is not None]
         named = next((given[name] for name in kind.caps if type(given.get(name)) is int), None)
-        most = None if named is None else named * _choices(given)
-        tenant, model = current().tenant, str(given.get("model"))
-        return self._ai.reserve(tenant, model, input=read, max_output_tokens=most, feature=self._feature)
+        many = _choices(given)  # each has a token at least
+        return self._ai.reserve(
+            current().tenant,
+            str(given.get("model")),
+            input=read,
+            max_output_tokens=max(USUAL_OUTPUT if named is None else named * many, many),
+            min_output_tokens=max(MIN_OUTPUT, many),
+            feature=self._feature,
+        )
 
 
 def _sent(kind: Kind, given: dict[str, Any], call: AiCall) -> dict[str, Any]:

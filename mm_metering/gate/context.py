@@ -76,7 +76,7 @@ class Bound:
     ``route`` is the request's template. ``admission`` is the request's one decision, ``pending`` what it will ask for,
     ``joined`` the marks it covers whose functions will be called. ``taken`` is what goes back if the request ends in
     an error (C2, C3); once it ``is_final`` nothing does. ``added`` is what is still to be written,
-    ``unsettled`` what is to be called when it is over.
+    ``unsettled`` what is to be called when it is over, by a name: who needs it no more takes it out.
     """
 
     __slots__ = (
@@ -112,7 +112,7 @@ class Bound:
         self.admission = admission
         self.taken = [] if admission is None else [admission]
         self.added: dict[Wish, int] = {}
-        self.unsettled: list[Callable[[], None]] = []
+        self.unsettled: dict[str, Callable[[], None]] = {}
 
     async def identify(self, tenant: str) -> None:
         """Says for whom the request runs, and decides it now: Refused, UnknownTenant or StoreUnavailable end it.
@@ -206,7 +206,7 @@ def bind(meter: Meter, tenant: str) -> Iterator[Bound]:
         yield bound
     finally:
         leave(token)
-        for settle in bound.unsettled:
+        for settle in tuple(bound.unsettled.values()):
             settle()
         if added := bound.take_added():
             meter.add_soon(bound.tenant, added)

@@ -117,7 +117,7 @@ class Exchange:
         finally:
             if token is not None:
                 leave(token)
-            for settle in bound.unsettled if bound is not None else ():
+            for settle in tuple(bound.unsettled.values()) if bound is not None else ():
                 settle()
             if bound is not None and self._is_started and (bound.added or self._bytes or not bound.tenant):
                 await self._write_rest(bound)

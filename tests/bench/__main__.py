@@ -14,6 +14,7 @@ from typing import Final
 from rich.console import Console
 
 from tests.bench import machine
+from tests.bench.ai import ai
 from tests.bench.decisions import server
 from tests.bench.forecast import forecasts
 from tests.bench.goals import goals
@@ -38,6 +39,7 @@ PARTS: Final[dict[str, Callable[[Report], None]]] = {
     "ledger": ledger,
     "invoices": invoices,
     "forecast": forecasts,
+    "ai": ai,
 }
 
 

@@ -27,6 +27,10 @@ def _forecast(*figures: str) -> tuple[str, ...]:
     return tuple(f"forecast/{name}/{each}" for name in CLASSES for each in figures)
 
 
+def _ai(callers: str) -> tuple[str, ...]:
+    return tuple(f"ai/{step}, {callers}/round_trips" for step in ("reserve", "settle"))
+
+
 GOALS: Final = (
     Goal("in-process CPU at c64 × bare Starlette", ("in-process/2/mm_metering/c64/ratio",), 1.8, 1.5, "×"),
     Goal("on FastAPI × bare FastAPI, in-process", ("in-process/2/mm_metering on fastapi/c64/ratio",), 1.3, 1.2, "×"),
@@ -50,6 +54,8 @@ GOALS: Final = (
     Goal("a forecast's error × the run-rate's", _forecast("wape/3", "wape/7", "wape/14"), 1, 0.8, "×"),
     Goal("its Brier score × the run-rate's", _forecast("brier/3", "brier/7", "brier/14"), 1, 0.8, "×"),
     Goal("a forecast", _forecast("ms"), 10, 5, "ms"),
+    Goal("round trips to hold an AI call, and to settle it", _ai("1 caller"), 1.05, 1.02),
+    Goal("the same with 64 callers", _ai("64 callers"), 0.1, 0.05),
     Goal("errors with 256 connections", ("connections/256/cold/errors", "connections/256/warm/errors"), 0, 0),
     Goal("errors with 512 connections", ("connections/512/cold/errors", "connections/512/warm/errors"), 0, 0),
 )
