@@ -214,7 +214,7 @@ class WebhooksContract:
         later = StateChange(NOW_US + 60_000_000, "pause")
         paused = await ledger.change_subscription("acme", later, now_us=NOW_US + 1)
         with pytest.raises(WrongState):
-            await ledger.change_subscription("acme", StateChange(NOW_US + 2, "pay"), now_us=NOW_US + 2)
+            await ledger.change_subscription("acme", StateChange(NOW_US + 2, "end trial"), now_us=NOW_US + 2)
         told = [(each.type, each.data["plan"], each.data["status"]) for each in await ledger.notices()]
         assert told == [("subscription.updated", "free", "paused"), ("subscription.updated", "free", "active")]
         assert (await ledger.notices())[0].data["at"] == "2024-02-02T12:01:00Z"
