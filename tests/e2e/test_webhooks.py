@@ -100,7 +100,7 @@ async def roll_back(metering: Metering, name: str) -> None:
 @pytest.mark.timeout(30 + WITHIN_S)
 async def test_kills_lose_nothing_and_make_nothing_up(own_server: RedisServer, tmp_path: Path) -> None:
     dice, url = random.Random(SEED), f"sqlite:///{tmp_path}/ledger.db"
-    sent, rounds = dict[str, int](), KILLS + 1
+    sent, rounds, began = dict[str, int](), KILLS + 1, datetime.now(UTC).date()
     async with (
         receiving() as receiver,
         Metering(
@@ -143,8 +143,8 @@ async def test_kills_lose_nothing_and_make_nothing_up(own_server: RedisServer, t
                 await asyncio.sleep(0.05)
                 got = {each.id for each in receiver.got}
         await metering.flush()
-        day = datetime.now(UTC).date()
-        used = [await metering.get_usage(f"tenant {number}", day, day) for number in range(RECEIVERS)]
+        today = datetime.now(UTC).date()
+        used = [await metering.get_usage(f"tenant {number}", began, today) for number in range(RECEIVERS)]
         states = Counter[str]()
         for number in range(RECEIVERS):
             theirs = await metering.webhooks.list_deliveries(f"tenant {number}", limit=1000)
