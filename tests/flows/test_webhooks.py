@@ -411,6 +411,19 @@ async def test_receivers_that_hang_delay_others_by_less_than_a_second(make: Make
     assert worst < 1
 
 
+async def test_who_is_told_to_end_hands_back_what_it_was_at(house: House, receiver: Receiver) -> None:
+    receiver.answers["/"] = lambda number: None if number == 1 else 200
+    await house.hooks.send_event("acme", TYPE, {"n": 1})
+    working = asyncio.create_task(house.hooks.dispatcher.run())
+    while not receiver.got:  # noqa: ASYNC110 - the receiver tells nobody
+        await asyncio.sleep(0.005)
+    assert await house.hooks.deliver() == 0
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
+    delivery = await house.later()
+    assert (delivery.state, delivery.tries, len(receiver.got)) == ("delivered", 0, 2)
+
+
 async def test_no_secret_and_no_url_s_path_is_logged(
     house: House, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
