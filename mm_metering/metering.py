@@ -363,8 +363,9 @@ class Metering:
 
     @classmethod
     def from_env(cls, **options: Any) -> Self:
-        """Built from MM_METERING_CATALOGUE, _COUNTERS, _LEDGER, _APPLY, _JOURNAL, _SHADOW and _BILLING_MODE, and
-        _DEADLINE_MS for one decision; with _STRIPE_API_KEY (and _STRIPE_WEBHOOK_SECRET) billed through Stripe.
+        """Built from MM_METERING_CATALOGUE, _COUNTERS, _LEDGER, _APPLY, _JOURNAL, _SHADOW, _BILLING_MODE and
+        _SECRET_KEY, and _DEADLINE_MS for one decision; with _STRIPE_API_KEY (and _STRIPE_WEBHOOK_SECRET) billed through
+        Stripe.
 
         ``options`` win over them.
         """

@@ -81,7 +81,8 @@ async def receiving(tls: ssl.SSLContext | None = None) -> AsyncIterator[Receiver
         assert task is not None
         tasks.add(task)
         try:
-            await receiver.serve(reader, writer)
+            with contextlib.suppress(asyncio.CancelledError):  # of the end below
+                await receiver.serve(reader, writer)
         finally:
             tasks.discard(task)
             writer.close()

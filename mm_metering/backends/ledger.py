@@ -226,12 +226,13 @@ class Ledger(Work, Accounts, Collecting, UsageReports, Outgoing, Protocol):
 
     async def put_tenant(self, new: NewTenant, *, defaults: TenantDefaults, now_us: int) -> TenantRow:
         """Inserts or changes a tenant (``tenancy.changed_tenant``); a changed value raises the revision. Its cells are
-        folded anew where the zone or the timeline changed."""
+        folded anew where the zone or the timeline changed; a known one's timeline goes out as a notice
+        (``books.timeline_news``)."""
         ...
 
     async def change_subscription(self, tenant: str, change: Change, *, now_us: int | None = None) -> TenantRow:
         """Changes a tenant's timeline (``tenancy.with_change``), and splits the cells there. With ``now_us`` a change
-        goes out as a notice (``collecting.changed_notice``). UnknownTenant if there is
+        goes out as a notice (``books.timeline_news``). UnknownTenant if there is
         none; InvalidInput for an instant before the sign-up; WrongState for what its state does not allow."""
         ...
 

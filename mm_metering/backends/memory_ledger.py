@@ -30,9 +30,8 @@ from mm_metering.backends.memory_webhooks import MemoryWebhooks
 from mm_metering.backends.memory_work import MemoryWork
 from mm_metering.backends.work import DeadLetter
 from mm_metering.core import cells as folding
-from mm_metering.core.books import Entries
+from mm_metering.core.books import timeline_news
 from mm_metering.core.cells import LEVEL_KINDS, NO_LEVEL, Calendar, Cell, CellKey, CellSum, LevelEnd
-from mm_metering.core.collecting import changed_notice
 from mm_metering.core.digest import Digest, hash_of, total
 from mm_metering.core.facts import Fact, encode, flaw
 from mm_metering.core.periods import FIRST_US, days_us, month_start_us
@@ -353,7 +352,10 @@ class MemoryLedger(MemoryWork, MemoryAccounts, MemoryReports, MemoryWebhooks):
 
     async def put_tenant(self, new: NewTenant, *, defaults: TenantDefaults, now_us: int) -> TenantRow:
         with self._lock:
-            return self._put(new, defaults, now_us)
+            before = self._row_of(new.id)
+            after = self._put(new, defaults, now_us)
+            self._write_collecting(timeline_news(before, after, now_us, now_us))
+            return after
 
     def _put(self, new: NewTenant, defaults: TenantDefaults, now_us: int) -> TenantRow:
         books = self._books.setdefault(new.id, Books(timezone=defaults.timezone))
@@ -366,11 +368,10 @@ class MemoryLedger(MemoryWork, MemoryAccounts, MemoryReports, MemoryWebhooks):
 
     async def change_subscription(self, tenant: str, change: Change, *, now_us: int | None = None) -> TenantRow:
         with self._lock:
-            books = self._books.get(tenant)
-            before = books and books.row
+            before = self._row_of(tenant)
             after = self._change(tenant, change)
-            if now_us is not None and after != before:
-                self._write_collecting(Entries(notices=(changed_notice(after, change.at_us, now_us),)))
+            if now_us is not None:
+                self._write_collecting(timeline_news(before, after, change.at_us, now_us))
             return after
 
     def _change(self, tenant: str, change: Change) -> TenantRow:

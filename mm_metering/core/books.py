@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from mm_metering.core.audit import AuditEntry
 from mm_metering.core.cells import Cell
-from mm_metering.core.collecting import Collection, Notice
+from mm_metering.core.collecting import Collection, Notice, changed_notice
 from mm_metering.core.identity import derived_id
 from mm_metering.core.inputs import Inputs
 from mm_metering.core.invoices import Adjustment, CreditGrant, CreditNote, Discount, Invoice, InvoiceLine, Tax
@@ -337,6 +337,13 @@ def _news(account: Account, invoice: Invoice, now: datetime) -> tuple[Notice, ..
     data = {"invoice": invoice.id, "period": invoice.period, "status": invoice.status, "number": invoice.number}
     data |= {"amount": plain(invoice.total), "currency": invoice.currency}
     return tuple(Notice(derived_id("note", invoice.id, each), account.tenant.id, each, data, now) for each in types)
+
+
+def timeline_news(before: TenantRow | None, after: TenantRow, at_us: int, now_us: int) -> Entries:
+    """That a known tenant's timeline was changed, if it was: what holds from ``at_us`` on."""
+    if before is None or before.segments == after.segments:
+        return Entries()
+    return Entries(notices=(changed_notice(after, at_us, now_us),))
 
 
 # -- afterwards --------------------------------------------------------------------------------------------------------

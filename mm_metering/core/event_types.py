@@ -68,7 +68,7 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
             of_host=True,
         ),
         EventType("invoice.finalized", "An invoice has its number and changes no more.", _INVOICE | _MONEY),
-        EventType("invoice.paid", "An invoice was paid.", _INVOICE | _MONEY),
+        EventType("invoice.paid", "An invoice was paid through the provider.", _INVOICE | _MONEY),
         EventType(
             "invoice.payment_failed",
             "A payment failed; when it is tried again, and when the tenant is refused.",

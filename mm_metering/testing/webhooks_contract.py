@@ -15,10 +15,13 @@ from mm_metering.core.audit import AuditEntry
 from mm_metering.core.collecting import Notice
 from mm_metering.core.deliveries import Attempt, EndpointRow, Result, Sealed, disabled, webhook_id
 from mm_metering.core.periods import micros
-from mm_metering.errors import InvalidInput
+from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow
+from mm_metering.core.timeline import PlanChange, StateChange
+from mm_metering.errors import InvalidInput, WrongState
 
 NOW: Final = datetime(2024, 2, 2, 12, 0, 0, 123456, tzinfo=UTC)
 NOW_US: Final = micros(NOW)
+NONE: Final = TenantDefaults("", 0, "UTC")
 LEASE: Final = timedelta(minutes=1)
 
 
@@ -198,3 +201,22 @@ class WebhooksContract:
         assert page == [notices[1]]
         assert await ledger.forget_deliveries(before_us=NOW_US + 1) == 1
         assert len(await ledger.deliveries("acme")) == 3
+
+    async def test_a_known_tenant_s_change_of_timeline_goes_out_with_it(self, ledger: Ledger) -> None:
+        async def put(**changes: Any) -> TenantRow:
+            return await ledger.put_tenant(NewTenant("acme", **changes), defaults=NONE, now_us=NOW_US)
+
+        await put(plan="pro", version=1, subscribed_us=NOW_US)
+        await put(plan="pro", version=1)
+        await ledger.change_subscription("acme", PlanChange(NOW_US + 1, "pro", 1), now_us=NOW_US + 1)
+        assert await ledger.notices() == []
+        await put(plan="free", version=1)
+        later = StateChange(NOW_US + 60_000_000, "pause")
+        paused = await ledger.change_subscription("acme", later, now_us=NOW_US + 1)
+        with pytest.raises(WrongState):
+            await ledger.change_subscription("acme", StateChange(NOW_US + 2, "end trial"), now_us=NOW_US + 2)
+        told = [(each.type, each.data["plan"], each.data["status"]) for each in await ledger.notices()]
+        assert told == [("subscription.updated", "free", "paused"), ("subscription.updated", "free", "active")]
+        assert (await ledger.notices())[0].data["at"] == "2024-02-02T12:01:00Z"
+        assert paused == await ledger.change_subscription("acme", later, now_us=NOW_US + 9)
+        assert len(await ledger.notices()) == 2

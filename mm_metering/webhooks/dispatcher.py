@@ -69,6 +69,8 @@ class Dispatcher:
         self._post = post
         self._secrets = secrets
         self._body = body
+        self.unsendable: set[str] | None = None
+        """Endpoints with an open alert, once they were asked for."""
         self._awake: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
 
     async def run(self) -> None:
@@ -113,6 +115,22 @@ class Dispatcher:
             with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(event.set)
 
+    async def alert(self, endpoint_id: str, detail: str) -> None:
+        """It cannot be sent to, through no fault of its own."""
+        with suppress(MeteringError):
+            await self.ledger.raise_alert(UNSENDABLE, endpoint_id, detail=detail[:500], now_us=micros(self.clock.now()))
+            if self.unsendable is not None:
+                self.unsendable.add(endpoint_id)
+
+    async def sendable(self, endpoint_id: str) -> None:
+        """It can, whatever it answers: its alert is closed."""
+        if self.unsendable is None:
+            alerts = await self.ledger.open_alerts(after=(UNSENDABLE, ""))
+            self.unsendable = {each.subject for each in alerts if each.kind == UNSENDABLE}
+        if endpoint_id in self.unsendable:
+            await self.ledger.close_alert(UNSENDABLE, endpoint_id, now_us=micros(self.clock.now()))
+            self.unsendable.discard(endpoint_id)
+
     async def attempt(self, endpoint: EndpointRow, notice: Notice, message: str) -> tuple[Attempt, timedelta | None]:
         """One, and what the endpoint asks for."""
         now, body = self.clock.now(), self._body(notice)
@@ -133,7 +151,7 @@ class Shift:
         self.attempts = 0
         self._of = dispatcher
         self._awake = awake
-        self._tasks: dict[asyncio.Task[Result | None], Claimed] = {}
+        self._tasks: dict[asyncio.Task[Result], Claimed] = {}
         self._done: list[Result] = []
 
     @property
@@ -178,8 +196,7 @@ class Shift:
     async def _settle(self) -> int:
         for task in [each for each in self._tasks if each.done()]:
             del self._tasks[task]
-            if (result := task.result()) is not None:
-                self._done.append(result)
+            self._done.append(task.result())
         if not self._done:
             return 0
         written = len(self._done)
@@ -206,16 +223,18 @@ class Shift:
         failpoints.reach("webhooks.after_claim")
         return found
 
-    async def _carry_out(self, each: Claimed) -> Result | None:
-        """None: nothing is known of it, and it is due again when its lease ends."""
+    async def _carry_out(self, each: Claimed) -> Result:
         delivery, endpoint = each.delivery, each.endpoint
         try:
             attempt, retry_after = await self._of.attempt(endpoint, each.notice, delivery.event)
             failpoints.reach("webhooks.after_send")
             if attempt.succeeded and is_metered(each.notice):
                 await self._of.record(each)
+            await self._of.sendable(endpoint.id)
         except MeteringError as error:
-            return await self._cannot(each, error)
+            log.error("webhooks: endpoint %s cannot be sent to: %s", endpoint.id, error)
+            await self._of.alert(endpoint.id, str(error))
+            return _put_off(each, self._of.clock.now())
         except Exception:
             log.exception("webhooks: delivery %s met a bug and is put off", delivery.id)
             return _put_off(each, self._of.clock.now())
@@ -223,13 +242,6 @@ class Shift:
         how = attempt.error.partition(":")[0] or attempt.status
         log.debug("webhooks: %s (%s) to %s: %s, %d ms", delivery.event, name, endpoint.id, how, attempt.took_ms)
         return Result(delivery.id, delivery.claim, self._of.clock.now(), attempt, retry_after)
-
-    async def _cannot(self, each: Claimed, error: MeteringError) -> Result | None:
-        log.error("webhooks: endpoint %s cannot be sent to: %s", each.endpoint.id, error)
-        with suppress(MeteringError):
-            detail, now_us = str(error)[:500], self._now_us()
-            await self._of.ledger.raise_alert(UNSENDABLE, each.endpoint.id, detail=detail, now_us=now_us)
-        return _put_off(each, self._of.clock.now())
 
     def _now_us(self) -> int:
         return micros(self._of.clock.now())

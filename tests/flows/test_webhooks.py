@@ -30,6 +30,7 @@ from mm_metering.errors import (
 from mm_metering.webhooks import sender
 from mm_metering.webhooks.dispatcher import UNSENDABLE
 from mm_metering.webhooks.endpoints import Endpoint
+from mm_metering.webhooks.guard import Rules
 from tests.flows.conftest import Make
 from tests.tls_proxy import Authority
 from tests.webhook_receiver import Receiver, receiving
@@ -348,6 +349,7 @@ async def test_secrets_are_kept_encrypted_and_a_missing_key_costs_the_endpoint_n
     clock.advance(timedelta(minutes=1))
     await both.webhooks.deliver()
     assert receiver.verify(secret) == [{"n": 1}]
+    assert UNSENDABLE not in {each.kind for each in await both.ledger.open_alerts()}
 
 
 async def test_over_tls_a_certificate_must_be_one_that_is_trusted(
@@ -366,6 +368,32 @@ async def test_over_tls_a_certificate_must_be_one_that_is_trusted(
             assert len(receiver.got) == (not error)
 
 
+async def test_a_worker_sends_them_and_meters_them(
+    make: Make, clock: FrozenClock, receiver: Receiver, shared_stores: dict[str, str]
+) -> None:
+    house = await a_house(make, clock, receiver, **shared_stores, secret_key=KEY)
+    for number in range(3):
+        await house.hooks.send_event("acme", TYPE, {"n": number})
+    for bills, received in ((False, 0), (True, 3)):
+        settings: dict[str, Any] = {**shared_stores, "webhook_rules": receiver.rules, "secret_key": KEY, "clock": clock}
+        await Metering(**settings, worker="off").work(once=True, bills=bills)
+        assert len(receiver.got) == received
+    assert await house.used() == 3
+
+
+async def test_a_url_that_turns_private_is_not_called_any_more(
+    make: Make, clock: FrozenClock, receiver: Receiver, tmp_path: Path
+) -> None:
+    stores = {"ledger": f"sqlite:///{tmp_path}/ledger.db", "secret_key": KEY}
+    house = await a_house(make, clock, receiver, **stores)
+    await house.hooks.send_event("acme", TYPE, {"n": 1})
+    strict = await make(**stores, worker="off", webhook_rules=Rules(allow_http=True, ports=(receiver.port,)))
+    await strict.webhooks.deliver()
+    (delivery,) = await strict.webhooks.list_deliveries("acme")
+    assert delivery.attempts[0].error.startswith("url: ")
+    assert (delivery.state, receiver.got) == ("pending", [])
+
+
 async def test_receivers_that_hang_delay_others_by_less_than_a_second(make: Make, receiver: Receiver) -> None:
     metering = await make(webhook_rules=receiver.rules, worker="inline", clock=SystemClock())
     await metering.put_tenant("acme", plan="pro")
@@ -381,6 +409,19 @@ async def test_receivers_that_hang_delay_others_by_less_than_a_second(make: Make
             await asyncio.sleep(0.005)
         worst = max(worst, loop.time() - began)
     assert worst < 1
+
+
+async def test_who_is_told_to_end_hands_back_what_it_was_at(house: House, receiver: Receiver) -> None:
+    receiver.answers["/"] = lambda number: None if number == 1 else 200
+    await house.hooks.send_event("acme", TYPE, {"n": 1})
+    working = asyncio.create_task(house.hooks.dispatcher.run())
+    while not receiver.got:  # noqa: ASYNC110 - the receiver tells nobody
+        await asyncio.sleep(0.005)
+    assert await house.hooks.deliver() == 0
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
+    delivery = await house.later()
+    assert (delivery.state, delivery.tries, len(receiver.got)) == ("delivered", 0, 2)
 
 
 async def test_no_secret_and_no_url_s_path_is_logged(

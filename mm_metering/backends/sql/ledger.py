@@ -49,9 +49,9 @@ from mm_metering.backends.sql.tables import usage_cell, usage_fact
 from mm_metering.backends.webhooks import Claimed
 from mm_metering.backends.work import FIRST_LETTER, Alert, DeadLetter, Lease, LetterKey, Run
 from mm_metering.core.audit import AuditEntry
-from mm_metering.core.books import Account, Entries
+from mm_metering.core.books import Account, timeline_news
 from mm_metering.core.cells import Calendar, Cell, CellKey
-from mm_metering.core.collecting import Collection, Notice, changed_notice
+from mm_metering.core.collecting import Collection, Notice
 from mm_metering.core.deliveries import Delivery, DeliveryState, EndpointRow, Result
 from mm_metering.core.digest import Digest, total
 from mm_metering.core.facts import Fact
@@ -179,13 +179,18 @@ class SqlLedger:
         return await self._store.read(lambda tx: tenancy.page(tx, after, limit))
 
     async def put_tenant(self, new: NewTenant, *, defaults: TenantDefaults, now_us: int) -> TenantRow:
-        return await self._store.write(lambda tx: tenancy.put(tx, new, defaults, now_us))
+        async def work(tx: Transaction) -> TenantRow:
+            before, after = await tenancy.put(tx, new, defaults, now_us)
+            await collecting.write(tx, timeline_news(before, after, now_us, now_us))
+            return after
+
+        return await self._store.write(work)
 
     async def change_subscription(self, tenant: str, change: Change, *, now_us: int | None = None) -> TenantRow:
         async def work(tx: Transaction) -> TenantRow:
             before, after = await tenancy.change_subscription(tx, tenant, change)
-            if now_us is not None and after != before:
-                await collecting.write(tx, Entries(notices=(changed_notice(after, change.at_us, now_us),)))
+            if now_us is not None:
+                await collecting.write(tx, timeline_news(before, after, change.at_us, now_us))
             return after
 
         return await self._store.write(work)

@@ -99,7 +99,10 @@ async def locked_all(tx: Transaction, ids: Sequence[str]) -> list[TenantRow]:
 # -- changing ---------------------------------------------------------------------------------------------------------
 
 
-async def put(tx: Transaction, new: NewTenant, defaults: TenantDefaults, now_us: int) -> TenantRow:
+async def put(
+    tx: Transaction, new: NewTenant, defaults: TenantDefaults, now_us: int
+) -> tuple[TenantRow | None, TenantRow]:
+    """Before and after."""
     before = await _locked(tx, new.id)
     if before is None:
         await tx.lock(MAKING_TENANTS)
@@ -107,7 +110,7 @@ async def put(tx: Transaction, new: NewTenant, defaults: TenantDefaults, now_us:
     after = changed_tenant(before, new, defaults, now_us)
     if after != before:
         await _replace(tx, before, after)
-    return after
+    return before, after
 
 
 async def make(tx: Transaction, ids: Iterable[str], defaults: TenantDefaults, now_us: int) -> list[TenantRow]:
