@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import multiprocessing
 import os
 import random
 import signal
@@ -22,6 +21,7 @@ from mm_metering.errors import StoreUnavailable
 from tests.chaos.app import OPEN, PLANS, UNREACHABLE, Part, own_event, run, run_worker
 from tests.chaos.servers import Killed
 from tests.chaos.truth import RECORD, YES, Truth, TruthFile
+from tests.forks import forks
 
 log = logging.getLogger("tests.chaos")
 
@@ -30,19 +30,7 @@ GIVE_UP_S: Final = 30.0
 CALLERS: Final = 10
 PAUSE_S: Final = 0.006
 
-PRELOADED: Final = [
-    "tests.chaos.app",
-    "mm_metering.cli",
-    "mm_metering.backends.redis",
-    "mm_metering.backends.sql.ledger",
-    "alembic.command",
-    "aiosqlite",
-    "asyncpg",
-    "redis.asyncio",
-]
-"""A forked process is ready at once: these took most of a second of its CPU."""
-
-_context: Final = multiprocessing.get_context("forkserver")
+_context: Final = forks()
 
 
 class Stuck(AssertionError):
@@ -100,7 +88,6 @@ class House:
     async def running(self) -> AsyncIterator[Truth]:
         """The load is on while the block runs; afterwards all have ended in order, and the stores are still there."""
         self.truth_folder.mkdir(parents=True)
-        _context.set_forkserver_preload(PRELOADED)
         async with self.metering() as metering:  # plans and schema are there before the first process
             for tenant in OPEN:
                 await metering.put_tenant(tenant)
