@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.redis_server", "tests.redis_cluster", "tests.postgres_server"]
+pytest_plugins = ["tests.redis_server", "tests.redis_cluster", "tests.postgres_server", "tests.sqlite_file"]
+
+MEMORY = Path("/dev/shm")
+ROOM_BYTES = 2**30
+
+
+def _is_roomy() -> bool:
+    """Whether all files of the tests may lie in memory, where an fsync costs no time. In a container it may be small,
+    or run no programs; TMPDIR chooses another place."""
+    try:
+        about = os.statvfs(MEMORY)
+    except OSError:
+        return False
+    runs_programs = not about.f_flag & os.ST_NOEXEC
+    return runs_programs and about.f_bavail * about.f_frsize >= ROOM_BYTES
+
+
+if "TMPDIR" not in os.environ and _is_roomy():
+    os.environ["TMPDIR"] = str(MEMORY)
+    tempfile.tempdir = None  # chosen anew
 
 
 @pytest.fixture(scope="session", autouse=True)

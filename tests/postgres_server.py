@@ -48,7 +48,7 @@ class PostgresServer:
         self.folder = Path(tempfile.mkdtemp(prefix="mm-pg-"))  # short: a socket's path has at most 107 bytes
         self._user = user
         self._names = (f"test_{n}" for n in itertools.count(1))
-        self._is_migrated = False
+        self._copied = ""
         self._process: subprocess.Popen[bytes] | None = None
         if user is not None:
             os.chown(self.folder, user.pw_uid, user.pw_gid)
@@ -110,15 +110,20 @@ class PostgresServer:
 
     async def create(self, *, migrated: bool) -> str:
         """A new database's URL."""
-        if migrated and not self._is_migrated:
-            await self._execute("CREATE DATABASE migrated")
-            ledger = SqlLedger(self.url("migrated"))
-            await ledger.setup(apply=True)
-            await ledger.aclose()
-            self._is_migrated = True
-        name, template = next(self._names), "migrated" if migrated else "template1"
-        await self._execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        if migrated and not self._copied:
+            self._copied = await self._migrated()
+        name = next(self._names)
+        await self._execute(f"CREATE DATABASE {name} {self._copied if migrated else ''}")
         return self.url(name)
+
+    async def _migrated(self) -> str:
+        """How a database is made a copy of one that was migrated."""
+        await self._execute("CREATE DATABASE migrated")
+        ledger = SqlLedger(self.url("migrated"))
+        await ledger.setup(apply=True)
+        await ledger.aclose()
+        release = int((self.folder / "data" / "PG_VERSION").read_text().partition(".")[0])
+        return "TEMPLATE migrated" + (" STRATEGY FILE_COPY" if release >= 15 else "")  # a quarter of the other's CPU
 
     async def drop(self, url: str) -> None:
         database = url.rpartition("/test_")[2].partition("?")[0]

@@ -18,10 +18,10 @@ from typing import Any, Final
 from mm_metering import Metering
 from mm_metering.backends.counters import START, position_key
 from mm_metering.errors import StoreUnavailable
-from tests import forks
 from tests.chaos.app import OPEN, PLANS, UNREACHABLE, Part, own_event, run, run_worker
 from tests.chaos.servers import Killed
 from tests.chaos.truth import RECORD, YES, Truth, TruthFile
+from tests.forks import forks
 
 log = logging.getLogger("tests.chaos")
 
@@ -30,7 +30,7 @@ GIVE_UP_S: Final = 30.0
 CALLERS: Final = 10
 PAUSE_S: Final = 0.006
 
-_context: Final = forks.context()
+_context: Final = forks()
 
 
 class Stuck(AssertionError):

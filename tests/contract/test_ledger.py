@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest_asyncio
 
@@ -20,8 +19,8 @@ class TestMemory(LedgerContract):
 
 class TestSqlite(LedgerContract):
     @pytest_asyncio.fixture
-    async def ledger(self, tmp_path: Path) -> AsyncIterator[Ledger]:
-        ledger = open_ledger(f"sqlite:///{tmp_path}/ledger.db")
+    async def ledger(self, sqlite_url: str) -> AsyncIterator[Ledger]:
+        ledger = open_ledger(sqlite_url)
         await ledger.setup(apply=True)
         yield ledger
         await ledger.aclose()

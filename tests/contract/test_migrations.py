@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,15 @@ import pytest
 import pytest_asyncio
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
+from mm_metering.backends.sql import open_ledger
 from mm_metering.backends.sql.engine import Transaction
 from mm_metering.backends.sql.ledger import SqlLedger
-from mm_metering.backends.sql.schema import COMMAND, VERSION_TABLE
+from mm_metering.backends.sql.schema import COMMAND, VERSION_TABLE, revisions
 from mm_metering.backends.sql.tables import metadata
-from mm_metering.errors import NotApplied
+from mm_metering.errors import MissingExtra, NotApplied
 
 PARTITIONS = "mm_usage_fact_"
 """Tables of their own for PostgreSQL, parts of one for everybody else."""
@@ -89,6 +92,32 @@ async def test_one_process_may_migrate_several_databases_at_once(tmp_path: Path)
 async def test_a_database_without_a_schema_is_refused_with_the_command(ledger: SqlLedger) -> None:
     with pytest.raises(NotApplied, match=f"has no schema yet, this release needs .* run: {COMMAND}"):
         await ledger.setup(apply=False)
+
+
+async def test_an_older_schema_is_refused_with_its_revision(ledger: SqlLedger) -> None:
+    await ledger.setup(apply=True)
+    stands = revisions()[-2]
+    await execute(ledger, f"UPDATE {VERSION_TABLE} SET version_num = '{stands}'")
+    with pytest.raises(NotApplied, match=f"has revision {stands}, this release needs .* run: {COMMAND}"):
+        await ledger.setup(apply=False)
+
+
+def test_the_files_are_named_by_the_revisions_that_alembic_walks() -> None:
+    script = ScriptDirectory("mm_metering/backends/migrations")
+    assert revisions() == [each.revision for each in script.walk_revisions()][::-1]
+
+
+async def test_only_migrating_needs_alembic(ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    await ledger.setup(apply=True)
+    monkeypatch.setitem(sys.modules, "alembic", None)
+    await ledger.setup(apply=False)
+    await ledger.setup(apply=True)
+
+
+def test_a_ledger_that_could_not_migrate_is_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "alembic", None)
+    with pytest.raises(MissingExtra, match=r'pip install "mm-metering\[ledger\]"'):
+        open_ledger("sqlite:///never.db")
 
 
 async def test_a_newer_schema_is_left_alone(ledger: SqlLedger) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest_asyncio
@@ -18,8 +17,8 @@ PARTITION = "mm_usage_fact_2024_01"
 
 
 @pytest_asyncio.fixture
-async def sqlite(tmp_path: Path) -> AsyncIterator[SqlLedger]:
-    ledger = SqlLedger(f"sqlite:///{tmp_path}/ledger.db")
+async def sqlite(sqlite_url: str) -> AsyncIterator[SqlLedger]:
+    ledger = SqlLedger(sqlite_url)
     await ledger.setup(apply=True)
     yield ledger
     await ledger.aclose()

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from mm_metering.testing.fake_llm import FakeLlm
-from tests import forks
 from tests.e2e.ai_app import END, serve, work
+from tests.forks import forks
 from tests.redis_server import RedisServer
 
 CALLERS: Final = 16
@@ -33,7 +33,7 @@ POLL_S: Final = 0.02
 STOPS_WITHIN_S: Final = 20.0
 STARTS_WITHIN_S: Final = 30.0
 
-context: Final = forks.context()
+context: Final = forks()
 
 
 class Place:

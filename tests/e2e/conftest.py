@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,14 +15,14 @@ from tests.redis_server import RedisServer
 
 
 @pytest.fixture
-async def opened(own_server: RedisServer, tmp_path: Path) -> AsyncIterator[Open]:
+async def opened(own_server: RedisServer, sqlite_url: str) -> AsyncIterator[Open]:
     """Opens a Metering on the test's own server and SQLite."""
     async with AsyncExitStack() as stack:
 
         async def build(**options: Any) -> Metering:
             settings: dict[str, Any] = {
                 "counters": own_server.url,
-                "ledger": f"sqlite:///{tmp_path}/ledger.db",
+                "ledger": sqlite_url,
                 "clock": FrozenClock(NOW),
                 "timing": PATIENT,
                 "worker": "off",

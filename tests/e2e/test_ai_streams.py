@@ -14,9 +14,9 @@ import pytest
 from mm_metering import FrozenClock, Metering
 from mm_metering.gate.admission import Candidate, Share
 from mm_metering.testing import assert_conserved
-from tests import forks
 from tests.e2e.streamers import BUDGET_NANOS, MODEL, PLANS, run
 from tests.e2e.told import NOW, PATIENT
+from tests.forks import forks
 from tests.redis_server import RedisServer
 
 ROUNDS: Final = int(os.environ.get("MM_AI_STREAMS", "2"))
@@ -25,7 +25,7 @@ STREAMS: Final = 128
 USABLE: Final = 0.99
 LOOK_S: Final = 0.002
 
-context: Final = forks.context()
+context: Final = forks()
 
 
 class Came(NamedTuple):

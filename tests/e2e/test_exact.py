@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
@@ -14,11 +12,11 @@ from typing import Any, Final
 
 import pytest
 
-from examples.mortgagematch.stage import ROOT, end_with_parent
 from mm_metering import Metering
 from tests.e2e.callers import BURST, FEW, PLANS, THOUSAND, billed
 from tests.e2e.servers import Connection, serving, until_it_serves
 from tests.e2e.takers import PATIENT
+from tests.forks import Program
 
 ROUNDS: Final = int(os.environ.get("MM_EXACT_ROUNDS", "20"))
 PROCESSES: Final = 4
@@ -32,36 +30,22 @@ class Takers:
     """The processes of ``takers.py``, ready."""
 
     def __init__(self, stores: dict[str, str]) -> None:
-        env = {**os.environ, **{f"MM_METERING_{name.upper()}": url for name, url in stores.items()}}
-        command = [sys.executable, "-m", "tests.e2e.takers", str(CALLERS)]
-        self.processes = [
-            subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=env,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                preexec_fn=end_with_parent,  # noqa: PLW1509 - it calls nothing that takes a lock
-            )
-            for _ in range(PROCESSES)
-        ]
+        env = {f"MM_METERING_{name.upper()}": url for name, url in stores.items()}
+        self.processes = [Program("tests.e2e.takers", str(CALLERS), env=env) for _ in range(PROCESSES)]
         assert {self._line(process) for process in self.processes} == {"ready\n"}
 
     @staticmethod
-    def _line(process: subprocess.Popen[str]) -> str:
-        assert process.stdout is not None
+    def _line(process: Program) -> str:
         return process.stdout.readline()
 
     def take(self, tenant: str, meter: str, takes: int) -> list[dict[str, Any]]:
         """What each process's callers were told."""
         for process in self.processes:
-            assert process.stdin is not None
             process.stdin.write(f"{tenant} {meter} {takes}\n")
             process.stdin.flush()
         return [json.loads(self._line(process)) for process in self.processes]
 
-    def end(self) -> list[int]:
+    def end(self) -> list[int | None]:
         """They end when there is nothing more to do."""
         for process in self.processes:
             process.communicate(timeout=30)

@@ -4,11 +4,8 @@ loses everything afterwards. On a real server and SQLite; each fact is in the le
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sqlite3
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +16,7 @@ from mm_metering import Metering
 from mm_metering.gate import gate
 from mm_metering.gate.deadlines import Timing
 from tests.e2e.journal_app import PLANS
+from tests.forks import Program
 from tests.redis_server import RedisServer
 
 PATIENT = Timing(decision_s=10, load_s=10)
@@ -29,26 +27,17 @@ class App:
 
     def __init__(self, stores: dict[str, str]) -> None:
         env = {f"MM_METERING_{name.upper()}": url for name, url in stores.items()}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.e2e.journal_app"],
-            env={**os.environ, **env},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        self.process = Program("tests.e2e.journal_app", env=env)
 
     def ready(self) -> App:
         assert self.answer() == "ready", self.process.communicate()
         return self
 
     def ask(self, order: str) -> str:
-        assert self.process.stdin is not None
         print(order, file=self.process.stdin, flush=True)
         return self.answer()
 
     def answer(self) -> str:
-        assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
     def kill(self) -> None:
@@ -92,10 +81,10 @@ def names(files: Path) -> list[str]:
 
 def worker(stores: dict[str, str]) -> str:
     env = {f"MM_METERING_{name.upper()}": url for name, url in stores.items()}
-    command = [sys.executable, "-m", "mm_metering.cli", "worker", "--once"]
-    done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    done = Program("mm_metering.cli", "worker", "--once", env=env)
+    said, logged = done.communicate(timeout=60)
+    assert done.returncode == 0, logged
+    return said
 
 
 def test_killed_in_an_outage_the_next_process_goes_on(

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from mm_metering import Metering
+from tests.forks import Program
 
 
 @pytest.fixture
@@ -21,10 +19,11 @@ def stores(tmp_path: Path) -> dict[str, str]:
 
 def run(stores: dict[str, str], *arguments: str) -> tuple[int, str]:
     env = {f"MM_METERING_{name.upper()}": url for name, url in stores.items()}
-    command = [sys.executable, "-m", "mm_metering.cli", *arguments]
-    done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, timeout=60, check=False)
-    assert "Traceback" not in done.stderr
-    return done.returncode, done.stdout + done.stderr
+    done = Program("mm_metering.cli", *arguments, env=env)
+    said, wrong = done.communicate(timeout=60)
+    assert "Traceback" not in wrong
+    assert done.returncode is not None
+    return done.returncode, said + wrong
 
 
 async def used(stores: dict[str, str]) -> None:

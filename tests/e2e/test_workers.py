@@ -13,8 +13,6 @@ import random
 import re
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -25,11 +23,11 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from examples.mortgagematch.stage import ROOT, end_with_parent
 from mm_metering import Metering
 from mm_metering.backends.ledger import Ledger
 from mm_metering.backends.sql import open_ledger
 from mm_metering.worker.leases import LEASE_S, SHARD
+from tests.forks import Program
 from tests.redis_server import RedisServer
 
 SHARDS = 6
@@ -43,25 +41,15 @@ class Workers:
 
     def __init__(self, stores: dict[str, str]) -> None:
         self._env = {f"MM_METERING_{name.upper()}": url for name, url in stores.items()}
-        self.running: list[subprocess.Popen[str]] = []
+        self.running: list[Program] = []
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "mm_metering.cli", "worker", *arguments]
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**os.environ, **self._env},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            preexec_fn=end_with_parent,  # noqa: PLW1509 - it calls nothing that takes a lock
-        )
+    def start(self, *arguments: str) -> Program:
+        process = Program("mm_metering.cli", "worker", *arguments, env=self._env)
         self.running.append(process)
         return process
 
-    def greeted(self, *arguments: str) -> tuple[subprocess.Popen[str], str]:
+    def greeted(self, *arguments: str) -> tuple[Program, str]:
         process = self.start(*arguments)
-        assert process.stdout is not None
         return process, process.stdout.readline()
 
 
@@ -159,9 +147,8 @@ async def test_a_job_runs_once_per_period_however_its_workers_are_killed(
     await ledger.setup(apply=True)
     chance, names = random.Random(request.node.name), iter(range(1000))
 
-    def start() -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "tests.e2e.job_worker", url, str(log), f"w{next(names)}"]
-        return subprocess.Popen(command, cwd=ROOT, preexec_fn=end_with_parent)  # noqa: PLW1509
+    def start() -> Program:
+        return Program("tests.e2e.job_worker", url, str(log), f"w{next(names)}", env={})
 
     running = [start() for _ in range(3)]
     try:
@@ -172,7 +159,7 @@ async def test_a_job_runs_once_per_period_however_its_workers_are_killed(
             await asyncio.sleep(chance.uniform(0.3, 1.2))
             victim = running.pop(chance.randrange(len(running)))
             victim.kill()
-            victim.wait()
+            victim.communicate()
             running.append(start())
         until_us = time.time_ns() // 1000
         async with asyncio.timeout(WITHIN_S):
@@ -184,7 +171,7 @@ async def test_a_job_runs_once_per_period_however_its_workers_are_killed(
     finally:
         for process in running:
             process.kill()
-            process.wait()
+            process.communicate()
         await ledger.aclose()
     periods = [run.period_us for run in reversed(runs)]
     assert periods == list(range(periods[0], periods[-1] + 1, 1_000_000)), "and none was left out"

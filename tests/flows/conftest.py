@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
@@ -47,36 +46,34 @@ def clock() -> FrozenClock:
     return FrozenClock("2024-01-15T12:00:00Z")
 
 
-def urls(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+def urls(request: pytest.FixtureRequest) -> dict[str, str]:
     counters, ledger = request.param.split("+")
     found = {"counters": "memory://", "ledger": "memory://"}
     if counters == "redis":
         found["counters"] = f"unix://{request.getfixturevalue('redis_server').socket}"
     if ledger == "sqlite":
-        found["ledger"] = f"sqlite:///{tmp_path}/ledger.db"
+        found["ledger"] = request.getfixturevalue("sqlite_url")
     if ledger == "postgres":
         found["ledger"] = request.getfixturevalue("postgres_url")
     return found
 
 
 @pytest.fixture(params=STORES)
-def stores(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+def stores(request: pytest.FixtureRequest) -> dict[str, str]:
     """The URLs of a counter store and a ledger, both empty."""
-    return urls(request, tmp_path)
+    return urls(request)
 
 
 @pytest.fixture(params=STORES[1:])
-def shared_stores(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+def shared_stores(request: pytest.FixtureRequest) -> dict[str, str]:
     """The same, of those that outlive a process and serve several."""
-    return urls(request, tmp_path)
+    return urls(request)
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgres"])
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def ledger(request: pytest.FixtureRequest) -> str:
     """The URL of an empty ledger."""
-    if request.param == "postgres":
-        return str(request.getfixturevalue("postgres_url"))
-    return {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/ledger.db"}[request.param]
+    return "memory://" if request.param == "memory" else str(request.getfixturevalue(f"{request.param}_url"))
 
 
 @pytest_asyncio.fixture

@@ -61,9 +61,9 @@ class House:
 
 
 @pytest.fixture
-def house(clock: FrozenClock, redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
+def house(clock: FrozenClock, redis_server: RedisServer, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> House:
     clock.set("2024-01-31T23:00:00Z")
-    house = House(clock, redis_server.url, f"sqlite:///{tmp_path}/ledger.db")
+    house = House(clock, redis_server.url, sqlite_url)
     monkeypatch.setitem(sys.modules, "house", house)
     monkeypatch.setenv("MM_METERING_APP", "house:metering")
     return house

@@ -6,7 +6,6 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
-from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
@@ -50,9 +49,9 @@ class Town(ModuleType):
 
 
 @pytest.fixture
-def town(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Town:
+def town(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Town:
     """A tenant whose January is closed."""
-    town = Town(f"sqlite:///{tmp_path}/ledger.db")
+    town = Town(sqlite_url)
     monkeypatch.setitem(sys.modules, "house_of_payments", town)
 
     async def closes(metering: Metering) -> None:

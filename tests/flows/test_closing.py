@@ -19,8 +19,8 @@ def clock() -> FrozenClock:
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/ledger.db"
+def ledger(request: pytest.FixtureRequest) -> str:
+    return "memory://" if request.param == "memory" else str(request.getfixturevalue("sqlite_url"))
 
 
 def metered(ledger: str, clock: FrozenClock) -> Metering:

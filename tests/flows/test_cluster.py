@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import islice
-from pathlib import Path
 from typing import Final
 from zlib import crc32
 
@@ -32,15 +31,14 @@ FOLLOW_S: Final = 10.0
 
 
 @pytest.fixture
-async def metering(redis_cluster: RedisCluster, tmp_path: Path) -> AsyncIterator[Metering]:
-    async with opened(redis_cluster, tmp_path) as metering:
+async def metering(redis_cluster: RedisCluster, sqlite_url: str) -> AsyncIterator[Metering]:
+    async with opened(redis_cluster, sqlite_url) as metering:
         yield metering
 
 
 @asynccontextmanager
-async def opened(cluster: RedisCluster, directory: Path) -> AsyncIterator[Metering]:
+async def opened(cluster: RedisCluster, ledger: str) -> AsyncIterator[Metering]:
     clock = FrozenClock(f"{TODAY}T12:00:00Z")
-    ledger = f"sqlite:///{directory}/ledger.db"
     async with Metering(PLANS, counters=cluster.url, ledger=ledger, clock=clock, worker="inline", timing=TIMING) as it:
         yield it
 
@@ -167,10 +165,10 @@ async def _spend_the_rest(metering: Metering, names: list[str], *, used: int) ->
     assert await billed(metering, names) == {LIMIT}
 
 
-async def test_two_processes_agree_while_a_master_fails_over(redis_cluster: RedisCluster, tmp_path: Path) -> None:
+async def test_two_processes_agree_while_a_master_fails_over(redis_cluster: RedisCluster, sqlite_url: str) -> None:
     mine, others = split(redis_cluster, redis_cluster.nodes[0])
     async with AsyncExitStack() as stack:
-        both = [await stack.enter_async_context(opened(redis_cluster, tmp_path)) for _ in range(2)]
+        both = [await stack.enter_async_context(opened(redis_cluster, sqlite_url)) for _ in range(2)]
         for each in both:
             assert await take(each, [*mine, *others]) == {"yes"}
         await asyncio.to_thread(redis_cluster.spare.take_over)
@@ -182,12 +180,12 @@ async def test_two_processes_agree_while_a_master_fails_over(redis_cluster: Redi
             assert await billed(each, [*mine, *others]) == {LIMIT}
 
 
-async def test_a_process_starts_while_a_master_is_dead(redis_cluster: RedisCluster, tmp_path: Path) -> None:
+async def test_a_process_starts_while_a_master_is_dead(redis_cluster: RedisCluster, sqlite_url: str) -> None:
     dead = redis_cluster.nodes[1]
     mine, others = split(redis_cluster, dead)
     dead.kill()
     begun = time.monotonic()
-    async with opened(redis_cluster, tmp_path) as metering:
+    async with opened(redis_cluster, sqlite_url) as metering:
         assert time.monotonic() - begun < FOLLOW_S + TIMING.open_s
         assert await take(metering, others) == {"yes"}
         assert await take(metering, mine) == {"degraded"}

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -39,19 +38,13 @@ def clock() -> FrozenClock:
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    match request.param:
-        case "memory":
-            return "memory://"
-        case "sqlite":
-            return f"sqlite:///{tmp_path}/ledger.db"
-        case _:
-            return str(request.getfixturevalue("postgres_url"))
+def ledger_url(request: pytest.FixtureRequest) -> str:
+    return "memory://" if request.param == "memory" else str(request.getfixturevalue(f"{request.param}_url"))
 
 
 @pytest_asyncio.fixture
-async def ledger(url: str) -> AsyncIterator[Ledger]:
-    ledger = open_ledger(url)
+async def ledger(ledger_url: str) -> AsyncIterator[Ledger]:
+    ledger = open_ledger(ledger_url)
     await ledger.setup(apply=True)
     yield ledger
     await ledger.aclose()

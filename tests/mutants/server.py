@@ -6,6 +6,7 @@ a line of JSON: pytest's exit code and the end of what it printed. ``python -m t
 
 from __future__ import annotations
 
+import gc
 import importlib.abc
 import importlib.machinery
 import json
@@ -37,9 +38,9 @@ ENDED: Final = 100
 """Told apart from the exit code of a fork that failed before its tests began."""
 SHOWN: Final = 2_000
 QUIET: Final = (
-    *("-x", "-q", "--no-header", "--tb=line", "--noconftest", "-p", "no:cacheprovider"),
+    *("-x", "-q", "--no-header", "--tb=line", "--noconftest", "--assert=plain", "-p", "no:cacheprovider"),
+    *("-p", "no:unraisableexception"),  # it collects garbage five times, and the fork ends anyway
     *("-p", "asyncio", "-p", "timeout", "-p", "hypothesispytest"),
-    *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # what is loaded beforehand is not rewritten
 )
 
 
@@ -91,6 +92,8 @@ def run(request: dict[str, Any], output: int) -> None:
 
 def serve() -> None:
     fork = multiprocessing.get_context("fork")
+    gc.collect()
+    gc.freeze()  # a fork that looked through all of this would copy it
     for line in sys.stdin:
         with tempfile.TemporaryFile() as output:
             child = fork.Process(target=run, args=(json.loads(line), output.fileno()))

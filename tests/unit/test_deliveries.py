@@ -30,7 +30,6 @@ from mm_metering.errors import InvalidInput
 NOW: Final = datetime(2024, 1, 1, tzinfo=UTC)
 HOUR: Final = timedelta(hours=1)
 NOTHING: Final = timedelta(0)
-"""Notices to whoever runs this, about no tenant."""
 NOTICE: Final = Notice("evt_1", "acme", "billing.invoice_created", {}, NOW, "host")
 
 

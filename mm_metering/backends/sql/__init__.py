@@ -12,6 +12,7 @@ a SQL ledger is opened, and never past this package and the migrations.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Final
 
 from mm_metering.backends.ledger import Ledger
@@ -37,10 +38,11 @@ def open_ledger(url: str) -> Ledger:
 
 def _sql_ledger(url: str, *, extra: str) -> Ledger:
     try:
-        import alembic  # noqa: F401 - setup needs it, and says so too late
         import sqlalchemy.ext.asyncio  # noqa: F401
     except ImportError as error:
         raise MissingExtra(extra, "a SQL ledger") from error
+    if find_spec("alembic") is None:  # setup may need it, and says so too late
+        raise MissingExtra(extra, "a SQL ledger")
     from mm_metering.backends.sql.ledger import SqlLedger
 
     return SqlLedger(url)
