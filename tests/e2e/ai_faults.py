@@ -99,6 +99,8 @@ class House:
             await asyncio.gather(*tasks[1:])
             tasks[0].cancel()
             places = [*self._places["app"], *self._places["worker"]]
+            for place in places:
+                place.keep()  # the last kill may be a moment ago
             codes = [await place.end() for place in places]
             assert not any(code for code in codes if code not in (0, -15)), f"{codes}: see {self._log}"
         finally:
@@ -130,8 +132,10 @@ class House:
             if kind == "server":
                 await asyncio.to_thread(self._server.restart)
             else:
-                self._dice.choice(self._places[kind]).process.kill()
+                process = self._dice.choice(self._places[kind]).process
+                process.kill()
                 self.told.killed_at += [time.monotonic()] * (kind == "app")
+                await asyncio.to_thread(process.join)
             self.told.faults[f"{kind} killed"] += 1
         while self.told.faults.total() < faults:  # noqa: ASYNC110 - no event tells it
             await asyncio.sleep(POLL_S)
