@@ -93,6 +93,28 @@ class Asked:
         return (*self.scopes, Scope(f"model:{model}"))
 
 
+class Note(NamedTuple):
+    """What is kept with a hold, so that whoever ends it can: the cost of its input in nano-units and its tokens, whose
+    cost it is, and the meters in which calls, costs and tokens count."""
+
+    floor: int
+    tokens: int
+    scopes: Sequence[str]
+    calls: Sequence[str]
+    costs: Sequence[str]
+    token_meters: Sequence[str]
+
+    @classmethod
+    def of(cls, catalogue: Catalogue, model: str, *, floor: int, tokens: int, scopes: Sequence[str]) -> Note:
+        meters = catalogue.meters_of(CALL, model)
+        calls, costs = ([each.name for each in meters if (each.unit == "money") is money] for money in (False, True))
+        return cls(floor, tokens, scopes, calls, costs, [each.name for each in catalogue.meters_of(TOKEN, model)])
+
+    @classmethod
+    def in_(cls, candidate: Candidate) -> Note:
+        return cls(*json.loads(candidate.note or "[0, 0, [], [], [], []]"))
+
+
 class Reservation:
     """``async with metering.ai.reserve(...) as call``, or ``with`` where the caller is not async: Refused where the
     call may not run, and then nothing is held."""
@@ -358,7 +380,7 @@ class Ai:
     def _candidate(self, asked: Asked, model: str, policy: AiPolicy) -> Candidate | None:
         """None for a model without a price that a budget needs."""
         scopes = asked.scopes_of(model)
-        shares, note = [], {"floor": 0, "tokens": asked.input_tokens, "scopes": [each.name for each in scopes]}
+        shares, floor = [], 0
         for meter in self._catalogue.meters_of(CALL, model):
             if meter.unit != "money":
                 shares.append(Share(meter.name, 1, 1))
@@ -369,11 +391,12 @@ class Ai:
                     return None
                 continue
             floor, least, most = costs
-            note["floor"] = floor
             shares.append(Share(meter.name, least, most, scopes if meter.name == AI_COST_METER else ()))
         for meter in self._catalogue.meters_of(TOKEN, model):
             least, most = asked.min_output_tokens, asked.max_output_tokens
             shares.append(Share(meter.name, asked.input_tokens + least, asked.input_tokens + most))
+        names = [each.name for each in scopes]
+        note = Note.of(self._catalogue, model, floor=floor, tokens=asked.input_tokens, scopes=names)
         return Candidate(CALL, model, tuple(shares), json.dumps(note))
 
     def _costs(self, asked: Asked, model: str) -> tuple[int, int, int] | None:
@@ -409,7 +432,7 @@ class Ai:
             input_tokens=asked.input_tokens,
             max_output_tokens=max(0, most),
             granted_nanos=granted,
-            floor_nanos=json.loads(held.candidate.note or "{}")["floor"],
+            floor_nanos=Note.in_(held.candidate).floor,
             began_at=from_micros(held.taken_us),
             prices=self.prices,
         )
@@ -529,10 +552,9 @@ class Ai:
         if settled is None:
             await self._gate.close(held, [void(_hold_fact(held))])
             return
-        scopes = [each.name for each in done.asked.scopes_of(held.candidate.resource)]
-        facts, before = self.facts(held, settled, scopes, name="close"), list[Fact]()
+        facts, before = _facts(held, settled, name="close"), list[Fact]()
         if micros(self._clock.now()) >= done.expires_us:
-            expired = self.facts(held, replace(settled, tokens=1), (), name="expired")
+            expired = _facts(held, replace(settled, tokens=1), name="expired")
             facts += [void(fact) for fact in expired]
             ids = {fact.id for fact in expired}
             stored = await self._ledger.facts(held.tenant, after=(held.taken_us - 1, ""), limit=SAME_INSTANT)
@@ -587,32 +609,29 @@ class Ai:
         return max(renewed, default=hold.occurred_us + LASTS_US)
 
     async def _expire(self, hold: Fact) -> None:
-        note = json.loads(hold.metadata or "{}")
-        floor, tokens, scopes = (note.get(name, other) for name, other in (("floor", 0), ("tokens", 0), ("scopes", ())))
-        settled = Settled(floor, tokens, "expired", "input alone")
-        candidate = Candidate(hold.event_type, hold.resource, ())
+        candidate = Candidate(hold.event_type, hold.resource, (), hold.metadata)
+        note = Note.in_(candidate)
+        settled = Settled(note.floor, note.tokens, "expired", "input alone")
         held = Held(hold.id, hold.tenant, candidate, 0, {}, hold.occurred_us, hold.occurred_us + LASTS_US)
         log.warning("an AI call of %r on %s was never settled: its input is charged", hold.tenant, hold.resource)
-        await self._gate.close(held, self.facts(held, settled, scopes, name="expired"))
+        await self._gate.close(held, _facts(held, settled, name="expired"))
 
-    def facts(self, held: Held, settled: Settled, scopes: Sequence[str], *, name: str) -> list[Fact]:
-        """Its close, and its tokens beside it."""
-        model = held.candidate.resource
-        detail = {"status": settled.status, "source": settled.source, **(settled.detail or {}), **_counts(settled)}
-        money = ["", *scopes] if settled.nanos is not None else []
-        money += [UNPRICED] if settled.status == "unpriced" else []
-        counts = [
-            Count(meter.name, scope, settled.nanos or 0 if meter.unit == "money" else 1)
-            for meter in self._catalogue.meters_of(CALL, model)
-            for scope in (money if meter.unit == "money" else ("",))
-        ]
-        close = Fact("", 0, "close", "", CALL, model, 1, settled.nanos, tuple(counts))
-        close = held.closed(close._replace(metadata=json.dumps(detail)), name=name)
-        if not settled.tokens:
-            return [close]
-        tokens = tuple(Count(meter.name, "", settled.tokens) for meter in self._catalogue.meters_of(TOKEN, model))
-        beside = close._replace(id=f"{close.id}:{TOKEN}", kind="use", event_type=TOKEN, quantity=settled.tokens)
-        return [close, beside._replace(cost_nanos=None, counts=tokens, target=None, metadata=None)]
+
+def _facts(held: Held, settled: Settled, *, name: str) -> list[Fact]:
+    """Its close, and its tokens beside it, in the meters of whoever held it."""
+    model, note = held.candidate.resource, Note.in_(held.candidate)
+    detail = {"status": settled.status, "source": settled.source, **(settled.detail or {}), **_counts(settled)}
+    scopes = ["", *note.scopes] if settled.nanos is not None else []
+    scopes += [UNPRICED] if settled.status == "unpriced" else []
+    counts = [Count(meter, "", 1) for meter in note.calls]
+    counts += [Count(meter, scope, settled.nanos or 0) for meter in note.costs for scope in scopes]
+    close = Fact("", 0, "close", "", CALL, model, 1, settled.nanos, tuple(counts))
+    close = held.closed(close._replace(metadata=json.dumps(detail)), name=name)
+    if not settled.tokens:
+        return [close]
+    tokens = tuple(Count(meter, "", settled.tokens) for meter in note.token_meters)
+    beside = close._replace(id=f"{close.id}:{TOKEN}", kind="use", event_type=TOKEN, quantity=settled.tokens)
+    return [close, beside._replace(cost_nanos=None, counts=tokens, target=None, metadata=None)]
 
 
 def _renewal(held: Held, until_us: int) -> Fact:

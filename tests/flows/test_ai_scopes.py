@@ -263,3 +263,22 @@ async def test_tokens_a_minute_are_taken_with_the_call_and_come_back_with_the_mi
     await call(metering, 1)
     used = await metering.get_usage("acme", DAY, DAY)
     assert used.ai_tokens == 401
+
+
+async def test_one_is_expired_in_the_meters_of_whoever_held_it(
+    make: Make, shared_stores: dict[str, str], clock: FrozenClock
+) -> None:
+    meters = {
+        "llm_calls": {"event": "ai_call"},
+        "llm_tokens": {"event": "ai_token"},
+        "ai_cost": PLANS["meters"]["ai_cost"],
+    }
+    plan = {"price": "0.00", "quotas": {"llm_calls": {"limit": 9, "per": "day"}}, "ai": {"daily_budget": "1.00"}}
+    house = await make(catalogue=PLANS | {"meters": meters, "plans": {"pro": plan}}, **shared_stores, worker="off")
+    await house.ai.reserve("acme", "gpt-4", tokens=100).__aenter__()
+    await house.flush()
+    clock.advance(timedelta(minutes=12))
+    stores: dict[str, Any] = dict(shared_stores)
+    await Metering(**stores, clock=clock, worker="off").work(once=True, bills=False)
+    used = await house.get_usage("acme", DAY, DAY)
+    assert (used.meters["llm_calls"], used.meters["llm_tokens"], used.meters["ai_cost"]) == (1, 100, Decimal("0.003"))
