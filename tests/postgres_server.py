@@ -123,7 +123,7 @@ class PostgresServer:
         await ledger.setup(apply=True)
         await ledger.aclose()
         release = int((self.folder / "data" / "PG_VERSION").read_text().partition(".")[0])
-        return "TEMPLATE migrated" + (" STRATEGY FILE_COPY" if release >= 15 else "")  # a quarter of the other's CPU
+        return "TEMPLATE migrated" + (" STRATEGY FILE_COPY" if release >= 15 else "")  # less CPU than by pages
 
     async def drop(self, url: str) -> None:
         database = url.rpartition("/test_")[2].partition("?")[0]
