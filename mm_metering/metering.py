@@ -260,7 +260,7 @@ class Metering:
             tell=self._told,
             ledger=self.ledger,
         )
-        self.gate.chores.append(self.ai.renew)
+        self.gate.chores.append(self.ai.holding.renew)
         self._what_if = WhatIf(self.ledger, plans=plans, catalogue=self.catalogue)
         self._shadow = None if shadow is None else self._shadow_of(catalogues.load(shadow))
         self._subscriptions = Subscriptions(
@@ -544,7 +544,7 @@ class Metering:
             return
         self._open = False
         failpoints.reach("shutdown.before")
-        await self.ai.leave_off()
+        await self.ai.holding.leave_off()
         trouble = await self._write_out()
         failpoints.reach("shutdown.after_settle")
         is_kept = await self.gate.aclose()
@@ -913,7 +913,7 @@ class Metering:
 
     async def _expire_holds(self, _period: datetime, _fence: int) -> None:
         await self._drain.fully()
-        await self.ai.expire()
+        await self.ai.holding.expire()
 
     async def _settle(self, *, shard: int | None = None, within_s: float = SETTLE_S) -> None:
         """Everything acknowledged in this process, or in this shard alone, is in the stream."""

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from typing import Any, Final, Protocol, TypeVar, cast
 
-from mm_metering.ai.budgets import Ai, Reservation
+from mm_metering.ai.budgets import Ai
 from mm_metering.ai.calls import AiCall
+from mm_metering.ai.reservation import Reservation
 from mm_metering.errors import InvalidInput
 from mm_metering.gate.context import current
 

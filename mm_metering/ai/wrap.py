@@ -14,8 +14,9 @@ from mm_metering.errors import InvalidInput
 from mm_metering.gate.context import current
 
 if TYPE_CHECKING:
-    from mm_metering.ai.budgets import Ai, Reservation
+    from mm_metering.ai.budgets import Ai
     from mm_metering.ai.calls import AiCall
+    from mm_metering.ai.reservation import Reservation
 
 
 class Kind(NamedTuple):

@@ -20,7 +20,8 @@ from typing import Any, Final, NamedTuple
 import openai
 
 from mm_metering import Metering
-from mm_metering.ai.budgets import OpenCall
+from mm_metering.ai.asking import asked
+from mm_metering.ai.holding import OpenCall
 from mm_metering.gate.deadlines import Timing
 from mm_metering.testing.fake_llm import FakeLlm
 from tests.bench import machine
@@ -166,13 +167,13 @@ async def _metering(server: Server) -> AsyncIterator[Metering]:
 
 
 async def _reserve(metering: Metering, number: int) -> OpenCall:
-    asked = metering.ai.asked(f"tenant-{number % TENANTS}", MODEL, input=PROMPT, max_output_tokens=OUTPUT)
-    return await metering.ai.open(asked)
+    wanted = asked(f"tenant-{number % TENANTS}", MODEL, input=PROMPT, max_output_tokens=OUTPUT)
+    return await metering.ai.holding.open(wanted)
 
 
 async def _settle(metering: Metering, opened: OpenCall) -> None:
     opened.call.settle(input_tokens=60, output_tokens=OUTPUT)
-    await metering.ai.write(opened)
+    await metering.ai.holding.write(opened)
 
 
 async def _steps(report: Report, server: Server) -> dict[str, Reading]:

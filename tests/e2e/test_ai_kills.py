@@ -73,7 +73,7 @@ async def test_nothing_is_lost_by_callers_that_go_away_nor_by_kills(
         assert len(served) == len(fake.requests), "a call reaches the model once"
     async with Metering(PLANS, **options, clock=Later()) as metering:
         await metering.flush()
-        orphans = await metering.ai.expire()
+        orphans = await metering.ai.holding.expire()
         books = Books(house.told, served, [fact for tenant in TENANTS for fact in await facts(metering, tenant)])
         assert not books.problems()
         await assert_conserved(metering)

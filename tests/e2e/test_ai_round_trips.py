@@ -11,7 +11,8 @@ from typing import Final
 import pytest
 
 from mm_metering import FrozenClock, Metering
-from mm_metering.ai.budgets import OpenCall
+from mm_metering.ai.asking import asked
+from mm_metering.ai.holding import OpenCall
 from mm_metering.gate.coalesce import POLL_S
 from tests.e2e.streamers import MODEL, PLANS, READ
 from tests.e2e.told import NOW, PATIENT
@@ -30,12 +31,12 @@ async def metering(redis_server: RedisServer) -> AsyncIterator[Metering]:
 
 
 async def reserve(metering: Metering) -> OpenCall:
-    return await metering.ai.open(metering.ai.asked("acme", MODEL, input_tokens=READ, max_output_tokens=100))
+    return await metering.ai.holding.open(asked("acme", MODEL, input_tokens=READ, max_output_tokens=100))
 
 
 async def settle(metering: Metering, opened: OpenCall) -> None:
     opened.call.settle(input_tokens=READ, output_tokens=1)
-    await metering.ai.write(opened)
+    await metering.ai.holding.write(opened)
 
 
 class Calls:

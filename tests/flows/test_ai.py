@@ -23,6 +23,7 @@ from mm_metering import (
     ai_call,
     from_header,
 )
+from mm_metering.ai.asking import asked
 from mm_metering.core.facts import Fact
 from mm_metering.errors import InvalidInput
 from tests.flows.conftest import Make
@@ -262,18 +263,18 @@ async def test_what_is_no_call_is_refused_and_holds_nothing(memory: Metering, wr
 async def test_a_call_whose_process_is_gone_is_charged_its_input_and_a_late_settle_replaces_that(
     metering: Metering, clock: FrozenClock
 ) -> None:
-    gone = await metering.ai.open(metering.ai.asked("acme", "gpt-4", input_tokens=100, max_output_tokens=500))
-    late = await metering.ai.open(metering.ai.asked("acme", "gpt-4", input_tokens=200, max_output_tokens=500))
+    gone = await metering.ai.holding.open(asked("acme", "gpt-4", input_tokens=100, max_output_tokens=500))
+    late = await metering.ai.holding.open(asked("acme", "gpt-4", input_tokens=200, max_output_tokens=500))
     await metering.flush()
-    assert await metering.ai.expire() == 0
+    assert await metering.ai.holding.expire() == 0
     clock.advance(timedelta(minutes=12))
-    assert await metering.ai.expire() == 2
-    assert await metering.ai.expire() == 0
+    assert await metering.ai.holding.expire() == 2
+    assert await metering.ai.holding.expire() == 0
     assert await spent(metering) == Decimal("0.009")
     assert (await metering.check_limit("acme", "ai_requests")).used == 2
     late.call.settle(input_tokens=200, output_tokens=300)
-    await metering.ai.write(late)
-    await metering.ai.write(late)
+    await metering.ai.holding.write(late)
+    await metering.ai.holding.write(late)
     assert await spent(metering) == Decimal("0.018")
     assert (await metering.check_limit("acme", "ai_requests")).used == 2
     used = await metering.get_usage("acme", "2024-01-15", "2024-01-15")

@@ -242,7 +242,7 @@ async def test_reading_on_has_an_end(memory: Metering, monkeypatch: pytest.Monke
         await tracked.aclose()
     if hangs:
         assert await spent(memory) == 0, "who asks meanwhile does not wait for it"
-    await asyncio.gather(*memory.ai.reading_on)
+    await asyncio.gather(*memory.ai.holding.reading_on)
     assert await closed(memory) == ["estimated"]
     assert await spent(memory) == (10 + (2 if hangs else 8)) * TOKEN
     assert stream.is_closed
@@ -255,7 +255,7 @@ async def test_what_is_read_on_when_its_loop_ends_is_what_was_seen(memory: Meter
             break
         await tracked.aclose()
     await asyncio.sleep(0)
-    await memory.ai.leave_off()
+    await memory.ai.holding.leave_off()
     assert await closed(memory) == ["estimated"]
     assert await spent(memory) == 12 * TOKEN
     await assert_nothing_is_held(memory)
@@ -284,7 +284,7 @@ async def test_a_reader_that_is_cancelled_while_it_waits_loses_no_chunk(memory: 
     assert got == CHUNKS[:1]
     assert (await memory.check_limit("acme", "ai_cost")).reserved > 0
     may_go_on.set()
-    await asyncio.gather(*memory.ai.reading_on)
+    await asyncio.gather(*memory.ai.holding.reading_on)
     assert await closed(memory) == ["exact"]
     assert await spent(memory) == 50 * TOKEN
     await assert_nothing_is_held(memory)

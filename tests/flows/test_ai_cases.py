@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from starlette.responses import StreamingResponse
 
 from mm_metering import FrozenClock, Metering, ModelNotAllowed, ai_call, from_header
+from mm_metering.ai.asking import asked
 from mm_metering.errors import StoreUnavailable
 from mm_metering.gate.deadlines import Timing
 from mm_metering.testing import assert_conserved
@@ -160,7 +161,7 @@ def client_gone(spec: str, *, drain: bool) -> Callable[[Scene], Awaitable[None]]
                 return StreamingResponse(call.track(upstream(end), text=True, drain=drain))
 
         await on.gone(chat, spec=spec)
-        await asyncio.gather(*on.metering.ai.reading_on)
+        await asyncio.gather(*on.metering.ai.holding.reading_on)
         assert bool(end) == drain
 
     return run
@@ -195,20 +196,20 @@ async def never_begun(on: Scene) -> None:
 
 async def process_gone(on: Scene) -> None:
     ai = on.metering.ai
-    await ai.open(ai.asked("acme", "gpt-4", input_tokens=100, max_output_tokens=500))
+    await ai.holding.open(asked("acme", "gpt-4", input_tokens=100, max_output_tokens=500))
     await on.metering.flush()
     on.clock.advance(timedelta(minutes=12))
-    assert await ai.expire() == 1
+    assert await ai.holding.expire() == 1
 
 
 async def settled_late(on: Scene) -> None:
     ai = on.metering.ai
-    late = await ai.open(ai.asked("acme", "gpt-4", input_tokens=100, max_output_tokens=500))
+    late = await ai.holding.open(asked("acme", "gpt-4", input_tokens=100, max_output_tokens=500))
     await on.metering.flush()
     on.clock.advance(timedelta(minutes=12))
-    assert await ai.expire() == 1
+    assert await ai.holding.expire() == 1
     late.call.settle(reply(100, 300))
-    await ai.write(late)
+    await ai.holding.write(late)
 
 
 async def settled_twice(on: Scene) -> None:

@@ -16,6 +16,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from mm_metering import BudgetExceeded, Metering, from_header
+from mm_metering.ai.asking import asked
 from tests.flows.conftest import Make
 from tests.flows.test_ai import PLANS, spent
 
@@ -92,10 +93,10 @@ async def test_a_block_keeps_nothing_of_its_calls_that_are_settled(metering: Met
 
 async def test_choices_are_refused_where_not_a_token_of_each_is_left(metering: Metering) -> None:
     """100 tokens are left, and the input takes 14. A choice has a token at least, whatever the cap is divided by."""
-    asked = metering.ai.asked("acme", "gpt-4", input_tokens=100_000_000 // 30_000 - 100, max_output_tokens=0)
-    opened = await metering.ai.open(asked)
-    opened.call.settle(input_tokens=asked.input_tokens, output_tokens=0)
-    await metering.ai.write(opened)
+    wanted = asked("acme", "gpt-4", input_tokens=100_000_000 // 30_000 - 100, max_output_tokens=0)
+    opened = await metering.ai.holding.open(wanted)
+    opened.call.settle(input_tokens=wanted.input_tokens, output_tokens=0)
+    await metering.ai.holding.write(opened)
     model = AsyncModel()
     model.may.set()
     client = metering.ai.wrap(model)

@@ -175,13 +175,13 @@ async def test_a_hold_is_renewed_while_its_call_runs_here(metering: Metering, cl
     async with metering.ai.reserve("acme", "gpt-4", tokens=1_000) as held:
         for minute in range(30):
             clock.advance(timedelta(minutes=1))
-            renewed = await metering.ai.renew()
+            renewed = await metering.ai.holding.renew()
             assert renewed == (minute in (4, 14, 24)), minute
             await metering.flush()
-            assert await metering.ai.expire() == 0
+            assert await metering.ai.holding.expire() == 0
         held.settle(input_tokens=10, output_tokens=0)
     assert await spent(metering) == Decimal("0.0003")
-    assert await metering.ai.renew() == 0
+    assert await metering.ai.holding.renew() == 0
     assert (await metering.prove()).holds
 
 
@@ -191,11 +191,11 @@ async def test_one_whose_process_ends_after_a_renewal_expires_ten_minutes_past_i
     reservation = metering.ai.reserve("acme", "gpt-4", tokens=1_000, user="vip")
     await reservation.__aenter__()
     clock.advance(timedelta(minutes=6))
-    assert await metering.ai.renew() == 1
+    assert await metering.ai.holding.renew() == 1
     for minutes, expired in ((12, 0), (3, 1)):
         clock.advance(timedelta(minutes=minutes))
         await metering.flush()
-        assert await metering.ai.expire() == expired
+        assert await metering.ai.holding.expire() == expired
     assert await spent(metering) == Decimal("0.03")
     assert await refused(metering, 1_001, user="vip") == ("budget-exceeded", "user:vip"), "its floor counts there too"
 
