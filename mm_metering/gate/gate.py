@@ -218,6 +218,25 @@ class Gate:
 
     async def hold(self, tenant: str, candidates: Sequence[Candidate], *, lasts_us: int) -> Held | Admission:
         """Reserves the first candidate that fits, or refuses with decisions about the first. Raises like ``take``."""
+        view, asked, op, outcome, now_us = await self._asked(tenant, candidates, lasts_us=lasts_us)
+        if isinstance(outcome, Taken) and not view.refused_as:
+            return self._held(view, candidates, op, outcome, now_us)
+        if outcome is Fate.ALLOWED:
+            return Held(op.hold, tenant, candidates[0], 0, {}, now_us, op.expires_us, degraded=True)
+        return self._not_granted(view, asked, outcome, op, now_us)
+
+    async def look(self, tenant: str, candidate: Candidate) -> Admission:
+        """Whether it would be reserved now; nothing is."""
+        view, asked, op, outcome, now_us = await self._asked(tenant, (candidate,), lasts_us=None)
+        if isinstance(outcome, Taken) and not view.refused_as:
+            answers = decisions(asked, outcome.states, view.plan, now_us, allowed=True)
+            return Admission(view.tenant, view.plan, allowed=True, decisions=answers)
+        return self._not_granted(view, asked, outcome, op, now_us)
+
+    async def _asked(
+        self, tenant: str, candidates: Sequence[Candidate], *, lasts_us: int | None
+    ) -> tuple[View, Prepared, Take, Outcome, int]:
+        """What the counters say to a reservation, and when; without ``lasts_us`` it is only looked at. As ``take``."""
         now_us = self._now_us()
         view, give_up = self._views.get(tenant, now_us), 0.0
         if view is None:
@@ -225,29 +244,26 @@ class Gate:
         lane = self._lane_of(view.shard)
         while True:
             now_us = max(now_us, view.starts_us)
-            asked, hold_id = view.windows.prepare_hold(candidates, now_us), self._new_id()
-            op = view.hold(asked, lane.generation, hold_id, now_us, now_us + lasts_us)
-            if view.refused_as:
+            asked, looks = view.windows.prepare_hold(candidates, now_us), lasts_us is None or bool(view.refused_as)
+            op = view.hold(asked, lane.generation, self._new_id(), now_us, now_us + (lasts_us or 0))
+            if looks:
                 op = op._replace(payloads=(), hold="", expires_us=0)
-            answer = lane.submit(op, allow=asked.allowed_in_outage and not view.refused_as)
+            allow = asked.allowed_in_outage and not looks
+            answer = lane.submit(op, allow=allow)
             try:
                 outcome = await answer
             except asyncio.CancelledError:
                 lane.take_back(op, answer)
                 raise
-            if isinstance(outcome, Taken) and not view.refused_as:
-                return self._held(view, candidates, op, outcome, now_us)
             give_up = give_up or lane.time() + self._timing.load_s
             if isinstance(outcome, Miss):
                 if await self._load(lane, tenant, outcome.barrier, give_up):
                     now_us = self._now_us()
                     view = self._views.get(tenant, now_us) or view
                     continue
-                outcome = self._instead_of_load(lane, op, allow=asked.allowed_in_outage)
-            if outcome is Fate.ALLOWED:
-                return Held(hold_id, tenant, candidates[0], 0, {}, now_us, op.expires_us, degraded=True)
+                outcome = self._instead_of_load(lane, op, allow=allow)
             if outcome is not Fate.AGAIN or lane.time() >= give_up:
-                return self._not_granted(view, asked, outcome, op, now_us)
+                return view, asked, op, outcome, now_us
             now_us = self._now_us()
 
     @staticmethod
@@ -257,25 +273,6 @@ class Gate:
         grants = dict(zip(meters, outcome.grants, strict=True))
         chosen = candidates[outcome.chosen]
         return Held(op.hold, view.tenant, chosen, outcome.chosen, grants, now_us, op.expires_us, outcome.states)
-
-    async def look(self, tenant: str, candidate: Candidate) -> Admission:
-        """Whether it would be reserved now; nothing is."""
-        view = await self._known_view(tenant_id(tenant))
-        lane = self._lane(tenant)
-        give_up = lane.time() + self._timing.load_s
-        while True:
-            now_us = max(self._now_us(), view.starts_us)
-            asked = view.windows.prepare_hold((candidate,), now_us)
-            op = Take(view.tenant, view.tag(lane.generation), asked.alternatives)
-            outcome = await lane.submit(op, allow=False)
-            if isinstance(outcome, Miss) and await self._load(lane, tenant, outcome.barrier, give_up):
-                view = self._views.get(tenant, self._now_us()) or view
-                continue
-            if isinstance(outcome, Taken) and not view.refused_as:
-                answers = decisions(asked, outcome.states, view.plan, now_us, allowed=True)
-                return Admission(view.tenant, view.plan, allowed=True, decisions=answers)
-            if outcome is not Fate.AGAIN or lane.time() >= give_up:
-                return self._not_granted(view, asked, outcome, op, now_us)
 
     async def ai_policy(self, tenant: str) -> tuple[AiPolicy, str]:
         """The tenant's rules for AI calls, and its plan."""

@@ -16,7 +16,7 @@ from mm_metering import BudgetExceeded, FrozenClock, Metering, QuotaExceeded, fr
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.errors import CatalogueError, InvalidInput
 from mm_metering.middleware.responses import problem_schema
-from tests.flows.conftest import Make
+from tests.flows.conftest import PATIENT, Make
 from tests.flows.test_ai import PLANS, spent
 
 DAY = "2024-01-15"
@@ -279,6 +279,6 @@ async def test_one_is_expired_in_the_meters_of_whoever_held_it(
     await house.flush()
     clock.advance(timedelta(minutes=12))
     stores: dict[str, Any] = dict(shared_stores)
-    await Metering(**stores, clock=clock, worker="off").work(once=True, bills=False)
+    await Metering(**stores, clock=clock, worker="off", timing=PATIENT).work(once=True, bills=False)
     used = await house.get_usage("acme", DAY, DAY)
     assert (used.meters["llm_calls"], used.meters["llm_tokens"], used.meters["ai_cost"]) == (1, 100, Decimal("0.003"))
