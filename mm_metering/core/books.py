@@ -380,11 +380,17 @@ def void(account: Account, invoice_id: str, *, now: datetime) -> tuple[Invoice, 
 
 
 def settle(account: Account, invoice_id: str, event: str, *, now: datetime) -> tuple[Invoice, Entries]:
-    """ "pay" or "give up"."""
+    """ "pay" or "give up". What a provider collects is told by its collection, but not that it was paid elsewhere."""
     stored = account.by_id(invoice_id)
     state = INVOICE.after(stored.status, event, name=invoice_id)
     invoice = stored.model_copy(update={"status": state, "settled_at": now})
-    return invoice, Entries(invoices=(invoice,))
+    if state != "paid" and any(each.invoice == invoice_id for each in account.collections):
+        return invoice, Entries(invoices=(invoice,))
+    type_ = "payment.succeeded" if state == "paid" else "invoice.uncollectible"
+    told = {"invoice": invoice.id, "period": invoice.period}
+    told |= {"amount": plain(invoice.total), "currency": invoice.currency}
+    notice = Notice(derived_id("note", invoice.id, state), account.tenant.id, type_, told, now)
+    return invoice, Entries(invoices=(invoice,), notices=(notice,))
 
 
 def credit(

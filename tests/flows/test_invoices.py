@@ -238,6 +238,8 @@ async def test_every_transition_of_the_table_and_no_other(metering: Metering, cl
         else:
             assert (await events[event](name)).status == after
             assert (await metering.get_invoice(name)).status == after
+    told = {each.type for each in await metering.ledger.notices() if each.tenant == "finalized/pay"}
+    assert told == {"billing.invoice_created", "invoice.finalized", "payment.succeeded"}
 
 
 # -- void and issue again ----------------------------------------------------------------------------------------------
