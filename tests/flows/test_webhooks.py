@@ -437,12 +437,12 @@ async def test_no_secret_and_no_url_s_path_is_logged(
 
 
 async def test_an_alert_of_a_quota_is_received_by_those_who_want_it(house: House, receiver: Receiver) -> None:
-    await house.hooks.update_endpoint(house.endpoint.id, events=["quota.*"])
-    await house.metering.enforce_quota("acme", "reports", 50)
+    await house.hooks.update_endpoint(house.endpoint.id, events=["quota.*", "overage.started"])
+    await house.metering.enforce_quota("acme", "reports", 51)
     told = await house.metering.check_alerts("acme")
     await house.hooks.deliver()
     bodies = [json.loads(each.body) for each in receiver.got]
-    assert sorted(each["type"] for each in bodies) == ["quota.exceeded", "quota.warning"]
+    assert sorted(each["type"] for each in bodies) == ["overage.started", "quota.warning"]
     assert {each["data"]["threshold"]: each["data"] for each in bodies} == {
         each.data["threshold"]: each.data for each in told
     }
