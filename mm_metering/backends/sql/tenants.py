@@ -18,6 +18,8 @@ from mm_metering.backends.sql.dialects import Columns
 from mm_metering.backends.sql.engine import Transaction
 from mm_metering.backends.sql.rows import AnyRow
 from mm_metering.backends.sql.tables import subscription, tenant
+from mm_metering.core.audit import Act
+from mm_metering.core.audited import cells_rebuilt, tenant_put
 from mm_metering.core.cells import LEVEL_KINDS, Calendar, CellKey, CellSum, LevelEnd, Segment, calendar_of, fold_all
 from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow, changed_tenant, with_change
 from mm_metering.core.timeline import Change
@@ -99,7 +101,9 @@ async def locked_all(tx: Transaction, ids: Sequence[str]) -> list[TenantRow]:
 # -- changing ---------------------------------------------------------------------------------------------------------
 
 
-async def put(tx: Transaction, new: NewTenant, defaults: TenantDefaults, now_us: int) -> TenantRow:
+async def put(
+    tx: Transaction, new: NewTenant, defaults: TenantDefaults, now_us: int, act: Act | None = None
+) -> TenantRow:
     before = await _locked(tx, new.id)
     if before is None:
         await tx.lock(MAKING_TENANTS)
@@ -107,6 +111,7 @@ async def put(tx: Transaction, new: NewTenant, defaults: TenantDefaults, now_us:
     after = changed_tenant(before, new, defaults, now_us)
     if after != before:
         await _replace(tx, before, after)
+        tx.note(tenant_put(before, after, act))
     return after
 
 
@@ -180,10 +185,12 @@ def _first_moved_day(before: TenantRow | None, after: TenantRow) -> date | None:
     return Calendar(before.timezone, before.segments).day(min(moved)) if moved else None
 
 
-async def rebuild_cells(tx: Transaction, tenant_id: str) -> int:
+async def rebuild_cells(tx: Transaction, tenant_id: str, act: Act | None = None) -> int:
     """How many cells differed. A tenant without a row has no facts that another calendar could place."""
     row = await _locked(tx, tenant_id)
-    return await _fold_anew(tx, None, row, levels.FIRST_DAY) if row else 0
+    changed = await _fold_anew(tx, None, row, levels.FIRST_DAY) if row else 0
+    tx.note(cells_rebuilt(tenant_id, changed, act))
+    return changed
 
 
 async def _fold_anew(tx: Transaction, before: TenantRow | None, row: TenantRow, day: date) -> int:

@@ -1,0 +1,218 @@
+"""The audit log as a chain: each link's ``mac`` is made of the one before it and of all that the link says.
+
+So nothing can be changed, moved, taken out or put in without making every later link anew, and with a key only who has
+the key can. What was cut off at the end does not show in a chain: an ``AuditAnchor`` that is kept elsewhere shows it,
+and an older copy put back as well.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from hashlib import sha256
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+from mm_metering.core.audit import AuditEntry
+from mm_metering.core.periods import from_micros, micros
+
+FORM: Final = 1
+"""Of ``canonical``: another one would be another number, and this one stays readable."""
+UNSIGNED: Final = ""
+"""The key id where there is no key: such a chain is as good as its anchors."""
+MOST_BROKEN: Final = 100
+"""How much of what is wrong a report holds."""
+
+_ANCHOR: Final = re.compile(r"\b([1-9][0-9]{0,17}):([0-9a-f]{64})\b")
+
+Keys: TypeAlias = Mapping[str, bytes]
+"""By key id; the first signs, all verify."""
+Flaw: TypeAlias = Literal["changed", "missing", "twice", "unsigned", "no key", "form", "anchor", "cut off"]
+
+
+class Link(NamedTuple):
+    """An entry as it is stored. ``seq`` counts from 1 without gaps; None and no mac: it is older than the chain."""
+
+    seq: int | None
+    form: int
+    kid: str
+    mac: str
+    id: str
+    tenant: str
+    at_us: int
+    actor: str
+    action: str
+    subject: str
+    detail: str
+    before: str
+    after: str
+    reason: str
+
+    @property
+    def entry(self) -> AuditEntry:
+        id_, tenant, at_us, *rest = self[4:]
+        return AuditEntry(id_, tenant, from_micros(at_us), *rest)
+
+
+class Head(NamedTuple):
+    """The last link: 0 and no mac before the first."""
+
+    seq: int = 0
+    mac: str = ""
+
+
+class AuditAnchor(NamedTuple):
+    """The head as it was at an instant."""
+
+    seq: int
+    mac: str
+    at: datetime
+
+    def __str__(self) -> str:
+        return f"{self.seq}:{self.mac}"
+
+
+def anchors_in(text: str) -> list[tuple[int, str]]:
+    """Those of a text, such as a file of them or a log: (seq, mac)."""
+    return [(int(seq), mac) for seq, mac in _ANCHOR.findall(text)]
+
+
+class Broken(NamedTuple):
+    """What is wrong at a link, and what to do."""
+
+    seq: int
+    flaw: Flaw
+    what: str
+
+
+def canonical(link: Link) -> bytes:
+    """Form 1: all but the mac, each field with its length before it, so that no two links have one text."""
+    seq, form, kid, _, *rest = link
+    texts = map(str, (form, seq, kid, *rest))
+    return "".join([f"{len(text)}:{text}" for text in texts]).encode("utf-8", "surrogatepass")
+
+
+def mac_of(link: Link, last: str, key: bytes | None) -> str:
+    """``last``: the mac before it."""
+    text = last.encode("ascii", "replace") + canonical(link)
+    return (sha256(text).digest() if key is None else hmac.digest(key, text, "sha256")).hex()
+
+
+def chained(entries: Iterable[AuditEntry], head: Head, keys: Keys) -> list[Link]:
+    """The entries as the links that follow a head."""
+    kid = next(iter(keys), UNSIGNED)
+    key, (seq, mac), links = keys.get(kid), head, list[Link]()
+    for entry in entries:
+        seq += 1
+        id_, tenant, at, *rest = entry
+        link = Link(seq, FORM, kid, "", id_, tenant, micros(at), *rest)
+        mac = mac_of(link, mac, key)
+        links.append(link._replace(mac=mac))
+    return links
+
+
+class Outside:
+    """The entries from before the chain, in order of their ids. Its first link is chained to them."""
+
+    def __init__(self) -> None:
+        self.entries = 0
+        self._digest = sha256(b"mm-metering audit")
+
+    def add(self, links: Iterable[Link]) -> None:
+        for link in links:
+            self.entries += 1
+            self._digest.update(canonical(link))
+
+    @property
+    def mac(self) -> str:
+        """What the first link has for the mac before it."""
+        return self._digest.hexdigest()
+
+
+# -- verifying ---------------------------------------------------------------------------------------------------------
+
+
+class Walk:
+    """Follows a chain from its first link, page by page; what is wrong comes as it is found. A link whose mac is wrong
+    is named alone: the next one is checked against the mac that it was chained to."""
+
+    def __init__(self, keys: Keys, anchors: Iterable[tuple[int, str]] = (), *, outside: Outside | None = None) -> None:
+        self._keys = keys
+        self._anchors: dict[int, set[str]] = {}
+        for seq, mac in anchors:
+            self._anchors.setdefault(seq, set()).add(mac)
+        self._vouched = max(self._anchors, default=0)
+        self._outside = outside or Outside()
+        self._last = Head(0, self._outside.mac)
+        self._missing: set[str] = set()
+        self.entries = 0
+        self.signed = 0
+
+    def page(self, links: Sequence[Link]) -> Iterator[Broken]:
+        """Links in order of ``seq``."""
+        for link in links:
+            seq, kid = link.seq or 0, link.kid
+            if seq != self._last.seq + 1:
+                yield self._gap(seq)
+            key = self._keys.get(kid)
+            if link.form != FORM:
+                yield Broken(seq, "form", f"entry {seq:,} has form {link.form}, of another release, or it was changed")
+            elif key is None and kid != UNSIGNED:
+                yield from self._foreign(seq, kid)
+            elif mac_of(link, self._last.mac, key) != link.mac:
+                yield self._changed(seq)
+            if key is not None:
+                self.signed += 1
+            elif kid == UNSIGNED and self.signed and seq > self._vouched:
+                yield Broken(seq, "unsigned", f"entry {seq:,} is not signed, and earlier ones are")
+            if seq in self._anchors and self._anchors.pop(seq) != {link.mac}:
+                yield Broken(seq, "anchor", f"entry {seq:,} is not the one that was anchored")
+            self.entries += 1
+            self._last = Head(max(seq, self._last.seq), link.mac)
+
+    def _foreign(self, seq: int, kid: str) -> Iterator[Broken]:
+        """Said once of each key."""
+        if kid not in self._missing:
+            self._missing.add(kid)
+            yield Broken(seq, "no key", f"entry {seq:,} is signed with the key {kid[:16]!r}, which is not here")
+
+    def _gap(self, seq: int) -> Broken:
+        if seq <= self._last.seq:
+            return Broken(seq, "twice", f"entry {seq:,} is there twice")
+        return Broken(self._last.seq + 1, "missing", f"entries {self._last.seq + 1:,} to {seq - 1:,} are not there")
+
+    def _changed(self, seq: int) -> Broken:
+        if self._last.seq or not self._outside.entries:
+            return Broken(seq, "changed", f"entry {seq:,} was changed, or it did not follow the one before it")
+        what = "it was changed, or one of those from before the chain"
+        return Broken(seq, "changed", f"entry {seq:,} does not follow from what was there before it: {what}")
+
+    def end(self, head: Head) -> Iterator[Broken]:
+        """``head`` as it stood when the last page was read."""
+        last = self._last
+        if (last.seq, last.mac) != (head.seq, head.mac) and not (head.seq == last.seq == 0):
+            yield Broken(
+                min(head.seq, last.seq) + 1,
+                "cut off",
+                f"the log ends with entry {last.seq:,}, and it must end with entry {head.seq:,} as the head has it",
+            )
+        for seq in sorted(self._anchors):
+            how: Flaw = "cut off" if seq > last.seq else "missing"
+            yield Broken(last.seq + 1, how, f"entry {seq:,} was anchored, and the log ends with entry {last.seq:,}")
+
+
+class AuditReport(NamedTuple):
+    """What verifying came to. ``entries`` are in the chain, ``signed`` of them with a key; ``outside`` are older than
+    it. ``broken``: the first MOST_BROKEN of what is wrong; ``head``: where the chain ends."""
+
+    entries: int
+    signed: int
+    outside: int
+    anchors: int
+    broken: tuple[Broken, ...]
+    head: Head
+
+    @property
+    def holds(self) -> bool:
+        return not self.broken
