@@ -34,7 +34,7 @@ from mm_metering.errors import InvalidInput
 
 log = logging.getLogger("mm_metering.audit")
 
-PAGE: Final = 5_000
+PAGE: Final = 2_000
 ANCHOR_EVERY: Final = timedelta(hours=1)
 
 

@@ -290,7 +290,7 @@ class Metering:
             clock=self.clock,
             defaults=self._defaults,
             versions=lambda: self._versions,
-            act=self._act,
+            act=self.act,
             own_prices=billing_mode == "invoice",
         )
         self.billing = Payments(
@@ -299,7 +299,7 @@ class Metering:
             subscriptions=self._subscriptions,
             catalogue=self.catalogue,
             usage=self,
-            act=self._act,
+            act=self.act,
         )
         self.webhooks = Webhooks(
             self.ledger,
@@ -497,10 +497,10 @@ class Metering:
         await self.ledger.setup(apply=False)
         await self._drain.fully()
         if tenant is None:
-            return await rebuild_all(self.counters, self.ledger, self._act(), progress)
+            return await rebuild_all(self.counters, self.ledger, self.act(), progress)
         await self.gate.adopt()
         await self._settle()
-        return await rebuild_one(self.ledger, tenant_id(tenant), self._act(), self.gate.unload)
+        return await rebuild_one(self.ledger, tenant_id(tenant), self.act(), self.gate.unload)
 
     async def aclose(self) -> None:
         """Gives every connection back, where ``startup`` was never called."""
@@ -523,7 +523,7 @@ class Metering:
         at the end."""
         try:
             await self.ledger.setup(apply=await self._may_apply())
-            tried = await dead_letters.retry(self.ledger, self.gate, self._drain, act=self._act)
+            tried = await dead_letters.retry(self.ledger, self.gate, self._drain, act=self.act)
             return tried, await self.ledger.count_dead_letters()
         finally:
             await self.aclose()
@@ -553,7 +553,7 @@ class Metering:
     async def _apply_plans(self) -> None:
         apply = await self._may_apply()
         await self.ledger.setup(apply=apply)
-        now_us, act = micros(self.clock.now()), self._act()
+        now_us, act = micros(self.clock.now()), self.act()
         self._versions |= await self._plans.apply(self.catalogue.plans, now_us=now_us, apply=apply, act=act)
 
     async def shutdown(self) -> None:
@@ -770,7 +770,7 @@ class Metering:
             raise InvalidInput("rule", f"{rule[:60]!r} is no rule; known: {', '.join(known)}")
         await self.startup()
         mute = Mute(rule, tenant if tenant == "*" else tenant_id(tenant), micros(aware(until, "until")))
-        await self.ledger.put_mute(mute, act=self._act())
+        await self.ledger.put_mute(mute, act=self.act())
 
     async def list_mutes(self) -> list[Mute]:
         """Those that hold now."""
@@ -847,7 +847,8 @@ class Metering:
         so the audit log has it. "host" does what nobody is named for, "worker" what jobs do."""
         return acting(actor, reason=reason)
 
-    def _act(self) -> Act:
+    def act(self) -> Act:
+        """Who acts here, and why, for what writes to the ledger itself."""
         return act_now(self.clock, _new_id)
 
     async def list_audit(self, *, tenant: str | None = None, limit: int = 1000) -> Sequence[AuditEntry]:

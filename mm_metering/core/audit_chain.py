@@ -87,10 +87,15 @@ class Broken(NamedTuple):
 
 
 def canonical(link: Link) -> bytes:
-    """Form 1: all but the mac, each field with its length before it, so that no two links have one text."""
-    seq, form, kid, _, *rest = link
-    texts = map(str, (form, seq, kid, *rest))
-    return "".join([f"{len(text)}:{text}" for text in texts]).encode("utf-8", "surrogatepass")
+    """Form 1: all but the mac. First the numbers and the length of each text, a colon, then the texts: so no two links
+    have one of these in common."""
+    seq, form, kid, _, id_, tenant, at_us, actor, action, subject, detail, before, after, reason = link
+    sizes = (
+        f"{form} {seq} {at_us} {len(kid)} {len(id_)} {len(tenant)} {len(actor)} {len(action)} {len(subject)} "
+        f"{len(detail)} {len(before)} {len(after)} {len(reason)}"
+    )
+    texts = f"{kid}{id_}{tenant}{actor}{action}{subject}{detail}{before}{after}{reason}"
+    return f"{sizes}:{texts}".encode("utf-8", "surrogatepass")
 
 
 def mac_of(link: Link, last: str, key: bytes | None) -> str:
@@ -144,7 +149,7 @@ class Walk:
             self._anchors.setdefault(seq, set()).add(mac)
         self._vouched = max(self._anchors, default=0)
         self._outside = outside or Outside()
-        self._last = Head(0, self._outside.mac)
+        self._seq, self._mac = 0, self._outside.mac
         self._missing: set[str] = set()
         self.entries = 0
         self.signed = 0
@@ -152,24 +157,37 @@ class Walk:
     def page(self, links: Sequence[Link]) -> Iterator[Broken]:
         """Links in order of ``seq``."""
         for link in links:
-            seq, kid = link.seq or 0, link.kid
-            if seq != self._last.seq + 1:
-                yield self._gap(seq)
-            key = self._keys.get(kid)
-            if link.form != FORM:
-                yield Broken(seq, "form", f"entry {seq:,} has form {link.form}, of another release, or it was changed")
-            elif key is None and kid != UNSIGNED:
-                yield from self._foreign(seq, kid)
-            elif mac_of(link, self._last.mac, key) != link.mac:
-                yield self._changed(seq)
-            if key is not None:
-                self.signed += 1
-            elif kid == UNSIGNED and self.signed and seq > self._vouched:
-                yield Broken(seq, "unsigned", f"entry {seq:,} is not signed, and earlier ones are")
-            if seq in self._anchors and self._anchors.pop(seq) != {link.mac}:
-                yield Broken(seq, "anchor", f"entry {seq:,} is not the one that was anchored")
+            if not self._follows(link):
+                yield from self._examine(link)
             self.entries += 1
-            self._last = Head(max(seq, self._last.seq), link.mac)
+            self.signed += link.kid in self._keys
+            self._seq, self._mac = max(link.seq or 0, self._seq), link.mac
+
+    def _follows(self, link: Link) -> bool:
+        """Whether nothing is to be said of it: what almost all are."""
+        key, seq = self._keys.get(link.kid), link.seq
+        if seq != self._seq + 1 or link.form != FORM or seq in self._anchors or (key is None and link.kid):
+            return False
+        return mac_of(link, self._mac, key) == link.mac and not self._is_unsigned(link)
+
+    def _is_unsigned(self, link: Link) -> bool:
+        """And must not be: earlier ones are signed, and no anchor vouches for it."""
+        return link.kid == UNSIGNED and self.signed > 0 and (link.seq or 0) > self._vouched
+
+    def _examine(self, link: Link) -> Iterator[Broken]:
+        seq, key = link.seq or 0, self._keys.get(link.kid)
+        if seq != self._seq + 1:
+            yield self._gap(seq)
+        if link.form != FORM:
+            yield Broken(seq, "form", f"entry {seq:,} has form {link.form}, of another release, or it was changed")
+        elif key is None and link.kid != UNSIGNED:
+            yield from self._foreign(seq, link.kid)
+        elif mac_of(link, self._mac, key) != link.mac:
+            yield self._changed(seq)
+        if self._is_unsigned(link):
+            yield Broken(seq, "unsigned", f"entry {seq:,} is not signed, and earlier ones are")
+        if self._anchors.pop(seq, {link.mac}) != {link.mac}:
+            yield Broken(seq, "anchor", f"entry {seq:,} is not the one that was anchored")
 
     def _foreign(self, seq: int, kid: str) -> Iterator[Broken]:
         """Said once of each key."""
@@ -178,28 +196,25 @@ class Walk:
             yield Broken(seq, "no key", f"entry {seq:,} is signed with the key {kid[:16]!r}, which is not here")
 
     def _gap(self, seq: int) -> Broken:
-        if seq <= self._last.seq:
+        if seq <= self._seq:
             return Broken(seq, "twice", f"entry {seq:,} is there twice")
-        return Broken(self._last.seq + 1, "missing", f"entries {self._last.seq + 1:,} to {seq - 1:,} are not there")
+        return Broken(self._seq + 1, "missing", f"entries {self._seq + 1:,} to {seq - 1:,} are not there")
 
     def _changed(self, seq: int) -> Broken:
-        if self._last.seq or not self._outside.entries:
+        if self._seq or not self._outside.entries:
             return Broken(seq, "changed", f"entry {seq:,} was changed, or it did not follow the one before it")
         what = "it was changed, or one of those from before the chain"
         return Broken(seq, "changed", f"entry {seq:,} does not follow from what was there before it: {what}")
 
     def end(self, head: Head) -> Iterator[Broken]:
         """``head`` as it stood when the last page was read."""
-        last = self._last
-        if (last.seq, last.mac) != (head.seq, head.mac) and not (head.seq == last.seq == 0):
-            yield Broken(
-                min(head.seq, last.seq) + 1,
-                "cut off",
-                f"the log ends with entry {last.seq:,}, and it must end with entry {head.seq:,} as the head has it",
-            )
+        if (self._seq, self._mac) != (head.seq, head.mac) and self.entries + head.seq:
+            ends = f"the log ends with entry {self._seq:,}, and its head is at entry {head.seq:,}"
+            yield Broken(min(head.seq, self._seq) + 1, "cut off", f"{ends}, or not what that says")
         for seq in sorted(self._anchors):
-            how: Flaw = "cut off" if seq > last.seq else "missing"
-            yield Broken(last.seq + 1, how, f"entry {seq:,} was anchored, and the log ends with entry {last.seq:,}")
+            how: Flaw = "cut off" if seq > self._seq else "missing"
+            what = f"entry {seq:,} was anchored and is not there; the log ends with entry {self._seq:,}"
+            yield Broken(min(seq, self._seq + 1), how, what)
 
 
 class AuditReport(NamedTuple):
