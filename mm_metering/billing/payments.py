@@ -111,6 +111,8 @@ class Payments:
         await adapter.delete_customer(known)
         if tenant := await self._ledger.paid_for(known):
             await self._ledger.unlink_payer(tenant, act=self._act())
+        else:
+            await self._note("customer deleted", None, known)
 
     # -- ways to pay --------------------------------------------------------------------------------------------------
 
@@ -151,8 +153,7 @@ class Payments:
             payment_method_id=payment_method_id,
             idempotency_key=f"subscription:{tenant}:{revision}",
         )
-        await self._note("subscription mirrored", customer, made.id, detail=plan)
-        return made
+        return await self._mirrored(made, plan)
 
     async def get_subscription(self, subscription_id: str) -> Subscription | None:
         return await (await self._opened()).get_subscription(subscription_id)
@@ -161,18 +162,22 @@ class Payments:
         """As ``change_plan`` without an instant: an upgrade holds now, a downgrade from the period's end on."""
         adapter, plan = await self._opened(), self._plan(plan_id)
         await self._subscriptions.change_plan(await self._owner(subscription_id), plan)
-        return await adapter.update_subscription(subscription_id, plan_id=plan)
+        return await self._mirrored(await adapter.update_subscription(subscription_id, plan_id=plan), plan)
 
     async def cancel_subscription(self, subscription_id: str, *, at_once: bool = False) -> Subscription:
         """At the period's end, unless ``at_once``."""
         adapter, tenant = await self._opened(), await self._owner(subscription_id)
         await self._subscriptions.happen(tenant, "cancel", at="now" if at_once else "period_end")
-        return await adapter.cancel_subscription(subscription_id, at_once=at_once)
+        return await self._mirrored(await adapter.cancel_subscription(subscription_id, at_once=at_once), "canceled")
 
     async def resume_subscription(self, subscription_id: str) -> Subscription:
         adapter, tenant = await self._opened(), await self._owner(subscription_id)
         await self._subscriptions.happen(tenant, "resume", at="now")
-        return await adapter.resume_subscription(subscription_id)
+        return await self._mirrored(await adapter.resume_subscription(subscription_id), "resumed")
+
+    async def _mirrored(self, there: Subscription, what: str) -> Subscription:
+        await self._note("subscription mirrored", there.customer_id, there.id, detail=what)
+        return there
 
     # -- invoices -----------------------------------------------------------------------------------------------------
 
