@@ -32,12 +32,11 @@ def fill(path: Path) -> Head:
     insert = f"INSERT INTO mm_audit_log ({', '.join(Link._fields)}) VALUES ({', '.join('?' * len(Link._fields))})"
     with closing(sqlite3.connect(path)) as file:
         for first in range(0, ENTRIES, BATCH):
-            ids = (f"{number:032x}" for number in range(first, ENTRIES))
-            act = Act("u_17", began + timedelta(seconds=first), lambda ids=ids: next(ids), "ticket 12")  # type: ignore[misc]
-            names = (f"org_{number}" for number in range(first, min(first + BATCH, ENTRIES)))
-            links = chained(
-                [act.did("plan changed", name, name, before=BEFORE, after=AFTER) for name in names], head, KEYS
-            )
+            numbers = range(first, min(first + BATCH, ENTRIES))
+            act = Act("u_17", began + timedelta(seconds=first), map("{:032x}".format, numbers).__next__, "ticket 12")
+            tenants = [f"org_{number}" for number in numbers]
+            made = [act.did("plan changed", each, each, before=BEFORE, after=AFTER) for each in tenants]
+            links = chained(made, head, KEYS)
             head = Head(links[-1].seq or 0, links[-1].mac)
             file.executemany(insert, links)
         file.execute("UPDATE mm_audit_head SET seq = ?, mac = ?", head)

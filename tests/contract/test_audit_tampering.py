@@ -216,6 +216,7 @@ async def stored(tmp_path: Path) -> Any:
         yield Stored(file)
 
 
+@pytest.mark.timeout(60 + TAMPERINGS // 100)
 async def test_no_tampering_is_missed_with_an_anchor(stored: Stored) -> None:
     assert (stored.flaws(stored.anchor), len(stored.read()[1])) == ([], OUTSIDE)
     rng, missed, by_itself, tried = random.Random(SEED), Counter[str](), Counter[str](), 0
