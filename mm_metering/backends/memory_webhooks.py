@@ -10,7 +10,7 @@ from mm_metering.backends.collecting import AT_ONCE, Waiting
 from mm_metering.backends.memory_audit import MemoryAudit
 from mm_metering.backends.webhooks import FAN_OUT_PAGE, SCAN, Claimed, refuse_more
 from mm_metering.core.audit import Act, AuditEntry
-from mm_metering.core.audited import deliveries_opened
+from mm_metering.core.audited import deliveries_opened, endpoint_disabled
 from mm_metering.core.collecting import Notice
 from mm_metering.core.deliveries import Delivery, DeliveryState, EndpointRow, Result, deliveries_of, settled
 from mm_metering.core.periods import from_micros, micros
@@ -110,7 +110,7 @@ class MemoryWebhooks(MemoryAudit):
         until = endpoint.throttled_until
         return endpoint.enabled and endpoint_id not in busy and (until is None or micros(until) <= now_us)
 
-    async def settle_deliveries(self, results: Sequence[Result]) -> int:
+    async def settle_deliveries(self, results: Sequence[Result], *, act: Act | None = None) -> int:
         with self._lock:
             counted, endpoints = 0, dict(self._endpoints)
             for result in results:
@@ -125,6 +125,7 @@ class MemoryWebhooks(MemoryAudit):
                     self._outbox.setdefault(notice.id, Waiting(notice, AT_ONCE))
             for endpoint in endpoints.values():
                 if endpoint != self._endpoints[endpoint.id]:
+                    self._note(endpoint_disabled(self._endpoints[endpoint.id], endpoint, act))
                     self._write_endpoint(endpoint)
             return counted
 

@@ -68,7 +68,7 @@ class Outgoing(Protocol):
         unless they are settled."""
         ...
 
-    async def settle_deliveries(self, results: Sequence[Result]) -> int:
+    async def settle_deliveries(self, results: Sequence[Result], *, act: Act | None = None) -> int:
         """Writes what follows from attempts (``deliveries.settled``), with its notices; how many counted: not those
         whose delivery was claimed again, or sent again."""
         ...

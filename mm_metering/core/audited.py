@@ -196,6 +196,13 @@ def endpoint_changed(before: EndpointRow | None, after: EndpointRow, what: str, 
     return act.did(f"endpoint {what}", after.tenant, after.id, before=then, after=now)
 
 
+def endpoint_disabled(before: EndpointRow, after: EndpointRow, act: Act | None) -> Sequence[AuditEntry]:
+    """By what came back from it."""
+    if act is None or after.enabled or not before.enabled:
+        return ()
+    return (endpoint_changed(before, after, "disabled", act),)
+
+
 def _endpoint(row: EndpointRow) -> dict[str, Any]:
     """A URL's path may be a secret: its digest tells one from another."""
     url = f"{urlsplit(row.url).hostname} {sha256(row.url.encode()).hexdigest()[:8]}"

@@ -30,7 +30,7 @@ from mm_metering.core.identity import derived_id, event_id, tenant_id
 from mm_metering.core.invoices import Value
 from mm_metering.core.periods import micros
 from mm_metering.errors import ChangedMeanwhile, EventConflict, InvalidInput, NotFound, WrongState
-from mm_metering.gate.acting import act_now
+from mm_metering.gate.acting import WORKER, act_now
 from mm_metering.webhooks.dispatcher import Dispatcher
 from mm_metering.webhooks.guard import Rules, check_url
 from mm_metering.webhooks.messages import body_of, checked_data
@@ -100,6 +100,7 @@ class Webhooks:
             secrets=lambda row, now: [vault.open(each.text, row.id) for each in row.live(now)],
             body=lambda notice: body_of(notice, self._types),
             record=record,
+            act=partial(act_now, clock, new_id, actor=WORKER),
         )
 
     # -- event types --------------------------------------------------------------------------------------------------

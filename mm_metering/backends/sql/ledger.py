@@ -406,8 +406,8 @@ class SqlLedger:
         chosen: dict[str, Any] = {"busy": busy, "per_endpoint": per_endpoint, "limit": limit}
         return await self._store.write(lambda tx: webhooks.claim(tx, now_us, until_us=until_us, **chosen))
 
-    async def settle_deliveries(self, results: Sequence[Result]) -> int:
-        return await self._store.write(lambda tx: webhooks.settle(tx, results))
+    async def settle_deliveries(self, results: Sequence[Result], *, act: Act | None = None) -> int:
+        return await self._store.write(lambda tx: webhooks.settle(tx, results, act))
 
     async def open_deliveries(self, deliveries: Sequence[Delivery], *, again: bool, act: Act | None = None) -> int:
         return await self._store.write(lambda tx: webhooks.open_again(tx, deliveries, act, again=again))

@@ -15,7 +15,7 @@ from mm_metering.backends.sql.rows import AnyRow
 from mm_metering.backends.sql.tables import IS_FRESH, delivery, endpoint, notice
 from mm_metering.backends.webhooks import FAN_OUT_PAGE, SCAN, Claimed, refuse_more
 from mm_metering.core.audit import Act, AuditEntry
-from mm_metering.core.audited import deliveries_opened
+from mm_metering.core.audited import deliveries_opened, endpoint_disabled
 from mm_metering.core.collecting import Notice
 from mm_metering.core.deliveries import (
     Attempt,
@@ -241,7 +241,7 @@ async def _lock_due(tx: Transaction, names: Sequence[str], now_us: int) -> dict[
     return {row.id: _delivery(row) for row in await tx.all(statement)}
 
 
-async def settle(tx: Transaction, results: Sequence[Result]) -> int:
+async def settle(tx: Transaction, results: Sequence[Result], act: Act | None = None) -> int:
     names = sorted({each.delivery for each in results})
     claimed = await tx.all(select(delivery.c.endpoint).where(delivery.c.id.in_(names)).distinct())
     before = await _endpoints(tx, (row.endpoint for row in claimed), lock=True)  # before their deliveries: see _update
@@ -260,6 +260,7 @@ async def settle(tx: Transaction, results: Sequence[Result]) -> int:
     for name, row in now_is.items():
         if row != before[name]:
             await _update(tx, row, before[name].revision)
+            tx.note(endpoint_disabled(before[name], row, act))
     await tx.run_each(tx.insert(notice).on_conflict_do_nothing(), [notice_row(each) for each in notices])
     return counted
 
