@@ -29,6 +29,7 @@ from starlette.responses import Response
 from mm_metering import catalogues, failpoints
 from mm_metering.ai.budgets import Ai
 from mm_metering.analytics import Analytics
+from mm_metering.audit import ANCHOR_EVERY, AuditLog
 from mm_metering.backends.collecting import Mute
 from mm_metering.backends.counters import Counters
 from mm_metering.backends.ledger import Ledger
@@ -54,7 +55,8 @@ from mm_metering.billing.whatif import WhatIf
 from mm_metering.clock import Clock, SystemClock, micros_of
 from mm_metering.core import collecting
 from mm_metering.core.alerting import RULES
-from mm_metering.core.audit import AuditEntry
+from mm_metering.core.audit import Act, AuditEntry
+from mm_metering.core.audit_chain import AuditAnchor, AuditReport, Link
 from mm_metering.core.books import Rules
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.collecting import Notice
@@ -84,11 +86,11 @@ from mm_metering.core.tenancy import TenantDefaults, plan_name
 from mm_metering.core.usage import UsageRange, UsageSnapshot
 from mm_metering.core.whatif import Question
 from mm_metering.errors import InvalidInput, MeteringError, StoreUnavailable, UnknownTenant, WebhookRefused
+from mm_metering.gate.acting import act_now, acting
 from mm_metering.gate.admission import Admission, Wish
 from mm_metering.gate.context import Bound, bind, bound_here, current
 from mm_metering.gate.deadlines import Timing
 from mm_metering.gate.gate import Gate
-from mm_metering.gate.journal_file import Waiting
 from mm_metering.gate.journal_place import journal_directory
 from mm_metering.gate.loops import POLL_S
 from mm_metering.gate.plans import PlanBook
@@ -135,9 +137,20 @@ WEBHOOK_DELIVERY = "webhook_delivery"
 CLOSE_MONTH = "close-month"
 EXPIRE = "expire-holds"
 ALERTS = "alerts"
+ANCHOR = "audit-anchor"
 SHADOW = "shadow"
 REPORT_USAGE = "report-usage"
-ENVIRONMENT = ("CATALOGUE", "COUNTERS", "LEDGER", "APPLY", "JOURNAL", "SHADOW", "BILLING_MODE", "SECRET_KEY")
+ENVIRONMENT = (
+    "CATALOGUE",
+    "COUNTERS",
+    "LEDGER",
+    "APPLY",
+    "JOURNAL",
+    "SHADOW",
+    "BILLING_MODE",
+    "SECRET_KEY",
+    "AUDIT_ANCHORS",
+)
 STRIPE = ("API_KEY", "WEBHOOK_SECRET", "BASE_URL")
 
 
@@ -179,6 +192,8 @@ class Metering:
 
     secret_key   the base64 of 32 bytes, which encrypt what must be readable again, such as webhooks' secrets; several
                  with commas between, the newest first. Made up where a ``memory://`` ledger forgets them anyway
+    audit_anchors
+                 a file that the worker appends to each hour where the audit log ends: keep it elsewhere
     webhook_rules
                  which URLs tenants' webhooks may have beyond https at public addresses
 
@@ -206,6 +221,7 @@ class Metering:
         billing_mode: BillingMode = "invoice",
         secret_key: str | None = None,
         webhook_rules: WebhookRules | None = None,
+        audit_anchors: str | Path | None = None,
     ) -> None:
         self.catalogue: Catalogue = catalogues.load(catalogue)
         self.clock: Clock = clock or SystemClock()
@@ -215,6 +231,8 @@ class Metering:
         self.ledger = open_ledger(ledger) if isinstance(ledger, str) else ledger
         self._apply = apply
         self._versions: dict[str, int] = {}
+        vault = Vault.of(secret_key, ephemeral=_url(ledger) == "memory://")
+        self._audit = AuditLog(self.ledger, clock=self.clock, keys=vault.derived("audit"), anchors=audit_anchors)
         self._opening: asyncio.Task[None] | None = None
         self._open = False
         self._lock = threading.Lock()
@@ -271,6 +289,7 @@ class Metering:
             clock=self.clock,
             defaults=self._defaults,
             versions=lambda: self._versions,
+            act=self.act,
             own_prices=billing_mode == "invoice",
         )
         self.billing = Payments(
@@ -279,11 +298,12 @@ class Metering:
             subscriptions=self._subscriptions,
             catalogue=self.catalogue,
             usage=self,
+            act=self.act,
         )
         self.webhooks = Webhooks(
             self.ledger,
             clock=self.clock,
-            vault=Vault.of(secret_key, ephemeral=_url(ledger) == "memory://"),
+            vault=vault,
             rules=webhook_rules or WebhookRules(),
             startup=self.startup,
             check_plan=self._may_have_webhooks,
@@ -315,12 +335,11 @@ class Metering:
         blocks: Mapping[str, int] = {} if watch is None else watch.blocks
         self._jobs = Jobs(self.ledger, [*self._all_jobs(watch)], worker=leases.worker, now_us=micros_of(self.clock))
         self.reconciler = Reconciler(self.counters, self.ledger, self.gate, self._drain)
-        reconciling = Reconciling(self._drain, self.reconciler)
         self._worker = Worker(
             self._drain,
             leases,
             self._jobs,
-            reconciling,
+            Reconciling(self._drain, self.reconciler),
             alerts=self._alerts,
             webhooks=self.webhooks.dispatcher,
             shards=self.counters.shards,
@@ -331,7 +350,7 @@ class Metering:
             self._drain,
             self._worker,
             unconfirmed=self._unconfirmed,
-            files=self._left_behind,
+            files=None if self._journal is None else self._journal.count,
             shadowed=lambda: blocks,
         )
 
@@ -352,6 +371,7 @@ class Metering:
         yield from upkeep(self.ledger)
         yield from webhook_jobs(self.ledger)
         yield Job(ALERTS, timedelta(hours=1), self._alerts.every)
+        yield Job(ANCHOR, ANCHOR_EVERY, self._audit.keep_anchor)
         yield Job(EXPIRE, timedelta(minutes=1), self._expire_holds)
         yield Job(CLOSE_MONTH, timedelta(days=1), self._close_last_month, catch_up=62)
         if watch is not None:
@@ -477,10 +497,10 @@ class Metering:
         await self.ledger.setup(apply=False)
         await self._drain.fully()
         if tenant is None:
-            return await rebuild_all(self.counters, self.ledger, progress)
+            return await rebuild_all(self.counters, self.ledger, self.act(), progress)
         await self.gate.adopt()
         await self._settle()
-        return await rebuild_one(self.ledger, tenant_id(tenant), self.gate.unload)
+        return await rebuild_one(self.ledger, tenant_id(tenant), self.act(), self.gate.unload)
 
     async def aclose(self) -> None:
         """Gives every connection back, where ``startup`` was never called."""
@@ -503,16 +523,13 @@ class Metering:
         at the end."""
         try:
             await self.ledger.setup(apply=await self._may_apply())
-            tried = await dead_letters.retry(self.ledger, self.gate, self._drain, now_us=micros_of(self.clock))
+            tried = await dead_letters.retry(self.ledger, self.gate, self._drain, act=self.act)
             return tried, await self.ledger.count_dead_letters()
         finally:
             await self.aclose()
 
     def _unconfirmed(self) -> int:
         return self.gate.journal_facts
-
-    def _left_behind(self) -> Waiting:
-        return self._journal.count() if self._journal else Waiting(0, 0)
 
     async def migrate(self) -> None:
         """Brings the ledger's schema to this release's, whatever ``apply`` says. Closes at the end."""
@@ -533,8 +550,8 @@ class Metering:
     async def _apply_plans(self) -> None:
         apply = await self._may_apply()
         await self.ledger.setup(apply=apply)
-        now_us = micros(self.clock.now())
-        self._versions |= await self._plans.apply(self.catalogue.plans, now_us=now_us, apply=apply)
+        now_us, act = micros(self.clock.now()), self.act()
+        self._versions |= await self._plans.apply(self.catalogue.plans, now_us=now_us, apply=apply, act=act)
 
     async def shutdown(self) -> None:
         """Writes everything acknowledged to the stream, folds it if this process is a worker, and closes. What a store
@@ -750,9 +767,8 @@ class Metering:
         if rule not in known:
             raise InvalidInput("rule", f"{rule[:60]!r} is no rule; known: {', '.join(known)}")
         await self.startup()
-        await self.ledger.put_mute(
-            Mute(rule, tenant if tenant == "*" else tenant_id(tenant), micros(aware(until, "until")))
-        )
+        mute = Mute(rule, tenant if tenant == "*" else tenant_id(tenant), micros(aware(until, "until")))
+        await self.ledger.put_mute(mute, act=self.act())
 
     async def list_mutes(self) -> list[Mute]:
         """Those that hold now."""
@@ -817,15 +833,47 @@ class Metering:
             raise InvalidInput("billing", f"{type(adapter).__name__} cannot list its invoices")
         return await Reconcile(adapter, self.ledger, collector).look(period, apply=apply, progress=progress)
 
-    async def list_audit(self, *, tenant: str | None = None, limit: int = 1000) -> Sequence[AuditEntry]:
-        """The newest first."""
-        await self.startup()
-        return await self.ledger.audit(tenant=tenant, limit=limit)
-
     def _collecting(self) -> Collector:
         if self._collector is None:
             raise InvalidInput("billing", "is not set: Metering(billing=StripeBillingAdapter(...))")
         return self._collector
+
+    # -- the audit log ------------------------------------------------------------------------------------------------
+
+    def acting(self, actor: str, *, reason: str = "") -> AbstractContextManager[None]:
+        """What is done in a ``with`` block is done by ``actor``, an opaque id rather than a name, and for this reason:
+        so the audit log has it. "host" does what nobody is named for, "worker" what jobs do."""
+        return acting(actor, reason=reason)
+
+    def act(self) -> Act:
+        """Who acts here, and why, for what writes to the ledger itself."""
+        return act_now(self.clock, _new_id)
+
+    async def list_audit(self, *, tenant: str | None = None, limit: int = 1000) -> Sequence[AuditEntry]:
+        """The newest first. ``tenant``: its own alone; "" what concerns the house, such as plans."""
+        await self.startup()
+        return await self.ledger.audit(tenant=tenant, limit=limit)
+
+    async def audit_anchor(self) -> AuditAnchor | None:
+        """Where the audit log ends now: keep it where who may write to the ledger may not, for ``verify_audit``. None
+        before the first entry."""
+        await self.startup()
+        return await self._audit.anchor()
+
+    async def verify_audit(
+        self, *, anchors: Iterable[str | AuditAnchor] = (), progress: Progress = lambda _: None
+    ) -> AuditReport:
+        """Whether each entry is what was written, where it was written. ``anchors``, each as ``str(audit_anchor())`` or
+        a text that holds many, also show what was cut off at the end, or an older copy of the ledger. It opens nothing
+        but the ledger; ``progress`` is told how many entries are done."""
+        return await self._audit.verify(anchors, progress)
+
+    def export_audit(
+        self, *, start: datetime | str | None = None, end: datetime | str | None = None
+    ) -> AsyncIterator[Link]:
+        """The entries of [start, end) in the order in which they were written, with what chains them."""
+        first, past = (None if at is None else aware(at, name) for at, name in ((start, "start"), (end, "end")))
+        return self._audit.export(first, past)
 
     # -- webhooks that go out -----------------------------------------------------------------------------------------
 

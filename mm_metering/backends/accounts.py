@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import date
 from typing import NamedTuple, Protocol, TypeAlias
 
+from mm_metering.core.audit import Act
 from mm_metering.core.books import Account, Entries
 from mm_metering.core.invoices import CreditGrant, CreditNote, Invoice, InvoiceStatus
 from mm_metering.core.periods import days_of
@@ -49,7 +50,7 @@ class Accounts(Protocol):
         is written. ``decide`` may be called again, if the transaction must be repeated."""
         ...
 
-    async def link_payer(self, tenant: str, customer: str) -> str:
+    async def link_payer(self, tenant: str, customer: str, *, act: Act | None = None) -> str:
         """Remembers the payment provider's customer of a tenant, unless it has one: the one that it has. One customer
         pays for one tenant: InvalidInput for that of another."""
         ...
@@ -62,7 +63,7 @@ class Accounts(Protocol):
         """The tenant that a customer pays for."""
         ...
 
-    async def unlink_payer(self, tenant: str) -> None: ...
+    async def unlink_payer(self, tenant: str, *, act: Act | None = None) -> None: ...
 
     async def invoice(self, invoice_id: str) -> Invoice | None: ...
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
-from mm_metering.core.audit import AuditEntry
+from mm_metering.core.audit import Act
 from mm_metering.core.collecting import Collection, Notice
 from mm_metering.core.invoices import Invoice
 
@@ -116,7 +116,7 @@ class Collecting(Protocol):
         """Writes those whose id is not there yet, and returns them."""
         ...
 
-    async def put_mute(self, mute: Mute) -> None:
+    async def put_mute(self, mute: Mute, *, act: Act | None = None) -> None:
         """In place of the one of that rule and tenant."""
         ...
 
@@ -128,8 +128,4 @@ class Collecting(Protocol):
 
     async def forget_notices(self, *, before_us: int) -> int:
         """Deletes those that were made before then; how many."""
-        ...
-
-    async def audit(self, *, tenant: str | None = None, limit: int = 1000) -> Sequence[AuditEntry]:
-        """The newest entries, newest first."""
         ...

@@ -8,10 +8,12 @@ from datetime import date
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from mm_metering.backends.accounts import Accounts
+from mm_metering.backends.audit_log import Audited
 from mm_metering.backends.collecting import Collecting
 from mm_metering.backends.usage_reports import UsageReports
 from mm_metering.backends.webhooks import Outgoing
 from mm_metering.backends.work import DeadLetter, Work
+from mm_metering.core.audit import Act
 from mm_metering.core.cells import Cell, CellKey, LevelEnd
 from mm_metering.core.digest import Digest
 from mm_metering.core.facts import Fact
@@ -113,7 +115,7 @@ class Retired(NamedTuple):
     more: bool
 
 
-class Ledger(Work, Accounts, Collecting, UsageReports, Outgoing, Protocol):
+class Ledger(Work, Accounts, Audited, Collecting, UsageReports, Outgoing, Protocol):
     """The law that every implementation keeps; ``mm_metering.testing.LedgerContract`` checks it.
 
     Each method is one transaction. All may raise StoreUnavailable; nothing was written then, or all of it.
@@ -198,7 +200,7 @@ class Ledger(Work, Accounts, Collecting, UsageReports, Outgoing, Protocol):
         """By tenant: the same facts, as its cells have them. One page, by id."""
         ...
 
-    async def rebuild_cells(self, tenant: str) -> int:
+    async def rebuild_cells(self, tenant: str, *, act: Act | None = None) -> int:
         """Folds the tenant's facts anew; how many cells were not what they must be."""
         ...
 
@@ -210,7 +212,9 @@ class Ledger(Work, Accounts, Collecting, UsageReports, Outgoing, Protocol):
 
     # -- plans and tenants
 
-    async def put_plans(self, definitions: Mapping[str, Mapping[str, Any]], *, now_us: int) -> Mapping[str, int]:
+    async def put_plans(
+        self, definitions: Mapping[str, Mapping[str, Any]], *, now_us: int, act: Act | None = None
+    ) -> Mapping[str, int]:
         """Stores each definition that differs from its plan's newest version as a new version; the newest of each."""
         ...
 
@@ -224,13 +228,17 @@ class Ledger(Work, Accounts, Collecting, UsageReports, Outgoing, Protocol):
         """One page, by id."""
         ...
 
-    async def put_tenant(self, new: NewTenant, *, defaults: TenantDefaults, now_us: int) -> TenantRow:
+    async def put_tenant(
+        self, new: NewTenant, *, defaults: TenantDefaults, now_us: int, act: Act | None = None
+    ) -> TenantRow:
         """Inserts or changes a tenant (``tenancy.changed_tenant``); a changed value raises the revision. Its cells are
         folded anew where the zone or the timeline changed; a known one's timeline goes out as a notice
         (``books.timeline_news``)."""
         ...
 
-    async def change_subscription(self, tenant: str, change: Change, *, now_us: int | None = None) -> TenantRow:
+    async def change_subscription(
+        self, tenant: str, change: Change, *, now_us: int | None = None, act: Act | None = None
+    ) -> TenantRow:
         """Changes a tenant's timeline (``tenancy.with_change``), and splits the cells there. With ``now_us`` a change
         goes out as a notice (``books.timeline_news``). UnknownTenant if there is
         none; InvalidInput for an instant before the sign-up; WrongState for what its state does not allow."""

@@ -10,6 +10,8 @@ from typing import TypeVar
 
 from mm_metering.backends.accounts import Decide, Wanted, refuse_other_payer
 from mm_metering.backends.memory_collecting import MemoryCollecting
+from mm_metering.core.audit import Act
+from mm_metering.core.audited import payer_moved
 from mm_metering.core.books import SERIES, Account, Entries
 from mm_metering.core.cells import Cell
 from mm_metering.core.collecting import Collection
@@ -103,10 +105,13 @@ class MemoryAccounts(MemoryCollecting):
         self._adjustments |= {each.id: each for each in entries.adjustments}
         self._write_collecting(entries)
 
-    async def link_payer(self, tenant: str, customer: str) -> str:
+    async def link_payer(self, tenant: str, customer: str, *, act: Act | None = None) -> str:
         with self._lock:
             refuse_other_payer(tenant, self._paid_for(customer))
-            return self._payers.setdefault(tenant, customer)
+            before = self._payers.get(tenant)
+            linked = self._payers.setdefault(tenant, customer)
+            self._note(payer_moved(tenant, before, linked, act))
+            return linked
 
     async def payer(self, tenant: str) -> str | None:
         with self._lock:
@@ -119,9 +124,9 @@ class MemoryAccounts(MemoryCollecting):
     def _paid_for(self, customer: str) -> str | None:
         return next((tenant for tenant, known in self._payers.items() if known == customer), None)
 
-    async def unlink_payer(self, tenant: str) -> None:
+    async def unlink_payer(self, tenant: str, *, act: Act | None = None) -> None:
         with self._lock:
-            self._payers.pop(tenant, None)
+            self._note(payer_moved(tenant, self._payers.pop(tenant, None), None, act))
 
     async def invoice(self, invoice_id: str) -> Invoice | None:
         with self._lock:

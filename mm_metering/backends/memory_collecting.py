@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from itertools import islice
 
 from mm_metering.backends.collecting import AT_ONCE, Hint, Mute, Waiting
-from mm_metering.core.audit import AuditEntry
+from mm_metering.backends.memory_audit import MemoryAudit
+from mm_metering.core.audit import Act
+from mm_metering.core.audited import mute_put
 from mm_metering.core.books import Entries
 from mm_metering.core.collecting import Collection, Notice
 from mm_metering.core.invoices import Invoice
 from mm_metering.core.periods import micros
 
 
-class MemoryCollecting:
+class MemoryCollecting(MemoryAudit):
     """A part of a ledger with a lock, invoices and payers."""
 
     _lock: threading.RLock
@@ -26,14 +28,13 @@ class MemoryCollecting:
         self._collections: dict[str, Collection] = {}
         self._hints: dict[str, Hint] = {}
         self._outbox: dict[str, Waiting] = {}
-        self._audit: list[AuditEntry] = []
         self._mutes: dict[tuple[str, str], Mute] = {}
 
     def _write_collecting(self, entries: Entries) -> None:
         self._collections |= {each.invoice: each for each in entries.collections}
         for each in entries.notices:
             self._outbox.setdefault(each.id, Waiting(each, AT_ONCE))
-        self._audit += entries.audit
+        self._note(entries.audit)
 
     async def uncollected(self, *, limit: int) -> list[Invoice]:
         with self._lock:
@@ -122,9 +123,11 @@ class MemoryCollecting:
             self._outbox |= {each.id: Waiting(each, AT_ONCE) for each in new}
             return new
 
-    async def put_mute(self, mute: Mute) -> None:
+    async def put_mute(self, mute: Mute, *, act: Act | None = None) -> None:
         with self._lock:
+            before = self._mutes.get((mute.rule, mute.tenant))
             self._mutes[mute.rule, mute.tenant] = mute
+            self._note(mute_put(mute.rule, mute.tenant, before and before.until_us, mute.until_us, act))
 
     async def mutes(self, now_us: int) -> list[Mute]:
         with self._lock:
@@ -140,8 +143,3 @@ class MemoryCollecting:
             for name in old:
                 del self._outbox[name]
             return len(old)
-
-    async def audit(self, *, tenant: str | None = None, limit: int = 1000) -> Sequence[AuditEntry]:
-        with self._lock:
-            theirs = [each for each in self._audit if tenant in (None, each.tenant)]
-            return sorted(theirs, key=lambda each: (each.at, each.id), reverse=True)[:limit]

@@ -30,6 +30,8 @@ from mm_metering.backends.memory_webhooks import MemoryWebhooks
 from mm_metering.backends.memory_work import MemoryWork
 from mm_metering.backends.work import DeadLetter
 from mm_metering.core import cells as folding
+from mm_metering.core.audit import Act
+from mm_metering.core.audited import cells_rebuilt, plans_stored, subscription_changed, tenant_put
 from mm_metering.core.books import timeline_news
 from mm_metering.core.cells import LEVEL_KINDS, NO_LEVEL, Calendar, Cell, CellKey, CellSum, LevelEnd
 from mm_metering.core.digest import Digest, hash_of, total
@@ -300,10 +302,12 @@ class MemoryLedger(MemoryWork, MemoryAccounts, MemoryReports, MemoryWebhooks):
                 for tenant in tenants[:limit]
             ]
 
-    async def rebuild_cells(self, tenant: str) -> int:
+    async def rebuild_cells(self, tenant: str, *, act: Act | None = None) -> int:
         with self._lock:
             books = self._books.get(tenant, Books())
-            return self._rebuild(books) if books.row else 0
+            changed = self._rebuild(books) if books.row else 0
+            self._note(cells_rebuilt(tenant, changed, act))
+            return changed
 
     # -- events with a caller's id ------------------------------------------------------------------------------------
 
@@ -323,8 +327,11 @@ class MemoryLedger(MemoryWork, MemoryAccounts, MemoryReports, MemoryWebhooks):
 
     # -- plans and tenants --------------------------------------------------------------------------------------------
 
-    async def put_plans(self, definitions: Mapping[str, Mapping[str, Any]], *, now_us: int) -> Mapping[str, int]:
+    async def put_plans(
+        self, definitions: Mapping[str, Mapping[str, Any]], *, now_us: int, act: Act | None = None
+    ) -> Mapping[str, int]:
         with self._lock:
+            before = {plan: (version, each) for (plan, version), each in sorted(self._plans.items(), key=_by_version)}
             newest: dict[str, int] = {}
             for name, definition in definitions.items():
                 version = max((v for plan, v in self._plans if plan == name), default=0)
@@ -332,6 +339,8 @@ class MemoryLedger(MemoryWork, MemoryAccounts, MemoryReports, MemoryWebhooks):
                     version += 1
                     self._plans[name, version] = definition
                 newest[name] = version
+            stored = {name: (version, definitions[name]) for name, version in newest.items()}
+            self._note(plans_stored(before, stored, act))
             return newest
 
     async def plan_versions(self) -> Mapping[tuple[str, int], Mapping[str, Any]]:
@@ -350,10 +359,13 @@ class MemoryLedger(MemoryWork, MemoryAccounts, MemoryReports, MemoryWebhooks):
             rows = [books.row for books in self._books.values() if books.row and books.row.id > after]
             return sorted(rows, key=lambda row: row.id)[:limit]
 
-    async def put_tenant(self, new: NewTenant, *, defaults: TenantDefaults, now_us: int) -> TenantRow:
+    async def put_tenant(
+        self, new: NewTenant, *, defaults: TenantDefaults, now_us: int, act: Act | None = None
+    ) -> TenantRow:
         with self._lock:
             before = self._row_of(new.id)
             after = self._put(new, defaults, now_us)
+            self._note(tenant_put(before, after, act))
             self._write_collecting(timeline_news(before, after, now_us, now_us))
             return after
 
@@ -366,12 +378,16 @@ class MemoryLedger(MemoryWork, MemoryAccounts, MemoryReports, MemoryWebhooks):
             self._refold(books, then)
         return after
 
-    async def change_subscription(self, tenant: str, change: Change, *, now_us: int | None = None) -> TenantRow:
+    async def change_subscription(
+        self, tenant: str, change: Change, *, now_us: int | None = None, act: Act | None = None
+    ) -> TenantRow:
         with self._lock:
             before = self._row_of(tenant)
             after = self._change(tenant, change)
             if now_us is not None:
                 self._write_collecting(timeline_news(before, after, change.at_us, now_us))
+            if before is not None:
+                self._note(subscription_changed(before, after, change, act))
             return after
 
     def _change(self, tenant: str, change: Change) -> TenantRow:
@@ -473,6 +489,10 @@ def _take_out(books: Books, end_us: int) -> int:
     for fact_id in over:
         del books.facts[fact_id]
     return len(over)
+
+
+def _by_version(item: tuple[tuple[str, int], object]) -> tuple[str, int]:
+    return item[0]
 
 
 def _canonical(definition: Mapping[str, Any]) -> str:

@@ -7,19 +7,20 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from mm_metering.backends.collecting import AT_ONCE, Waiting
+from mm_metering.backends.memory_audit import MemoryAudit
 from mm_metering.backends.webhooks import FAN_OUT_PAGE, SCAN, Claimed, refuse_more
-from mm_metering.core.audit import AuditEntry
+from mm_metering.core.audit import Act, AuditEntry
+from mm_metering.core.audited import deliveries_opened, endpoint_disabled
 from mm_metering.core.collecting import Notice
 from mm_metering.core.deliveries import Delivery, DeliveryState, EndpointRow, Result, deliveries_of, settled
 from mm_metering.core.periods import from_micros, micros
 
 
-class MemoryWebhooks:
-    """A part of a ledger with a lock, an outbox and an audit log."""
+class MemoryWebhooks(MemoryAudit):
+    """A part of a ledger with a lock and an outbox."""
 
     _lock: threading.RLock
     _outbox: dict[str, Waiting]
-    _audit: list[AuditEntry]
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +39,7 @@ class MemoryWebhooks:
             if stands is None:
                 refuse_more(len(theirs))
             self._write_endpoint(endpoint)
-            self._audit += audit
+            self._note(audit)
             return True
 
     def _write_endpoint(self, endpoint: EndpointRow) -> None:
@@ -109,7 +110,7 @@ class MemoryWebhooks:
         until = endpoint.throttled_until
         return endpoint.enabled and endpoint_id not in busy and (until is None or micros(until) <= now_us)
 
-    async def settle_deliveries(self, results: Sequence[Result]) -> int:
+    async def settle_deliveries(self, results: Sequence[Result], *, act: Act | None = None) -> int:
         with self._lock:
             counted, endpoints = 0, dict(self._endpoints)
             for result in results:
@@ -124,12 +125,13 @@ class MemoryWebhooks:
                     self._outbox.setdefault(notice.id, Waiting(notice, AT_ONCE))
             for endpoint in endpoints.values():
                 if endpoint != self._endpoints[endpoint.id]:
+                    self._note(endpoint_disabled(self._endpoints[endpoint.id], endpoint, act))
                     self._write_endpoint(endpoint)
             return counted
 
-    async def open_deliveries(self, deliveries: Sequence[Delivery], *, again: bool) -> int:
+    async def open_deliveries(self, deliveries: Sequence[Delivery], *, again: bool, act: Act | None = None) -> int:
         with self._lock:
-            opened = 0
+            opened = list[Delivery]()
             for new in deliveries:
                 stands = self._deliveries.get(new.id)
                 if stands is None:
@@ -139,8 +141,9 @@ class MemoryWebhooks:
                     self._deliveries[new.id] = stands.model_copy(update=changes)
                 else:
                     continue
-                opened += 1
-            return opened
+                opened.append(new)
+            self._note(deliveries_opened(sorted(opened, key=lambda each: each.id), act))
+            return len(opened)
 
     async def delivery(self, delivery_id: str) -> Delivery | None:
         with self._lock:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 
+from mm_metering.backends.memory_audit import MemoryAudit
 from mm_metering.backends.work import DEAD_LETTERS, FIRST_LETTER, Alert, DeadLetter, Lease, LetterKey, Run
+from mm_metering.core.audit import Act
+from mm_metering.core.audited import letters_posted
 
 
-class MemoryWork:
+class MemoryWork(MemoryAudit):
     """One lock makes each method a transaction; a ledger that builds on this shares it."""
 
     def __init__(self) -> None:
@@ -35,10 +38,10 @@ class MemoryWork:
         with self._lock:
             return len(self._letters)
 
-    async def remove_dead_letters(self, keys: Sequence[LetterKey], *, now_us: int) -> None:
+    async def remove_dead_letters(self, keys: Sequence[LetterKey], *, now_us: int, act: Act | None = None) -> None:
         with self._lock:
-            for key in keys:
-                self._letters.pop(key, None)
+            gone = [key for key in set(keys) if self._letters.pop(key, None)]
+            self._note(letters_posted(len(gone), act))
             for shard in {key[0] for key in keys} - {key[0] for key in self._letters}:
                 self._alerts.pop((DEAD_LETTERS, str(shard)), None)
 

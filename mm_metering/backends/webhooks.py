@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from mm_metering.core.audit import AuditEntry
+from mm_metering.core.audit import Act, AuditEntry
 from mm_metering.core.collecting import Notice
 from mm_metering.core.deliveries import Delivery, DeliveryState, EndpointRow, Result
 from mm_metering.errors import InvalidInput
@@ -68,12 +68,12 @@ class Outgoing(Protocol):
         unless they are settled."""
         ...
 
-    async def settle_deliveries(self, results: Sequence[Result]) -> int:
+    async def settle_deliveries(self, results: Sequence[Result], *, act: Act | None = None) -> int:
         """Writes what follows from attempts (``deliveries.settled``), with its notices; how many counted: not those
         whose delivery was claimed again, or sent again."""
         ...
 
-    async def open_deliveries(self, deliveries: Sequence[Delivery], *, again: bool) -> int:
+    async def open_deliveries(self, deliveries: Sequence[Delivery], *, again: bool, act: Act | None = None) -> int:
         """Makes those due at their ``next_at``, as if never tried, that are not there or dead; with ``again`` whatever
         their state. How many."""
         ...

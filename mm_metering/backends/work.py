@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
+from mm_metering.core.audit import Act
+
 LetterKey: TypeAlias = tuple[int, int, str, int]
 FIRST_LETTER: Final[LetterKey] = (-1, 0, "", 0)
 """Before every dead letter."""
@@ -92,7 +94,7 @@ class Work(Protocol):
 
     async def count_dead_letters(self) -> int: ...
 
-    async def remove_dead_letters(self, keys: Sequence[LetterKey], *, now_us: int) -> None:
+    async def remove_dead_letters(self, keys: Sequence[LetterKey], *, now_us: int, act: Act | None = None) -> None:
         """Removes those that are there, and closes the alert of each shard that has none left."""
         ...
 

@@ -6,10 +6,12 @@ Owns: choosing and storing these versions. Does not own: what an add-on makes of
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeAlias
 
 from mm_metering.clock import Clock
 from mm_metering.core.addons import carried, refusal, with_addon, without_addon
+from mm_metering.core.audit import Act
 from mm_metering.core.catalogue import Catalogue, Plan
 from mm_metering.core.events import whole_quantity
 from mm_metering.core.periods import micros
@@ -25,10 +27,11 @@ Version: TypeAlias = tuple[str, int]
 class Addons:
     """What tenants have beside their plans."""
 
-    def __init__(self, plans: PlanBook, *, catalogue: Catalogue, clock: Clock) -> None:
+    def __init__(self, plans: PlanBook, *, catalogue: Catalogue, clock: Clock, act: Callable[[], Act]) -> None:
         self._plans = plans
         self._catalogue = catalogue
         self._clock = clock
+        self._act = act
 
     async def change(self, row: TenantRow, addon: str, quantity: int, at_us: int) -> VersionChange:
         """So many of an add-on from an instant on: beside the plan that holds then, which must be one that may have it,
@@ -72,4 +75,4 @@ class Addons:
         for name in (plan.name, own):
             if same := [key for key, known in self._plans.known.items() if key[0] == name and known == plan]:
                 return max(same)
-        return own, await self._plans.put(own, plan, now_us=micros(self._clock.now()))
+        return own, await self._plans.put(own, plan, now_us=micros(self._clock.now()), act=self._act())

@@ -23,7 +23,8 @@ from mm_metering.billing.adapter import BillingAdapter, BillingInvoice, Seen, We
 from mm_metering.billing.items import items_of_invoice
 from mm_metering.clock import Clock
 from mm_metering.core import books, collecting
-from mm_metering.core.audit import AuditEntry
+from mm_metering.core.audit import Act
+from mm_metering.core.audited import audited
 from mm_metering.core.books import Account, Entries
 from mm_metering.core.collecting import Collection, Moved, Standing
 from mm_metering.core.dunning import Dunning
@@ -42,6 +43,7 @@ from mm_metering.errors import (
     ProviderUnavailable,
     WrongState,
 )
+from mm_metering.gate.acting import act_now
 from mm_metering.gate.gate import Gate
 
 log = logging.getLogger("mm_metering.worker")
@@ -51,7 +53,6 @@ AT_ONCE: Final = 8
 PAGE: Final = 200
 MOST_STEPS: Final = 8
 """Of one collection in one run: it needs four."""
-WORKER: Final = "worker"
 
 Step = Callable[[Collection], Moved]
 Progress = Callable[[int], None]
@@ -130,7 +131,7 @@ class Collector:
                     known = any(each.invoice == begun.invoice for each in account.collections)
                     return Entries() if known else Entries(collections=(begun,))
 
-                await self._ledger.book([invoice.tenant], Wanted(collections=True), decide)
+                await self._ledger.book([invoice.tenant], Wanted(collections=True), audited(decide, self._act(None)))
 
     async def _carry_on(self, each: Collection, run: BillingRun) -> None:
         """Step after step, as long as something is due."""
@@ -287,8 +288,9 @@ class Collector:
 
     # -- what the provider says ---------------------------------------------------------------------------------------
 
-    async def heard(self, seen: Seen, *, actor: str) -> None:
-        """Follows what the provider says an object is now, in whatever order it is asked."""
+    async def heard(self, seen: Seen, *, actor: str | None = None) -> None:
+        """Follows what the provider says an object is now, in whatever order it is asked. ``actor``: the provider's
+        event that says so, if one does."""
         if seen.invoice is not None:
             known = await self._ledger.collection_at(seen.invoice.id)
             if known is not None:
@@ -298,13 +300,13 @@ class Collector:
         if not tenant:
             return
         if seen.is_gone:
-            await self._ledger.unlink_payer(tenant)
+            await self._ledger.unlink_payer(tenant, act=self._act(actor))
             await self._alert(PARKED, tenant, f"the customer {customer} was deleted at the provider; nobody pays now")
             return
         if seen.default_method:
             await self.hurry(tenant, seen.default_method, actor=actor)
 
-    async def hurry(self, tenant: str, method: str, *, actor: str) -> None:
+    async def hurry(self, tenant: str, method: str, *, actor: str | None) -> None:
         """What failed with another way to pay is tried now. A customer changes for many reasons, a failed payment among
         them: the same card is not asked before its day."""
         for each in await self._ledger.collections(tenant=tenant, limit=PAGE):
@@ -318,10 +320,10 @@ class Collector:
             raise NotFound(f"invoice {invoice_id} is not on its way to a payment provider")
         now = self._clock.now()
         await self._ledger.close_alert(PARKED, invoice_id, now_us=micros(now))
-        return await self._move(known, lambda now_is: collecting.hurried(now_is, now), actor="host")
+        return await self._move(known, lambda now_is: collecting.hurried(now_is, now), asked="payment asked for again")
 
     async def follow(
-        self, each: Collection, found: BillingInvoice | None, decline: str, *, actor: str = WORKER
+        self, each: Collection, found: BillingInvoice | None, decline: str, *, actor: str | None = None
     ) -> Collection:
         """Makes of it what its invoice at the provider is."""
         now = self._clock.now()
@@ -352,20 +354,18 @@ class Collector:
         def decide(account: Account) -> Entries:
             entries = _standing_entries(account, standing, because, now)
             changed[0] = entries.change is not None
-            if not changed[0]:
-                return entries
-            entry = AuditEntry(self._new_id(), tenant, now, actor, f"payment {standing}", because)
-            return replace(entries, audit=(entry,))
+            return entries
 
-        await self._ledger.book([tenant], Wanted(), decide)
+        await self._ledger.book([tenant], Wanted(), audited(decide, self._act(actor, because)))
         if changed[0]:
             await self._announce(tenant)
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    async def _move(self, each: Collection, change: Step, *, actor: str = WORKER) -> Collection:
-        """Decides on the collection as it stands, and writes all that follows together."""
-        now, after, changed = self._clock.now(), [each], [False]
+    async def _move(self, each: Collection, change: Step, *, actor: str | None = None, asked: str = "") -> Collection:
+        """Decides on the collection as it stands, and writes all that follows together. ``asked``: what somebody wants,
+        for the audit log."""
+        now, after, changed, act = self._clock.now(), [each], [False], self._act(actor)
 
         def decide(account: Account) -> Entries:
             known = next((one for one in account.collections if one.invoice == each.invoice), None)
@@ -383,16 +383,16 @@ class Collector:
             if standing != collecting.standing(account.collections):
                 entries = _standing_entries(account, standing, moved.invoice, now)
             changed[0] = entries.change is not None
-            audit = self._audit(known, moved, actor, now) if moved.state != known.state else ()
             return replace(
                 entries,
                 collections=(moved,),
                 notices=(*notices, *entries.notices),
-                audit=audit,
+                audit=(act.did(asked, moved.tenant, moved.invoice),) if asked else (),
                 invoices=_settled(account, moved, now),
             )
 
-        await self._ledger.book([each.tenant], Wanted(periods=(each.period,), collections=True), decide)
+        wanted = Wanted(periods=(each.period,), collections=True)
+        await self._ledger.book([each.tenant], wanted, audited(decide, act))
         if changed[0]:
             await self._announce(each.tenant)
         return after[0]
@@ -401,11 +401,8 @@ class Collector:
         if (row := await self._ledger.tenant(tenant)) is not None:
             await self._gate.changed(row, keep=True)
 
-    def _audit(self, known: Collection, moved: Collection, actor: str, now: datetime) -> tuple[AuditEntry, ...]:
-        last = moved.attempts[-1] if moved.attempts else None
-        detail = moved.note or (f"{last.key} {last.outcome} {last.code}".strip() if last else "")
-        action = f"collection {known.state} -> {moved.state}"
-        return (AuditEntry(self._new_id(), moved.tenant, now, actor, action, moved.invoice, detail),)
+    def _act(self, actor: str | None, reason: str = "") -> Act:
+        return act_now(self._clock, self._new_id, actor=actor, reason=reason)
 
     async def _alert(self, kind: str, subject: str, detail: str) -> None:
         await self._ledger.raise_alert(kind, subject, detail=detail[:500], now_us=micros(self._clock.now()))

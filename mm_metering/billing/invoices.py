@@ -17,6 +17,8 @@ from mm_metering.backends.ledger import Ledger, tenant_pages
 from mm_metering.billing.change_preview import ChangePreview, changed_account
 from mm_metering.clock import Clock
 from mm_metering.core import books, collecting
+from mm_metering.core.audit import Act
+from mm_metering.core.audited import audited
 from mm_metering.core.books import Account, Entries, Rules
 from mm_metering.core.events import aware, whole_quantity
 from mm_metering.core.facts import Fact
@@ -60,6 +62,7 @@ from mm_metering.errors import (
     UnknownTenant,
     WrongState,
 )
+from mm_metering.gate.acting import act_now
 from mm_metering.gate.plans import PlanBook
 
 if TYPE_CHECKING:
@@ -264,7 +267,7 @@ class Invoices:
                 )
 
             try:
-                await self._ledger.book(names, self._wanted(period), decided)
+                await self._ledger.book(names, self._wanted(period), audited(decided, self._act()))
                 return
             except _Moved as error:
                 moved = str(error)
@@ -406,7 +409,8 @@ class Invoices:
             found.append(value)
             return _with_collections(account, entries, now)
 
-        await self._ledger.book([stored.tenant], Wanted(periods=(stored.period,), collections=True), decide)
+        wanted = Wanted(periods=(stored.period,), collections=True)
+        await self._ledger.book([stored.tenant], wanted, audited(decide, self._act()))
         return found[-1]
 
     # -- what invoices take along -------------------------------------------------------------------------------------
@@ -511,6 +515,9 @@ class Invoices:
         await self._put(one.tenant, Entries(adjustments=(one,)))
         return one
 
+    def _act(self) -> Act:
+        return act_now(self._clock, self._new_id)
+
     async def _put(self, tenant: str, entries: Entries) -> None:
         await self._book_one(tenant, lambda _: entries)
 
@@ -521,7 +528,7 @@ class Invoices:
             known.append(account.tenant.id)
             return decide(account)
 
-        await self._ledger.book([tenant], Wanted(), noted)
+        await self._ledger.book([tenant], Wanted(), audited(noted, self._act()))
         if not known:
             raise _unknown(tenant)
 

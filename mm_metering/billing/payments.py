@@ -7,11 +7,11 @@ an organization's id does as well.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date
 from typing import Protocol
 
-from mm_metering.backends.accounts import Accounts
+from mm_metering.backends.ledger import Ledger
 from mm_metering.billing.adapter import (
     BillingAdapter,
     BillingCustomer,
@@ -23,6 +23,8 @@ from mm_metering.billing.adapter import (
     unknown,
 )
 from mm_metering.billing.subscriptions import Subscriptions
+from mm_metering.core.audit import Act
+from mm_metering.core.audited import HOUSE
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.events import UsageEvent
 from mm_metering.core.identity import tenant_id
@@ -50,16 +52,18 @@ class Payments:
         self,
         adapter: BillingAdapter | None,
         *,
-        ledger: Accounts,
+        ledger: Ledger,
         subscriptions: Subscriptions,
         catalogue: Catalogue,
         usage: Usage,
+        act: Callable[[], Act],
     ) -> None:
         self._adapter = adapter
         self._ledger = ledger
         self._subscriptions = subscriptions
         self._catalogue = catalogue
         self._usage = usage
+        self._act = act
 
     @property
     def adapter(self) -> BillingAdapter:
@@ -78,7 +82,7 @@ class Payments:
         """The organization's customer: made, or the one that it has."""
         tenant, adapter = tenant_id(organization_id), await self._opened()
         made = await adapter.create_customer(organization_id=tenant, email=email, name=name, metadata=metadata)
-        linked = await self._ledger.link_payer(tenant, made.id)
+        linked = await self._ledger.link_payer(tenant, made.id, act=self._act())
         return made if linked == made.id else await adapter.get_customer(linked) or made
 
     async def get_customer(self, customer_id: str) -> BillingCustomer | None:
@@ -94,8 +98,11 @@ class Payments:
         metadata: Mapping[str, str] | None = None,
     ) -> BillingCustomer:
         adapter = await self._opened()
-        known = await self._customer(customer_id)
-        return await adapter.update_customer(known, email=email, name=name, metadata=metadata)
+        known, given = await self._customer(customer_id), {"email": email, "name": name, "metadata": metadata}
+        changed = await adapter.update_customer(known, email=email, name=name, metadata=metadata)
+        fields = ", ".join(field for field, value in given.items() if value is not None)
+        await self._note("customer changed", known, known, detail=fields)  # what they are now is personal
+        return changed
 
     async def delete_customer(self, customer_id: str) -> None:
         """At the provider. The tenant stays as it is here, without anybody who pays for it."""
@@ -103,25 +110,31 @@ class Payments:
         known = await self._customer(customer_id)
         await adapter.delete_customer(known)
         if tenant := await self._ledger.paid_for(known):
-            await self._ledger.unlink_payer(tenant)
+            await self._ledger.unlink_payer(tenant, act=self._act())
+        else:
+            await self._note("customer deleted", None, known)
 
     # -- ways to pay --------------------------------------------------------------------------------------------------
 
     async def create_payment_method(self, customer_id: str, *, payment_method: str) -> PaymentMethod:
-        adapter = await self._opened()
-        return await adapter.create_payment_method(await self._customer(customer_id), payment_method=payment_method)
+        adapter, known = await self._opened(), await self._customer(customer_id)
+        made = await adapter.create_payment_method(known, payment_method=payment_method)
+        await self._note("payment method added", known, made.id)
+        return made
 
     async def get_payment_methods(self, customer_id: str) -> list[PaymentMethod]:
         adapter = await self._opened()
         return await adapter.get_payment_methods(await self._customer(customer_id))
 
     async def set_default_payment_method(self, customer_id: str, payment_method_id: str) -> None:
-        adapter = await self._opened()
-        await adapter.set_default_payment_method(await self._customer(customer_id), payment_method_id)
+        adapter, known = await self._opened(), await self._customer(customer_id)
+        await adapter.set_default_payment_method(known, payment_method_id)
+        await self._note("payment method made the default", known, payment_method_id)
 
     async def delete_payment_method(self, payment_method_id: str) -> None:
         adapter = await self._opened()
         await adapter.delete_payment_method(payment_method_id)
+        await self._note("payment method deleted", None, payment_method_id)
 
     # -- subscriptions ------------------------------------------------------------------------------------------------
 
@@ -134,12 +147,13 @@ class Payments:
         tenant = await self._tenant(customer)
         await self._subscriptions.put(tenant, plan=plan)
         revision = await self._subscriptions.revision(tenant)
-        return await adapter.create_subscription(
+        made = await adapter.create_subscription(
             customer_id=customer,
             plan_id=plan,
             payment_method_id=payment_method_id,
             idempotency_key=f"subscription:{tenant}:{revision}",
         )
+        return await self._mirrored(made, plan)
 
     async def get_subscription(self, subscription_id: str) -> Subscription | None:
         return await (await self._opened()).get_subscription(subscription_id)
@@ -148,18 +162,22 @@ class Payments:
         """As ``change_plan`` without an instant: an upgrade holds now, a downgrade from the period's end on."""
         adapter, plan = await self._opened(), self._plan(plan_id)
         await self._subscriptions.change_plan(await self._owner(subscription_id), plan)
-        return await adapter.update_subscription(subscription_id, plan_id=plan)
+        return await self._mirrored(await adapter.update_subscription(subscription_id, plan_id=plan), plan)
 
     async def cancel_subscription(self, subscription_id: str, *, at_once: bool = False) -> Subscription:
         """At the period's end, unless ``at_once``."""
         adapter, tenant = await self._opened(), await self._owner(subscription_id)
         await self._subscriptions.happen(tenant, "cancel", at="now" if at_once else "period_end")
-        return await adapter.cancel_subscription(subscription_id, at_once=at_once)
+        return await self._mirrored(await adapter.cancel_subscription(subscription_id, at_once=at_once), "canceled")
 
     async def resume_subscription(self, subscription_id: str) -> Subscription:
         adapter, tenant = await self._opened(), await self._owner(subscription_id)
         await self._subscriptions.happen(tenant, "resume", at="now")
-        return await adapter.resume_subscription(subscription_id)
+        return await self._mirrored(await adapter.resume_subscription(subscription_id), "resumed")
+
+    async def _mirrored(self, there: Subscription, what: str) -> Subscription:
+        await self._note("subscription mirrored", there.customer_id, there.id, detail=what)
+        return there
 
     # -- invoices -----------------------------------------------------------------------------------------------------
 
@@ -169,17 +187,23 @@ class Payments:
         """An invoice at the provider, of exactly these items."""
         adapter = await self._opened()
         known = await self._customer(customer_id)
-        return await adapter.create_invoice(known, items=items, due_date=due_date, idempotency_key=idempotency_key)
+        made = await adapter.create_invoice(known, items=items, due_date=due_date, idempotency_key=idempotency_key)
+        await self._note("provider's invoice created", known, made.id)
+        return made
 
     async def get_invoice(self, invoice_id: str) -> BillingInvoice | None:
         return await (await self._opened()).get_invoice(invoice_id)
 
     async def pay_invoice(self, invoice_id: str, payment_method_id: str | None = None) -> BillingInvoice:
         """By the customer's default way to pay, unless another is named."""
-        return await (await self._opened()).pay_invoice(invoice_id, payment_method_id)
+        paid = await (await self._opened()).pay_invoice(invoice_id, payment_method_id)
+        await self._note("provider's invoice paid", paid.customer_id, paid.id, detail=paid.status)
+        return paid
 
     async def void_invoice(self, invoice_id: str) -> BillingInvoice:
-        return await (await self._opened()).void_invoice(invoice_id)
+        voided = await (await self._opened()).void_invoice(invoice_id)
+        await self._note("provider's invoice voided", voided.customer_id, voided.id)
+        return voided
 
     # -- usage, which is ours -----------------------------------------------------------------------------------------
 
@@ -200,6 +224,11 @@ class Payments:
         adapter = self.adapter
         await self._usage.startup()
         return adapter
+
+    async def _note(self, action: str, customer: str | None, subject: str, *, detail: str = "") -> None:
+        """What the provider has done, and is not ours to do in a transaction."""
+        tenant = await self._ledger.paid_for(customer) if customer else None
+        await self._ledger.add_audit([self._act().did(action, tenant or HOUSE, subject, detail=detail)])
 
     async def _customer(self, customer_id: str) -> str:
         """The provider's id, for that or for an organization's."""

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Final, TypeAlias
 
 from mm_metering.backends.ledger import MAX_SNAPSHOTS, Ledger, Snapshot, tenant_pages
+from mm_metering.core.audit import Act
 from mm_metering.core.catalogue import Catalogue, Plan
 from mm_metering.core.periods import local_day, micros, zone
 from mm_metering.core.plan_changes import (
@@ -90,11 +91,13 @@ async def count(ledger: Ledger, stored: Stored, *, now: datetime, progress: Prog
     return census.audiences
 
 
-async def store(ledger: Ledger, found: Review, *, file: str, now: datetime) -> Mapping[str, int]:
+async def store(
+    ledger: Ledger, found: Review, *, file: str, now: datetime, act: Act | None = None
+) -> Mapping[str, int]:
     """Stores what is new or changed: the version of each. CatalogueError for a file that drops what is in use."""
     refuse_dropped(found, file)
     definitions = {name: plan.definition() for name, plan in found.to_store.items()}
-    return await ledger.put_plans(definitions, now_us=micros(now)) if definitions else {}
+    return await ledger.put_plans(definitions, now_us=micros(now), act=act) if definitions else {}
 
 
 def refuse_dropped(found: Review, file: str) -> None:

@@ -106,7 +106,7 @@ class Reconcile:
         if collection is None or collection.provider_invoice is None:
             return 1  # the run that follows sends it
         seen = await self._adapter.look("invoice", collection.provider_invoice)
-        await self._collector.heard(seen, actor="reconcile")
+        await self._collector.heard(seen)
         return 1
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from mm_metering.backends.ledger import Ledger
 from mm_metering.billing.addons import Addons, Version
 from mm_metering.clock import Clock
+from mm_metering.core.audit import Act
 from mm_metering.core.catalogue import Catalogue, Plan
 from mm_metering.core.catalogue_layout import check_currency, overridden
 from mm_metering.core.events import aware, whole_quantity
@@ -88,6 +89,7 @@ class Subscriptions:
         clock: Clock,
         defaults: Callable[[], TenantDefaults],
         versions: Callable[[], dict[str, int]],
+        act: Callable[[], Act],
         own_prices: bool = True,
     ) -> None:
         """``own_prices`` False: no tenant may have prices of its own."""
@@ -98,8 +100,9 @@ class Subscriptions:
         self._clock = clock
         self._defaults = defaults
         self._versions = versions
+        self._act = act
         self._own_prices = own_prices
-        self._addons = Addons(plans, catalogue=catalogue, clock=clock)
+        self._addons = Addons(plans, catalogue=catalogue, clock=clock, act=act)
 
     async def put(
         self,
@@ -212,7 +215,7 @@ class Subscriptions:
         return await attempt()
 
     async def _change(self, before: TenantRow, change: Change) -> Tenant:
-        after = await self._ledger.change_subscription(before.id, change, now_us=self._now_us())
+        after = await self._ledger.change_subscription(before.id, change, now_us=self._now_us(), act=self._act())
         if after != before:
             await self._announce(before, after)
         return await self._shown(after)
@@ -245,7 +248,7 @@ class Subscriptions:
         check_currency(changed, self._catalogue.currency, self._catalogue.ai_currency)
         if not self._own_prices:
             refuse_other_prices(plan, changed)
-        version = await self._plans.put(own, changed, now_us=self._now_us())
+        version = await self._plans.put(own, changed, now_us=self._now_us(), act=self._act())
         return before, PlanChange(at_us, own, version)
 
     async def set_addon(self, tenant: str, addon: str, *, quantity: int, at: At) -> Tenant:
@@ -261,7 +264,8 @@ class Subscriptions:
         return row, await self._addons.change(row, addon, quantity, self._at_us(row, at))
 
     async def _write(self, before: TenantRow | None, new: NewTenant) -> Tenant:
-        after = await self._ledger.put_tenant(new, defaults=self._defaults(), now_us=self._now_us())
+        now_us, act = self._now_us(), self._act()
+        after = await self._ledger.put_tenant(new, defaults=self._defaults(), now_us=now_us, act=act)
         if after != before:
             await self._announce(before, after)
         return await self._shown(after)

@@ -18,8 +18,8 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
-from mm_metering.cli import ai, alerts, invoices, payments, plans, simulate, webhooks
-from mm_metering.cli.host import PROGRAM, load, refuse_memory
+from mm_metering.cli import ai, alerts, audit, invoices, payments, plans, simulate, webhooks
+from mm_metering.cli.host import PROGRAM, REASON, by_hand, load, refuse_memory
 from mm_metering.core.periods import from_micros
 from mm_metering.errors import CatalogueError, InvalidInput, MeteringError, MissingExtra, StoreUnavailable
 from mm_metering.metering import Metering
@@ -118,13 +118,15 @@ def commands() -> typer.Typer:
         app: str = typer.Option(
             "", envvar="MM_METERING_APP", metavar="MODULE:NAME", help="Your Metering; else one from MM_METERING_*."
         ),
+        reason: str = typer.Option("", "--reason", help=REASON),
     ) -> None:
         """What could not be folded into the ledger, and is kept: where it stood in the stream, when, its tenant where
         that can be read, and why. With retry, those are posted again that are facts to this release; each is counted
         once, however often it is posted."""
         if what not in LETTER_COMMANDS:
             raise InvalidInput("dead-letters", f"{what!r} is neither list nor retry")
-        LETTER_COMMANDS[what](load(app) if app else Metering.from_env())
+        with by_hand(reason):
+            LETTER_COMMANDS[what](load(app) if app else Metering.from_env())
 
     @program.command()
     def prove(
@@ -145,9 +147,11 @@ def commands() -> typer.Typer:
             "", envvar="MM_METERING_APP", metavar="MODULE:NAME", help="Your Metering; else one from MM_METERING_*."
         ),
         tenant: str = typer.Option("", "--tenant", help="This tenant alone."),
+        reason: str = typer.Option("", "--reason", help=REASON),
     ) -> None:
         """Fold cells anew from the facts, and have every tenant's counters loaded anew. Usage goes on meanwhile."""
-        run_rebuild(load(app) if app else Metering.from_env(), tenant or None)
+        with by_hand(reason):
+            run_rebuild(load(app) if app else Metering.from_env(), tenant or None)
 
     @program.command()
     def migrate(
@@ -177,6 +181,7 @@ def commands() -> typer.Typer:
     program.add_typer(alerts.commands(), name="alerts")
     program.add_typer(ai.commands(), name="ai")
     program.add_typer(webhooks.commands(), name="webhooks")
+    program.add_typer(audit.commands(), name="audit")
     return program
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from mm_metering.cli.host import REASON
 from mm_metering.cli.invoices import run
 from mm_metering.cli.show import console, say, table
 from mm_metering.core.collecting import Notice
@@ -45,6 +46,7 @@ def commands() -> typer.Typer:
         *,
         tenant: str = typer.Option("*", "--tenant", help="Of this tenant; of all by default."),
         hours: float = typer.Option(24.0, "--hours", min=0, help="For how long; 0 ends it."),
+        reason: str = typer.Option("", "--reason", help=REASON),
         app: str = host,
     ) -> None:
         """Tell nothing by a rule (quota, budget, overage, forecast, spike, unpriced, worker.lag, journal.waiting,
@@ -55,7 +57,7 @@ def commands() -> typer.Typer:
             await metering.mute_alerts(rule, tenant=tenant, until=until)
             return until
 
-        say(console(), f"{rule} of {tenant}: nothing is told until {run(app, put):%Y-%m-%d %H:%M} UTC")
+        say(console(), f"{rule} of {tenant}: nothing is told until {run(app, put, reason=reason):%Y-%m-%d %H:%M} UTC")
 
     return group
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import getpass
 import importlib
+import os
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
 from mm_metering.core.schema import suggestion
 from mm_metering.errors import InvalidInput, MeteringError
+from mm_metering.gate.acting import acting
 from mm_metering.metering import Metering
 
 PROGRAM: Final = "mm-metering"
+MAX_USER: Final = 100
+REASON: Final = "Why, for the audit log."
 
 
 def refuse_memory(place: str, store: str) -> None:
@@ -22,6 +28,15 @@ def refuse_memory(place: str, store: str) -> None:
             f"{place} lives inside one process, and this command is another; name the app's {store} in "
             f"MM_METERING_{store.upper()}, or the app's Metering with --app module:name",
         )
+
+
+def by_hand(reason: str = "") -> AbstractContextManager[None]:
+    """What a command does is done by whoever runs it."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # of a container that has no name for it
+        user = f"uid {os.getuid()}"
+    return acting(f"cli:{user[:MAX_USER]}", reason=reason)
 
 
 def load(target: str) -> Metering:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from mm_metering.billing.documents import Party
 from mm_metering.billing.invoices import DocumentForm
-from mm_metering.cli.host import load, refuse_memory
+from mm_metering.cli.host import REASON, by_hand, load, refuse_memory
 from mm_metering.cli.show import bar, console, count_tenants, say, table
 from mm_metering.core.invoices import BilledFact, CreditNote, Explanation, Invoice, InvoiceLine
 from mm_metering.core.money import plain
@@ -42,6 +42,7 @@ def commands() -> typer.Typer:
     host = typer.Option(
         "", envvar="MM_METERING_APP", metavar="MODULE:NAME", help="Your Metering; else one from MM_METERING_*."
     )
+    why = typer.Option("", "--reason", help=REASON)
     as_json = typer.Option(False, "--json", help="The whole value as JSON, amounts as exact strings.")  # noqa: FBT003
 
     @group.command()
@@ -113,14 +114,14 @@ def commands() -> typer.Typer:
         run(app, lambda metering: explain_line(metering, line_id, facts=facts))
 
     @group.command()
-    def finalize(invoice_id: str, *, app: str = host) -> None:
+    def finalize(invoice_id: str, *, reason: str = why, app: str = host) -> None:
         """Number a draft by hand: within the grace, or after its review."""
-        tell(run(app, lambda metering: metering.finalize_invoice(invoice_id), counts=True))
+        tell(run(app, lambda metering: metering.finalize_invoice(invoice_id), counts=True, reason=reason))
 
     @group.command()
-    def void(invoice_id: str, *, app: str = host) -> None:
+    def void(invoice_id: str, *, reason: str = why, app: str = host) -> None:
         """Take an unpaid invoice back. The next run issues its month again, under a new number."""
-        tell(run(app, lambda metering: metering.void_invoice(invoice_id)))
+        tell(run(app, lambda metering: metering.void_invoice(invoice_id), reason=reason))
 
     @group.command()
     def credit(
@@ -150,15 +151,17 @@ def commands() -> typer.Typer:
 # -- with a Metering ---------------------------------------------------------------------------------------------------
 
 
-def run(app: str, work: Work[T], *, counts: bool = False) -> T:
+def run(app: str, work: Work[T], *, counts: bool = False, reason: str = "") -> T:
     """What ``work`` returns, on the app's Metering or one from the environment, which applies no plans of its own.
-    ``counts``: usage that is not folded yet must be seen, so the app's counters are needed."""
+    ``counts``: usage that is not folded yet must be seen, so the app's counters are needed. ``reason``: why, for the
+    audit log."""
     metering = load(app) if app else Metering.from_env(apply="never")
     counters, ledger = metering.places
     refuse_memory(ledger, "ledger")
     if counts:
         refuse_memory(counters, "counters")
-    return asyncio.run(_opened(metering, work, own=bool(app)))
+    with by_hand(reason):
+        return asyncio.run(_opened(metering, work, own=bool(app)))
 
 
 async def _opened(metering: Metering, work: Work[T], *, own: bool) -> T:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mm_metering.billing.collection import BillingRun
 from mm_metering.billing.reconcile import Reconciliation
+from mm_metering.cli.host import REASON
 from mm_metering.cli.invoices import run
 from mm_metering.cli.show import bar, console, say, table
 from mm_metering.core.collecting import Collection
@@ -59,9 +60,9 @@ def register(program: typer.Typer) -> None:
         show_run(run(app, collect))
 
     @group.command()
-    def retry(invoice_id: str, *, app: str = host) -> None:
+    def retry(invoice_id: str, *, reason: str = typer.Option("", "--reason", help=REASON), app: str = host) -> None:
         """Have an invoice paid at the next run: what is parked, and what waits for another day."""
-        show_payments([run(app, lambda metering: metering.retry_payment(invoice_id))])
+        show_payments([run(app, lambda metering: metering.retry_payment(invoice_id), reason=reason)])
 
     program.add_typer(group, name="payments")
 

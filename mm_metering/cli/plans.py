@@ -10,7 +10,7 @@ from mm_metering import catalogues
 from mm_metering.billing.plan_review import Review, count, dropped_words, refuse_dropped, review, store, stored_plans
 from mm_metering.billing.shadow import ShadowPlans
 from mm_metering.cli import attack, push
-from mm_metering.cli.host import PROGRAM, load, refuse_memory
+from mm_metering.cli.host import PROGRAM, REASON, by_hand, load, refuse_memory
 from mm_metering.cli.shadow import show as show_shadow
 from mm_metering.cli.show import bar, count_tenants
 from mm_metering.core.catalogue import Catalogue
@@ -77,10 +77,12 @@ def commands() -> typer.Typer:
         file: str = plans_file,
         *,
         dry_run: bool = typer.Option(False, "--dry-run", help="Say what would be stored, and store nothing."),  # noqa: FBT003
+        reason: str = typer.Option("", "--reason", help=REASON),
         app: str = host,
     ) -> None:
         """Store what differs as new versions. Tenants keep the version that they are on."""
-        apply_file(file, app, dry_run=dry_run)
+        with by_hand(reason):
+            apply_file(file, app, dry_run=dry_run)
 
     @group.command()
     def shadow(
@@ -180,7 +182,7 @@ def apply_file(file: str, app: str, *, dry_run: bool) -> None:
         elif dry_run:
             _say(f"dry run, nothing was stored; it would be: {_versions(found.next_versions)}")
         else:
-            made = await store(metering.ledger, found, file=file, now=metering.clock.now())
+            made = await store(metering.ledger, found, file=file, now=metering.clock.now(), act=metering.act())
             _say(f"stored: {_versions(made)}")
 
     on_ledger(app, work, applies=not dry_run)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from mm_metering.backends.ledger import Ledger
+from mm_metering.core.audit import Act
 from mm_metering.core.catalogue import Plan, Proration
 from mm_metering.core.plan_changes import differences
 from mm_metering.core.plan_words import headline, shortened
@@ -44,16 +45,18 @@ class PlanBook:
             if key not in self._plans:
                 self._plans[key] = Plan.from_definition(plan_name(key[0]), definition)
 
-    async def put(self, plan: str, definition: Plan, *, now_us: int) -> int:
+    async def put(self, plan: str, definition: Plan, *, now_us: int, act: Act | None = None) -> int:
         """The version under which the plan is stored, a new one unless it is the newest."""
-        return (await self._ledger.put_plans({plan: definition.definition()}, now_us=now_us))[plan]
+        return (await self._ledger.put_plans({plan: definition.definition()}, now_us=now_us, act=act))[plan]
 
-    async def apply(self, plans: Mapping[str, Plan], *, now_us: int, apply: bool) -> Mapping[str, int]:
+    async def apply(
+        self, plans: Mapping[str, Plan], *, now_us: int, apply: bool, act: Act | None = None
+    ) -> Mapping[str, int]:
         """The newest version of each plan. What differs from the ledger's becomes a new version, or is NotApplied."""
         definitions = {name: plan.definition() for name, plan in plans.items()}
         if not apply:
             self._refuse_changes(plans, await self._ledger.plan_versions())
-        return await self._ledger.put_plans(definitions, now_us=now_us)
+        return await self._ledger.put_plans(definitions, now_us=now_us, act=act)
 
     @staticmethod
     def _refuse_changes(plans: Mapping[str, Plan], versions: Mapping[tuple[str, int], Mapping[str, Any]]) -> None:

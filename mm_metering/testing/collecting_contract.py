@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -140,15 +139,6 @@ class CollectingContract:
         assert await ledger.notices(tenant="beta") == [later]
         assert await ledger.forget_notices(before_us=now_us + 1) == 2
         assert await ledger.notices() == [later]
-
-    async def test_audit_entries_are_read_newest_first(self, ledger: Ledger) -> None:
-        await open_accounts(ledger)
-        entries = [
-            AuditEntry(f"a{number}", "acme", THEN + timedelta(seconds=number), "host", "retry", "inv_1")
-            for number in range(3)
-        ]
-        await book(ledger, *(replace(Entries(), audit=(each,)) for each in entries))
-        assert list(await ledger.audit(limit=2)) == [entries[2], entries[1]]
 
     async def test_a_notice_is_added_once_by_its_id_whoever_adds_it(self, ledger: Ledger) -> None:
         one, two = a_notice("n1"), a_notice("n2", tenant="")

@@ -18,6 +18,7 @@ from mm_metering import failpoints
 from mm_metering.backends.ledger import Ledger
 from mm_metering.backends.webhooks import Claimed
 from mm_metering.clock import Clock
+from mm_metering.core.audit import Act
 from mm_metering.core.collecting import Notice
 from mm_metering.core.deliveries import Attempt, EndpointRow, Result
 from mm_metering.core.event_types import told
@@ -60,11 +61,13 @@ class Dispatcher:
         secrets: Callable[[EndpointRow, datetime], Sequence[str]],
         body: Callable[[Notice], bytes],
         record: Callable[[Claimed], Awaitable[None]],
+        act: Callable[[], Act],
         lease: timedelta = LEASE,
     ) -> None:
         self.ledger = ledger
         self.clock = clock
         self.record = record
+        self.act = act
         self.lease = lease
         self._post = post
         self._secrets = secrets
@@ -200,7 +203,7 @@ class Shift:
         if not self._done:
             return 0
         written = len(self._done)
-        await self._of.ledger.settle_deliveries(self._done)  # they stay where that fails
+        await self._of.ledger.settle_deliveries(self._done, act=self._of.act())  # they stay where that fails
         failpoints.reach("webhooks.after_settle")
         self._done = []
         return written

@@ -13,7 +13,8 @@ from mm_metering.backends.ledger import Ledger
 from mm_metering.backends.webhooks import Claimed
 from mm_metering.clock import Clock
 from mm_metering.core import deliveries
-from mm_metering.core.audit import AuditEntry
+from mm_metering.core.audit import Act
+from mm_metering.core.audited import endpoint_changed
 from mm_metering.core.collecting import Notice
 from mm_metering.core.deliveries import Attempt, Delivery, DeliveryState, EndpointRow, Sealed, webhook_id
 from mm_metering.core.event_types import (
@@ -29,6 +30,7 @@ from mm_metering.core.identity import derived_id, event_id, tenant_id
 from mm_metering.core.invoices import Value
 from mm_metering.core.periods import micros
 from mm_metering.errors import ChangedMeanwhile, EventConflict, InvalidInput, NotFound, WrongState
+from mm_metering.gate.acting import WORKER, act_now
 from mm_metering.webhooks.dispatcher import Dispatcher
 from mm_metering.webhooks.guard import Rules, check_url
 from mm_metering.webhooks.messages import body_of, checked_data
@@ -98,6 +100,7 @@ class Webhooks:
             secrets=lambda row, now: [vault.open(each.text, row.id) for each in row.live(now)],
             body=lambda notice: body_of(notice, self._types),
             record=record,
+            act=partial(act_now, clock, new_id, actor=WORKER),
         )
 
     # -- event types --------------------------------------------------------------------------------------------------
@@ -134,7 +137,8 @@ class Webhooks:
             created_at=self._clock.now(),
             secrets=(Sealed(text=self._vault.seal(shown, name)),),
         )
-        await self._ledger.put_endpoint(row, instead_of=None, audit=[self._entry(row, "created")])
+        created = endpoint_changed(None, row, "created", self._act())
+        await self._ledger.put_endpoint(row, instead_of=None, audit=[created])
         return _shown(row, shown)
 
     async def list_endpoints(self, tenant: str) -> list[Endpoint]:
@@ -241,7 +245,7 @@ class Webhooks:
         found = await self.get_delivery(delivery_id, tenant=tenant)
         await self._enabled(found.endpoint, None)
         now_due = found.model_copy(update={"next_at": self._clock.now()})
-        await self._ledger.open_deliveries([now_due], again=True)
+        await self._ledger.open_deliveries([now_due], again=True, act=self._act())
         self.dispatcher.wake()
         return await self.get_delivery(delivery_id)
 
@@ -274,7 +278,7 @@ class Webhooks:
             row.tenant, start_us=start_us, end_us=end_us, after=after, limit=PAGE
         ):
             wanted = [deliveries.delivery_of(each, row, now) for each in page if deliveries.wants(row, each)]
-            opened += await self._ledger.open_deliveries(wanted, again=again)
+            opened += await self._ledger.open_deliveries(wanted, again=again, act=self._act())
             after = (micros(page[-1].made_at), page[-1].id)
         self.dispatcher.wake()
         return opened
@@ -296,13 +300,13 @@ class Webhooks:
         for _ in range(MOST_TRIES):
             before = await self._row(endpoint_id, tenant)
             after = change(before)
-            if await self._ledger.put_endpoint(after, instead_of=before, audit=[self._entry(after, action)]):
+            audit = [endpoint_changed(before, after, action, self._act())]
+            if await self._ledger.put_endpoint(after, instead_of=before, audit=audit):
                 return after
         raise ChangedMeanwhile(f"endpoint {endpoint_id} keeps changing; ask again", state="changing")
 
-    def _entry(self, row: EndpointRow, action: str) -> AuditEntry:
-        detail = f"events {', '.join(row.events)}; {'enabled' if row.enabled else row.why_disabled}"
-        return AuditEntry(self._new_id(), row.tenant, self._clock.now(), "host", f"endpoint {action}", row.id, detail)
+    def _act(self) -> Act:
+        return act_now(self._clock, self._new_id)
 
 
 def _shown(row: EndpointRow, secret: str | None = None) -> Endpoint:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hmac
 import os
 import secrets as randomness
 from hashlib import sha256
@@ -35,6 +36,11 @@ class Vault:
         if text:
             return cls(*map(_key, text.split(",")))
         return cls(randomness.token_bytes(KEY_BYTES)) if ephemeral else cls()
+
+    def derived(self, purpose: str) -> dict[str, bytes]:
+        """A key of each, for this purpose alone, by a key id of its own; the newest first."""
+        keys = [hmac.digest(key, f"mm-metering {purpose}".encode(), "sha256") for key in self._keys.values()]
+        return {sha256(key).hexdigest()[:8]: key for key in keys}
 
     def seal(self, secret: str, endpoint: str) -> str:
         if not self._keys:

@@ -20,6 +20,7 @@ from mm_metering.backends.ledger import Ledger, tenant_pages
 from mm_metering.billing.hooks import Hooks
 from mm_metering.clock import Clock
 from mm_metering.core.alerting import (
+    HOUSE,
     RULES,
     Standing,
     crossed,
@@ -58,6 +59,8 @@ WEEKS: Final = 8
 LAG_S: Final = 60.0
 """A shard that is folded later than that is told of."""
 ANY: Final = "*"
+OURS_TO_MEND: Final = HOUSE | {"model.unpriced"}
+"""A tenant that uses what it pays for is no trouble of whoever runs this."""
 EVENT: Final = "alert"
 
 
@@ -99,7 +102,12 @@ class Alerts:
 
     async def once(self) -> list[Notice]:
         """Looks at the tenants whose usage was folded here since the last pass; what is new of it."""
-        told = await self.look(self._touched.take(MOST))
+        tenants = self._touched.take(MOST)
+        try:
+            told = await self.look(tenants)
+        except MeteringError:
+            self._touched.put_back(tenants)
+            raise
         await self._hooks.run()
         return told
 
@@ -120,9 +128,11 @@ class Alerts:
         await self._hooks.run()
 
     async def _found(self, tenants: Sequence[str]) -> list[Notice]:
-        async with asyncio.TaskGroup() as group:
-            looks = [group.create_task(self._look(tenant)) for tenant in tenants]
-        return [notice for look in looks for notice in look.result()]
+        looks = await asyncio.gather(*map(self._look, tenants), return_exceptions=True)
+        for look in looks:
+            if isinstance(look, BaseException):
+                raise look
+        return [notice for look in looks if not isinstance(look, BaseException) for notice in look]
 
     async def _look(self, tenant: str) -> list[Notice]:
         try:
@@ -157,7 +167,7 @@ class Alerts:
     async def house(self) -> None:
         """What is wrong with the house of this worker: told once for as long as it stays so."""
         now, monitor = self._clock.now(), self._monitor()
-        wrong = [*_wrong(monitor, await asyncio.to_thread(monitor.files))]
+        wrong = [*_wrong(monitor, await monitor.left_behind())]
         self._since = {key: self._since.get(key, now) for key, _ in wrong}
         await self.tell([of_house(*key, self._since[key], data, now) for key, data in wrong])
         await self._hooks.run()
@@ -169,9 +179,9 @@ class Alerts:
         mutes = {(each.rule, each.tenant) for each in await self._ledger.mutes(micros(self._clock.now()))}
         new = await self._ledger.add_notices([each for each in notices if not _is_muted(each, mutes)])
         for notice in new:
-            log.warning(
-                "%s", sentence(notice), extra={"alert": {"type": notice.type, "tenant": notice.tenant, **notice.data}}
-            )
+            level = logging.WARNING if notice.type in OURS_TO_MEND else logging.INFO
+            told = {"type": notice.type, "tenant": notice.tenant, **notice.data}
+            log.log(level, "%s", sentence(notice), extra={"alert": told})
             _emit(notice)
         return new
 

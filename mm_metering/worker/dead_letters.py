@@ -8,7 +8,9 @@ from typing import Final
 
 from mm_metering.backends.ledger import Ledger
 from mm_metering.backends.work import FIRST_LETTER, DeadLetter
+from mm_metering.core.audit import Act
 from mm_metering.core.facts import Fact, decode
+from mm_metering.core.periods import micros
 from mm_metering.gate.gate import Gate
 from mm_metering.worker.drain import Drain
 
@@ -32,7 +34,7 @@ def tenant_of(letter: DeadLetter) -> str:
         return ""
 
 
-async def retry(ledger: Ledger, gate: Gate, drain: Drain, *, now_us: Callable[[], int]) -> int:
+async def retry(ledger: Ledger, gate: Gate, drain: Drain, *, act: Callable[[], Act]) -> int:
     """Posts each that is a fact to this release, and removes it once its fact is folded, or a dead letter anew; how
     many. Ended halfway, it may be run again: a fact is folded once."""
     tried = set[tuple[str, str]]()
@@ -43,7 +45,8 @@ async def retry(ledger: Ledger, gate: Gate, drain: Drain, *, now_us: Callable[[]
             await gate.append(fact.tenant, [fact])
         await gate.settle()
         await drain.fully()
-        await ledger.remove_dead_letters([letter.key for letter in facts], now_us=now_us())
+        done = act()
+        await ledger.remove_dead_letters([letter.key for letter in facts], now_us=micros(done.at), act=done)
     return len(tried)
 
 

@@ -19,6 +19,7 @@ from mm_metering.backends.ledger import Ledger
 from mm_metering.backends.work import JOB_FAILED, Run
 from mm_metering.core.periods import from_micros
 from mm_metering.errors import MeteringError
+from mm_metering.gate.acting import WORKER, acting
 from mm_metering.worker.still import Still
 
 log = logging.getLogger("mm_metering.worker")
@@ -121,7 +122,8 @@ class Jobs:
 
     async def _carry_out(self, job: Job, claimed: _Claimed) -> None:
         period = from_micros(claimed.run.period_us)
-        work = asyncio.ensure_future(job.run(period, claimed.run.fence))
+        with acting(WORKER):
+            work = asyncio.ensure_future(job.run(period, claimed.run.fence))
         try:
             is_mine = await _beat_until_done(work, claimed)
         except asyncio.CancelledError:

@@ -33,7 +33,8 @@ class Metric(NamedTuple):
 
 
 class Monitor:
-    """``unconfirmed`` counts the facts of this process's journal, ``files`` what others left behind; ``shadowed`` the
+    """``unconfirmed`` counts the facts of this process's journal, ``files`` what others left behind, None without
+    files; ``shadowed`` the
     limits of a shadow plan that were found to refuse, by meter."""
 
     def __init__(
@@ -44,7 +45,7 @@ class Monitor:
         worker: Worker,
         *,
         unconfirmed: Callable[[], int],
-        files: Callable[[], Waiting],
+        files: Callable[[], Waiting] | None,
         shadowed: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._counters = counters
@@ -52,7 +53,7 @@ class Monitor:
         self._done: Folded = drain.done
         self._worker = worker
         self._unconfirmed = unconfirmed
-        self.files = files
+        self._files = files
         self._shadowed = shadowed
         self._left = Waiting(0, 0)
         self._letters: int | None = None
@@ -94,6 +95,12 @@ class Monitor:
         for shard in sorted(self._worker.leases.held):
             if (seen := self._done.shards.get(shard)) is not None:
                 yield str(shard), seen.behind_s + self._now_s() - seen.at_s
+
+    async def left_behind(self) -> Waiting:
+        """What others left in journal files on this machine, now."""
+        if self._files is not None:
+            self._left = await asyncio.to_thread(self._files)
+        return self._left
 
     @property
     def drift(self) -> int:
@@ -137,7 +144,7 @@ class Monitor:
 
     async def exposition(self) -> str:
         """All of them in Prometheus's text format."""
-        self._left = await asyncio.to_thread(self.files)
+        await self.left_behind()
         self._letters = None
         with suppress(MeteringError, TimeoutError):
             async with asyncio.timeout(PING_S):

@@ -21,6 +21,10 @@ class Touched:
             if len(self._tenants) < MOST:
                 self._tenants[fact.tenant] = None
 
+    def put_back(self, tenants: Iterable[str]) -> None:
+        """Those that could not be looked at."""
+        self._tenants = dict.fromkeys((*tenants, *self._tenants))
+
     def take(self, most: int) -> list[str]:
         """Those that wait, the longest first; they do no longer."""
         taken = [*islice(self._tenants, most)]

@@ -150,7 +150,7 @@ class Books:
             yield f"it is charged {cost / TOKEN_NANOS:g} tokens, and the model was asked {asked}"
         if status == "expired" and not self._was_killed(call):
             yield "its process lived on, and nobody settled it"
-        floor = json.loads(self._holds[call][0].metadata or "{}")["floor"]
+        floor = json.loads(self._holds[call][0].metadata or "[]")[0]
         if status == "expired" and cost != floor:
             yield f"its process is gone, and it is charged {cost}, not its input of {floor}"
         most = floor + ((asked and asked.max_tokens) or 0) * TOKEN_NANOS

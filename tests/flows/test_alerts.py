@@ -156,7 +156,7 @@ async def test_an_alert_is_one_structured_line_and_one_event(
     memory: Metering, caplog: pytest.LogCaptureFixture
 ) -> None:
     await memory.enforce_quota("a\u2028b'", "reports", 8)
-    with caplog.at_level(logging.WARNING, "mm_metering.alerts"):
+    with caplog.at_level(logging.INFO, "mm_metering.alerts"):
         await memory.check_alerts()
     (record,) = caplog.records
     assert record.getMessage().startswith(
@@ -240,7 +240,7 @@ async def test_what_is_wrong_with_the_house_is_told_once_while_it_is_so(
     heard: list[Notice] = []
     memory.on("worker.lag")(heard.append)
     monkeypatch.setattr(memory.monitor, "lags", lambda: [("3", 75.5), ("4", 2.0)])
-    monkeypatch.setattr(memory.monitor, "files", lambda: Waiting(2, 9))
+    monkeypatch.setattr(memory.monitor, "_files", lambda: Waiting(2, 9))
     for _ in range(3):
         await memory._alerts.house()
         clock.advance(timedelta(minutes=1))

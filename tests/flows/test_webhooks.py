@@ -192,6 +192,8 @@ async def test_410_disables_at_once_and_others_hear_of_it(house: House, receiver
     assert await house.state(house.endpoint) == ["dead"]
     gone = await house.hooks.get_endpoint(house.endpoint.id)
     assert (gone.enabled, gone.why_disabled) == (False, "gone")
+    said = [each for each in await house.metering.list_audit() if each.action == "endpoint disabled"]
+    assert [(each.actor, each.subject) for each in said] == [("worker", gone.id)]
     await house.hooks.deliver()
     data = receiver.verify(other.secret or "", path="/ops")[-1]
     assert (data["endpoint"], data["reason"]) == (gone.id, "gone")

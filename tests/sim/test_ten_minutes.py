@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
@@ -30,6 +31,8 @@ class Away:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self.real, name)
+        if not inspect.iscoroutinefunction(method):
+            return method  # type: ignore[no-any-return]
 
         async def call(*args: Any, **options: Any) -> Any:
             await asyncio.sleep(0.001)

@@ -93,7 +93,7 @@ def test_ai_settings_change_one_by_one_and_none_takes_one_away() -> None:
 WRONG: list[tuple[Plan, object, str]] = [
     (PRO, None, "overrides: expected a table, got nothing"),
     (PRO, {"prize": 1}, 'overrides: unknown key "prize"; did you mean "price"?'),
-    (PRO, {"support": "priority"}, 'overrides: unknown key "support"; choose from: price, minimum, quotas, ai'),
+    (PRO, {"support": "priority"}, 'overrides: unknown key "support"; choose from: price, minimum, quotas, ai, alerts'),
     (PRO, {"price": 0.1}, 'overrides.price: 0.1 is a float and not exact; write it as a string, "0.1"'),
     (
         PRO,

@@ -16,8 +16,7 @@ from mm_metering.errors import InvalidInput, WebhookRefused
 from mm_metering.webhooks.signing import TOLERANCE_S, checked_secret, new_secret, sign, verify
 from mm_metering.webhooks.vault import Vault
 
-NOW: Final = datetime.now(UTC).replace(microsecond=999_999)
-"""Others verify by their own clock."""
+NOW: Final = datetime(2024, 1, 15, 12, tzinfo=UTC).replace(microsecond=999_999)
 BODY: Final = json.dumps({"type": "invoice.paid", "data": {"é": "\N{SNOWMAN}", "n": 1.5}}, ensure_ascii=False).encode()
 OLD, NEW = new_secret(), new_secret()
 KEYS: Final = [base64.b64encode(bytes([number] * 32)).decode() for number in range(2)]
@@ -25,15 +24,16 @@ KEYS: Final = [base64.b64encode(bytes([number] * 32)).decode() for number in ran
 
 @pytest.mark.parametrize("secrets", [(NEW,), (NEW, OLD)])
 def test_others_verify_what_we_sign_with_each_live_secret(secrets: tuple[str, ...]) -> None:
-    headers = sign("msg_1", NOW, BODY, secrets)
-    assert headers["webhook-timestamp"] == str(int(NOW.timestamp()))
+    now = datetime.now(UTC).replace(microsecond=999_999)  # others verify by their own clock
+    headers = sign("msg_1", now, BODY, secrets)
+    assert headers["webhook-timestamp"] == str(int(now.timestamp()))
     for secret in secrets:
         assert Webhook(secret).verify(BODY, headers) == json.loads(BODY)
         SvixWebhook(secret).verify(BODY, headers)
         with pytest.raises(WebhookVerificationError):
             SvixWebhook(secret).verify(BODY + b" ", headers)
-        assert verify(BODY, headers, [secret], NOW) == "msg_1"
-    assert {**headers} == sign("msg_1", NOW.replace(microsecond=0), BODY, secrets)
+        assert verify(BODY, headers, [secret], now) == "msg_1"
+    assert {**headers} == sign("msg_1", now.replace(microsecond=0), BODY, secrets)
 
 
 def test_we_verify_what_others_sign() -> None:

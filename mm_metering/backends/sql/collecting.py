@@ -1,4 +1,4 @@
-"""Between us and the payment provider: collections, hints, notices, and the audit log."""
+"""Between us and the payment provider: collections, hints, notices."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from sqlalchemy import delete, select, update
 from mm_metering.backends.collecting import AT_ONCE, Hint, Mute, Waiting
 from mm_metering.backends.sql.engine import Transaction
 from mm_metering.backends.sql.rows import AnyRow
-from mm_metering.backends.sql.tables import audit_log, collection, hint, invoice, mute, notice, payer
-from mm_metering.core.audit import AuditEntry
+from mm_metering.backends.sql.tables import collection, hint, invoice, mute, notice, payer
+from mm_metering.core.audit import Act
+from mm_metering.core.audited import mute_put
 from mm_metering.core.books import Entries
 from mm_metering.core.collecting import Collection, Notice
 from mm_metering.core.invoices import Invoice
@@ -61,7 +62,7 @@ async def at(tx: Transaction, provider_invoice: str) -> Collection | None:
 
 
 async def write(tx: Transaction, entries: Entries) -> None:
-    """The collections, notices and audit entries among them."""
+    """The collections and notices among them; audit entries are noted."""
     for each in entries.collections:
         row = {name: getattr(each, name) for name in ("invoice", "tenant", "period", "state", "provider_invoice")}
         row |= {"next_us": each.next_at and micros(each.next_at), "document": each.model_dump_json()}
@@ -69,13 +70,7 @@ async def write(tx: Transaction, entries: Entries) -> None:
         await tx.run(statement.on_conflict_do_update(index_elements=[collection.c.invoice], set_=row))
     if entries.notices:
         await tx.run_each(tx.insert(notice).on_conflict_do_nothing(), [notice_row(each) for each in entries.notices])
-    await write_audit(tx, entries.audit)
-
-
-async def write_audit(tx: Transaction, entries: Sequence[AuditEntry]) -> None:
-    for entry in entries:
-        shown = {name: value for name, value in entry._asdict().items() if name != "at"}
-        await tx.run(audit_log.insert(), {**shown, "at_us": micros(entry.at)})
+    tx.note(entries.audit)
 
 
 # -- hints ------------------------------------------------------------------------------------------------------------
@@ -138,10 +133,13 @@ async def add_notices(tx: Transaction, given: Sequence[Notice]) -> list[Notice]:
     return [each for each in given if await tx.run(statement, notice_row(each))]
 
 
-async def put_mute(tx: Transaction, given: Mute) -> None:
+async def put_mute(tx: Transaction, given: Mute, act: Act | None = None) -> None:
+    stands = select(mute.c.until_us).where(mute.c.rule == given.rule, mute.c.tenant == given.tenant)
+    before = await tx.first(stands)
     statement = tx.insert(mute).values(given._asdict())
     key = [mute.c.rule, mute.c.tenant]
     await tx.run(statement.on_conflict_do_update(index_elements=key, set_={"until_us": given.until_us}))
+    tx.note(mute_put(given.rule, given.tenant, before.until_us if before else None, given.until_us, act))
 
 
 async def mutes(tx: Transaction, now_us: int) -> list[Mute]:
@@ -155,13 +153,3 @@ async def move_notice(tx: Transaction, notice_id: str, next_us: int | None, trie
 
 async def forget_notices(tx: Transaction, before_us: int) -> int:
     return await tx.run(delete(notice).where(notice.c.made_us < before_us))
-
-
-async def audit(tx: Transaction, tenant: str | None, limit: int) -> Sequence[AuditEntry]:
-    statement = select(audit_log).order_by(audit_log.c.at_us.desc(), audit_log.c.id.desc()).limit(limit)
-    if tenant is not None:
-        statement = statement.where(audit_log.c.tenant == tenant)
-    return [
-        AuditEntry(row.id, row.tenant, from_micros(row.at_us), row.actor, row.action, row.subject, row.detail)
-        for row in await tx.all(statement)
-    ]

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mm_metering.backends.sql.dialects import Columns, Dialect, dialect_of, is_trouble
 from mm_metering.backends.sql.rows import AnyRow
+from mm_metering.core.audit import AuditEntry
 from mm_metering.errors import InvalidInput, MissingExtra, StoreUnavailable
 
 T = TypeVar("T")
@@ -36,6 +37,11 @@ class Transaction:
     def __init__(self, connection: AsyncConnection, dialect: Dialect) -> None:
         self.connection = connection
         self.dialect = dialect
+        self.noted: list[AuditEntry] = []
+
+    def note(self, entries: Iterable[AuditEntry]) -> None:
+        """For the audit log, which is written last."""
+        self.noted += entries
 
     async def all(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> Rows:
         return (await self.connection.execute(statement, parameters)).all()
@@ -132,7 +138,9 @@ def _one_line(error: Exception) -> str:
 class Store:
     """Runs transactions on the database of a URL, from any event loop."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, last: Work[None] | None = None) -> None:
+        """``last``: what every write ends with."""
+        self._last = last
         try:
             self._url = make_url(url.replace("postgres://", "postgresql://", 1))
         except ArgumentError as error:
@@ -179,7 +187,11 @@ class Store:
         async def attempt() -> T:
             async with self._turn(), self._engine().begin() as connection:
                 await self._dialect.steady(connection)
-                return await work(Transaction(connection, self._dialect))
+                tx = Transaction(connection, self._dialect)
+                done = await work(tx)
+                if self._last is not None:
+                    await self._last(tx)
+                return done
 
         return await self._retried(attempt)
 

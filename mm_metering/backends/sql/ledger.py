@@ -11,6 +11,7 @@ from sqlalchemy import select
 
 from mm_metering import failpoints
 from mm_metering.backends.accounts import Decide, Wanted
+from mm_metering.backends.audit_log import FIRST_LINK, LinkKey
 from mm_metering.backends.collecting import Hint, Mute, Waiting
 from mm_metering.backends.ledger import (
     FIRST_HOLD,
@@ -40,6 +41,7 @@ from mm_metering.backends.sql import (
     usage_reports,
     webhooks,
 )
+from mm_metering.backends.sql import audit as audit_log
 from mm_metering.backends.sql import tenants as tenancy
 from mm_metering.backends.sql import work as workers
 from mm_metering.backends.sql.batch import Batch
@@ -48,7 +50,9 @@ from mm_metering.backends.sql.rows import CELL, stored_cell
 from mm_metering.backends.sql.tables import usage_cell, usage_fact
 from mm_metering.backends.webhooks import Claimed
 from mm_metering.backends.work import FIRST_LETTER, Alert, DeadLetter, Lease, LetterKey, Run
-from mm_metering.core.audit import AuditEntry
+from mm_metering.core.audit import Act, AuditEntry
+from mm_metering.core.audit_chain import Head, Keys, Link
+from mm_metering.core.audited import subscription_changed, tenant_put
 from mm_metering.core.books import Account, timeline_news
 from mm_metering.core.cells import Calendar, Cell, CellKey
 from mm_metering.core.collecting import Collection, Notice
@@ -68,7 +72,8 @@ class SqlLedger:
     """``sqlite:///file`` or ``postgresql://…``. May be used from several event loops, each with its connections."""
 
     def __init__(self, url: str) -> None:
-        self._store = Store(url)
+        self._audit_keys: Keys = {}
+        self._store = Store(url, last=lambda tx: audit_log.chain(tx, self._audit_keys))
 
     async def setup(self, *, apply: bool) -> None:
         await self._store.prepare()
@@ -156,8 +161,8 @@ class SqlLedger:
     async def cell_digests(self, *, after: str = "", limit: int = 1000) -> list[tuple[str, Digest]]:
         return await self._store.read(lambda tx: cells.digests(tx, after, limit))
 
-    async def rebuild_cells(self, tenant: str) -> int:
-        return await self._store.write(lambda tx: tenancy.rebuild_cells(tx, tenant))
+    async def rebuild_cells(self, tenant: str, *, act: Act | None = None) -> int:
+        return await self._store.write(lambda tx: tenancy.rebuild_cells(tx, tenant, act))
 
     # -- events with a caller's id ------------------------------------------------------------------------------------
 
@@ -166,8 +171,10 @@ class SqlLedger:
 
     # -- plans and tenants --------------------------------------------------------------------------------------------
 
-    async def put_plans(self, definitions: Mapping[str, Mapping[str, Any]], *, now_us: int) -> Mapping[str, int]:
-        return await self._store.write(lambda tx: plans.put(tx, definitions, now_us))
+    async def put_plans(
+        self, definitions: Mapping[str, Mapping[str, Any]], *, now_us: int, act: Act | None = None
+    ) -> Mapping[str, int]:
+        return await self._store.write(lambda tx: plans.put(tx, definitions, now_us, act))
 
     async def plan_versions(self) -> Mapping[tuple[str, int], Mapping[str, Any]]:
         return await self._store.read(plans.every)
@@ -178,17 +185,23 @@ class SqlLedger:
     async def tenants(self, *, after: str = "", limit: int = 1000) -> list[TenantRow]:
         return await self._store.read(lambda tx: tenancy.page(tx, after, limit))
 
-    async def put_tenant(self, new: NewTenant, *, defaults: TenantDefaults, now_us: int) -> TenantRow:
+    async def put_tenant(
+        self, new: NewTenant, *, defaults: TenantDefaults, now_us: int, act: Act | None = None
+    ) -> TenantRow:
         async def work(tx: Transaction) -> TenantRow:
             before, after = await tenancy.put(tx, new, defaults, now_us)
+            tx.note(tenant_put(before, after, act))
             await collecting.write(tx, timeline_news(before, after, now_us, now_us))
             return after
 
         return await self._store.write(work)
 
-    async def change_subscription(self, tenant: str, change: Change, *, now_us: int | None = None) -> TenantRow:
+    async def change_subscription(
+        self, tenant: str, change: Change, *, now_us: int | None = None, act: Act | None = None
+    ) -> TenantRow:
         async def work(tx: Transaction) -> TenantRow:
             before, after = await tenancy.change_subscription(tx, tenant, change)
+            tx.note(subscription_changed(before, after, change, act))
             if now_us is not None:
                 await collecting.write(tx, timeline_news(before, after, change.at_us, now_us))
             return after
@@ -229,8 +242,8 @@ class SqlLedger:
     async def book(self, tenants: Sequence[str], wanted: Wanted, decide: Decide) -> None:
         await self._store.write(lambda tx: accounts.book(tx, tenants, wanted, decide))
 
-    async def link_payer(self, tenant: str, customer: str) -> str:
-        return await self._store.write(lambda tx: payers.link(tx, tenant, customer))
+    async def link_payer(self, tenant: str, customer: str, *, act: Act | None = None) -> str:
+        return await self._store.write(lambda tx: payers.link(tx, tenant, customer, act))
 
     async def payer(self, tenant: str) -> str | None:
         return await self._store.read(lambda tx: payers.of(tx, tenant))
@@ -238,8 +251,8 @@ class SqlLedger:
     async def paid_for(self, customer: str) -> str | None:
         return await self._store.read(lambda tx: payers.paid_for(tx, customer))
 
-    async def unlink_payer(self, tenant: str) -> None:
-        await self._store.write(lambda tx: payers.unlink(tx, tenant))
+    async def unlink_payer(self, tenant: str, *, act: Act | None = None) -> None:
+        await self._store.write(lambda tx: payers.unlink(tx, tenant, act))
 
     async def reports_since(self, *, now_us: int) -> int:
         return await self._store.write(lambda tx: usage_reports.since(tx, now_us))
@@ -335,8 +348,8 @@ class SqlLedger:
     async def add_notices(self, notices: Sequence[Notice]) -> list[Notice]:
         return await self._store.write(lambda tx: collecting.add_notices(tx, notices)) if notices else []
 
-    async def put_mute(self, mute: Mute) -> None:
-        await self._store.write(lambda tx: collecting.put_mute(tx, mute))
+    async def put_mute(self, mute: Mute, *, act: Act | None = None) -> None:
+        await self._store.write(lambda tx: collecting.put_mute(tx, mute, act))
 
     async def mutes(self, now_us: int) -> list[Mute]:
         return await self._store.read(lambda tx: collecting.mutes(tx, now_us))
@@ -347,8 +360,25 @@ class SqlLedger:
     async def forget_notices(self, *, before_us: int) -> int:
         return await self._store.write(lambda tx: collecting.forget_notices(tx, before_us))
 
+    # -- the audit log ------------------------------------------------------------------------------------------------
+
+    def use_audit_keys(self, keys: Keys) -> None:
+        self._audit_keys = keys
+
+    async def add_audit(self, entries: Sequence[AuditEntry]) -> None:
+        async def work(tx: Transaction) -> None:
+            tx.note(entries)
+
+        await self._store.write(work)
+
     async def audit(self, *, tenant: str | None = None, limit: int = 1000) -> Sequence[AuditEntry]:
-        return await self._store.read(lambda tx: collecting.audit(tx, tenant, limit))
+        return await self._store.read(lambda tx: audit_log.newest(tx, tenant, limit))
+
+    async def audit_links(self, *, after: LinkKey = FIRST_LINK, limit: int = 1000) -> tuple[list[Link], Head]:
+        return await self._store.read(lambda tx: audit_log.page(tx, after, limit))
+
+    async def audit_outside(self, *, after: str = "", limit: int = 1000) -> list[Link]:
+        return await self._store.read(lambda tx: audit_log.outside(tx, after, limit))
 
     # -- webhooks -----------------------------------------------------------------------------------------------------
 
@@ -382,11 +412,11 @@ class SqlLedger:
         chosen: dict[str, Any] = {"busy": busy, "per_endpoint": per_endpoint, "limit": limit}
         return await self._store.write(lambda tx: webhooks.claim(tx, now_us, until_us=until_us, **chosen))
 
-    async def settle_deliveries(self, results: Sequence[Result]) -> int:
-        return await self._store.write(lambda tx: webhooks.settle(tx, results))
+    async def settle_deliveries(self, results: Sequence[Result], *, act: Act | None = None) -> int:
+        return await self._store.write(lambda tx: webhooks.settle(tx, results, act))
 
-    async def open_deliveries(self, deliveries: Sequence[Delivery], *, again: bool) -> int:
-        return await self._store.write(lambda tx: webhooks.open_again(tx, deliveries, again=again))
+    async def open_deliveries(self, deliveries: Sequence[Delivery], *, again: bool, act: Act | None = None) -> int:
+        return await self._store.write(lambda tx: webhooks.open_again(tx, deliveries, act, again=again))
 
     async def delivery(self, delivery_id: str) -> Delivery | None:
         return await self._store.read(lambda tx: webhooks.find(tx, delivery_id))
@@ -431,8 +461,8 @@ class SqlLedger:
     async def count_dead_letters(self) -> int:
         return await self._store.read(workers.count_letters)
 
-    async def remove_dead_letters(self, keys: Sequence[LetterKey], *, now_us: int) -> None:
-        await self._store.write(lambda tx: workers.remove_letters(tx, keys, now_us))
+    async def remove_dead_letters(self, keys: Sequence[LetterKey], *, now_us: int, act: Act | None = None) -> None:
+        await self._store.write(lambda tx: workers.remove_letters(tx, keys, now_us, act))
 
     async def raise_alert(self, kind: str, subject: str, *, detail: str, now_us: int) -> bool:
         return await self._store.write(lambda tx: workers.raise_alert(tx, kind, subject, detail, now_us))

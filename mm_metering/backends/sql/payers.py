@@ -7,14 +7,18 @@ from sqlalchemy import delete, select
 from mm_metering.backends.accounts import refuse_other_payer
 from mm_metering.backends.sql.engine import Transaction
 from mm_metering.backends.sql.tables import payer
+from mm_metering.core.audit import Act
+from mm_metering.core.audited import payer_moved
 
 
-async def link(tx: Transaction, tenant: str, customer: str) -> str:
+async def link(tx: Transaction, tenant: str, customer: str, act: Act | None = None) -> str:
     """The customer that the tenant has then; the first one stays."""
-    await tx.run(tx.insert(payer).values(tenant=tenant, customer=customer).on_conflict_do_nothing())
+    is_new = await tx.run(tx.insert(payer).values(tenant=tenant, customer=customer).on_conflict_do_nothing())
     refuse_other_payer(tenant, await paid_for(tx, customer))
     linked = await of(tx, tenant)
     assert linked is not None
+    if is_new:
+        tx.note(payer_moved(tenant, None, linked, act))
     return linked
 
 
@@ -28,5 +32,7 @@ async def paid_for(tx: Transaction, customer: str) -> str | None:
     return row.tenant if row else None
 
 
-async def unlink(tx: Transaction, tenant: str) -> None:
-    await tx.run(delete(payer).where(payer.c.tenant == tenant))
+async def unlink(tx: Transaction, tenant: str, act: Act | None = None) -> None:
+    linked = await of(tx, tenant)
+    if await tx.run(delete(payer).where(payer.c.tenant == tenant)):
+        tx.note(payer_moved(tenant, linked, None, act))

@@ -409,10 +409,28 @@ audit_log = Table(
     Column("action", WORD, nullable=False),
     Column("subject", WORD, nullable=False),
     Column("detail", Text, nullable=False),
+    Column("seq", BigInteger),  # none: older than the chain
+    Column("form", BigInteger, nullable=False, server_default="0"),
+    Column("kid", WORD, nullable=False, server_default=text("''")),
+    Column("mac", WORD, nullable=False, server_default=text("''")),
+    Column("before", Text, nullable=False, server_default=text("''")),  # JSON
+    Column("after", Text, nullable=False, server_default=text("''")),  # JSON
+    Column("reason", Text, nullable=False, server_default=text("''")),
     PrimaryKeyConstraint("id", name="mm_audit_log_pkey"),
 )
 Index("mm_audit_log_at", audit_log.c.at_us)
 Index("mm_audit_log_tenant", audit_log.c.tenant, audit_log.c.at_us)
+Index("mm_audit_log_seq", audit_log.c.seq, unique=True)
+
+audit_head = Table(  # one row: where the audit log's chain ends
+    "mm_audit_head",
+    metadata,
+    Column("id", BigInteger, autoincrement=False, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("mac", WORD, nullable=False),
+    PrimaryKeyConstraint("id", name="mm_audit_head_pkey"),
+)
+
 # What a payment provider was told of a tenant's usage in a month, written before it is told; and one row (of the tenant
 # "") that says since when.
 usage_report = Table(

@@ -18,6 +18,8 @@ from mm_metering.backends.sql.dialects import Columns
 from mm_metering.backends.sql.engine import Transaction
 from mm_metering.backends.sql.rows import AnyRow
 from mm_metering.backends.sql.tables import subscription, tenant
+from mm_metering.core.audit import Act
+from mm_metering.core.audited import cells_rebuilt
 from mm_metering.core.cells import LEVEL_KINDS, Calendar, CellKey, CellSum, LevelEnd, Segment, calendar_of, fold_all
 from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow, changed_tenant, with_change
 from mm_metering.core.timeline import Change
@@ -183,10 +185,12 @@ def _first_moved_day(before: TenantRow | None, after: TenantRow) -> date | None:
     return Calendar(before.timezone, before.segments).day(min(moved)) if moved else None
 
 
-async def rebuild_cells(tx: Transaction, tenant_id: str) -> int:
+async def rebuild_cells(tx: Transaction, tenant_id: str, act: Act | None = None) -> int:
     """How many cells differed. A tenant without a row has no facts that another calendar could place."""
     row = await _locked(tx, tenant_id)
-    return await _fold_anew(tx, None, row, levels.FIRST_DAY) if row else 0
+    changed = await _fold_anew(tx, None, row, levels.FIRST_DAY) if row else 0
+    tx.note(cells_rebuilt(tenant_id, changed, act))
+    return changed
 
 
 async def _fold_anew(tx: Transaction, before: TenantRow | None, row: TenantRow, day: date) -> int:

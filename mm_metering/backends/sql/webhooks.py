@@ -9,12 +9,13 @@ from typing import Any, Final
 from pydantic import TypeAdapter
 from sqlalchemy import Select, and_, delete, func, select, tuple_, update
 
-from mm_metering.backends.sql.collecting import notice_of, notice_row, write_audit
+from mm_metering.backends.sql.collecting import notice_of, notice_row
 from mm_metering.backends.sql.engine import Transaction
 from mm_metering.backends.sql.rows import AnyRow
 from mm_metering.backends.sql.tables import IS_FRESH, delivery, endpoint, notice
 from mm_metering.backends.webhooks import FAN_OUT_PAGE, SCAN, Claimed, refuse_more
-from mm_metering.core.audit import AuditEntry
+from mm_metering.core.audit import Act, AuditEntry
+from mm_metering.core.audited import deliveries_opened, endpoint_disabled
 from mm_metering.core.collecting import Notice
 from mm_metering.core.deliveries import (
     Attempt,
@@ -38,7 +39,7 @@ async def put_endpoint(
 ) -> bool:
     if not await (_insert(tx, row) if instead_of is None else _update(tx, row, instead_of.revision)):
         return False
-    await write_audit(tx, audit)
+    tx.note(audit)
     return True
 
 
@@ -240,7 +241,7 @@ async def _lock_due(tx: Transaction, names: Sequence[str], now_us: int) -> dict[
     return {row.id: _delivery(row) for row in await tx.all(statement)}
 
 
-async def settle(tx: Transaction, results: Sequence[Result]) -> int:
+async def settle(tx: Transaction, results: Sequence[Result], act: Act | None = None) -> int:
     names = sorted({each.delivery for each in results})
     claimed = await tx.all(select(delivery.c.endpoint).where(delivery.c.id.in_(names)).distinct())
     before = await _endpoints(tx, (row.endpoint for row in claimed), lock=True)  # before their deliveries: see _update
@@ -259,17 +260,20 @@ async def settle(tx: Transaction, results: Sequence[Result]) -> int:
     for name, row in now_is.items():
         if row != before[name]:
             await _update(tx, row, before[name].revision)
+            tx.note(endpoint_disabled(before[name], row, act))
     await tx.run_each(tx.insert(notice).on_conflict_do_nothing(), [notice_row(each) for each in notices])
     return counted
 
 
-async def open_again(tx: Transaction, deliveries: Sequence[Delivery], *, again: bool) -> int:
+async def open_again(tx: Transaction, deliveries: Sequence[Delivery], act: Act | None, *, again: bool) -> int:
     insert = tx.insert(delivery)
     anew = {"state": "pending", "next_us": insert.excluded.next_us, "tries": 0, "claim": delivery.c.claim + 1}
     may = None if again else delivery.c.state == "dead"
     statement = insert.on_conflict_do_update(index_elements=[delivery.c.id], set_=anew, where=may)
     ordered = sorted(deliveries, key=lambda each: each.id)
-    return sum([await tx.run(statement, _delivery_row(each)) for each in ordered])
+    opened = [each for each in ordered if await tx.run(statement, _delivery_row(each))]
+    tx.note(deliveries_opened(opened, act))
+    return len(opened)
 
 
 async def find(tx: Transaction, delivery_id: str) -> Delivery | None:

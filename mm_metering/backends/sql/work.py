@@ -10,6 +10,8 @@ from sqlalchemy import ColumnElement, and_, delete, func, select, tuple_, update
 from mm_metering.backends.sql.engine import Transaction
 from mm_metering.backends.sql.tables import alert, dead_letter, job_run, lease
 from mm_metering.backends.work import DEAD_LETTERS, Alert, DeadLetter, Lease, LetterKey, Run
+from mm_metering.core.audit import Act
+from mm_metering.core.audited import letters_posted
 
 _KEY: Final = tuple(dead_letter.primary_key)
 
@@ -36,9 +38,9 @@ async def count_letters(tx: Transaction) -> int:
     return row[0] if row else 0
 
 
-async def remove_letters(tx: Transaction, keys: Sequence[LetterKey], now_us: int) -> None:
-    for key in sorted(keys):
-        await tx.run(delete(dead_letter).where(tuple_(*_KEY) == key))
+async def remove_letters(tx: Transaction, keys: Sequence[LetterKey], now_us: int, act: Act | None = None) -> None:
+    gone = sum([await tx.run(delete(dead_letter).where(tuple_(*_KEY) == key)) for key in sorted(keys)])
+    tx.note(letters_posted(gone, act))
     for shard in sorted({key[0] for key in keys}):
         if await tx.first(select(dead_letter.c.number).where(dead_letter.c.shard == shard).limit(1)) is None:
             await close_alert(tx, DEAD_LETTERS, str(shard), now_us)
