@@ -11,6 +11,7 @@ import hmac
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final, Literal, NamedTuple, TypeAlias
 
@@ -101,7 +102,17 @@ def canonical(link: Link) -> bytes:
 def mac_of(link: Link, last: str, key: bytes | None) -> str:
     """``last``: the mac before it."""
     text = last.encode("ascii", "replace") + canonical(link)
-    return (sha256(text).digest() if key is None else hmac.digest(key, text, "sha256")).hex()
+    if key is None:
+        return sha256(text).hexdigest()
+    digest = _keyed(key).copy()
+    digest.update(text)
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=16)
+def _keyed(key: bytes) -> hmac.HMAC:
+    """To be copied: to begin anew takes half of the time of a short text."""
+    return hmac.new(key, digestmod=sha256)
 
 
 def chained(entries: Iterable[AuditEntry], head: Head, keys: Keys) -> list[Link]:

@@ -68,4 +68,4 @@ async def outside(tx: Transaction, after: str, limit: int) -> list[Link]:
 
 
 async def _links(tx: Transaction, statement: Select[Any]) -> list[Link]:
-    return [*map(Link._make, await tx.all(statement))]
+    return [*map(Link._make, await tx.plain(statement))]

@@ -46,6 +46,11 @@ class Transaction:
     async def all(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> Rows:
         return (await self.connection.execute(statement, parameters)).all()
 
+    async def plain(self, statement: Executable) -> Sequence[Sequence[Any]]:
+        """The rows as the driver has them, where they are a million and no type needs turning."""
+        cursor: Any = (await self.connection.execute(statement)).cursor
+        return cursor.fetchall()  # type: ignore[no-any-return]
+
     async def first(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> AnyRow | None:
         return (await self.connection.execute(statement, parameters)).first()
 
