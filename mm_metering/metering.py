@@ -103,9 +103,9 @@ from mm_metering.middleware.routes import Resolver as HostRoutes
 from mm_metering.middleware.shapes import HeaderStyle, Shape
 from mm_metering.middleware.tenants import Found, Resolver, found_id
 from mm_metering.proof import Proof, prove
+from mm_metering.vault import Vault
 from mm_metering.webhooks.endpoints import Webhooks
 from mm_metering.webhooks.guard import Rules as WebhookRules
-from mm_metering.webhooks.vault import Vault
 from mm_metering.worker import dead_letters
 from mm_metering.worker.alerts import Alerts
 from mm_metering.worker.drain import Drain

@@ -23,6 +23,7 @@ from mm_metering.billing.adapter import (
     unknown,
 )
 from mm_metering.billing.subscriptions import Subscriptions
+from mm_metering.core.cards import refuse_card
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.events import UsageEvent
 from mm_metering.core.identity import tenant_id
@@ -77,6 +78,7 @@ class Payments:
     ) -> BillingCustomer:
         """The organization's customer: made, or the one that it has."""
         tenant, adapter = tenant_id(organization_id), await self._opened()
+        _refuse_cards(email=email, name=name, **(metadata or {}))
         made = await adapter.create_customer(organization_id=tenant, email=email, name=name, metadata=metadata)
         linked = await self._ledger.link_payer(tenant, made.id)
         return made if linked == made.id else await adapter.get_customer(linked) or made
@@ -94,6 +96,7 @@ class Payments:
         metadata: Mapping[str, str] | None = None,
     ) -> BillingCustomer:
         adapter = await self._opened()
+        _refuse_cards(email=email, name=name, **(metadata or {}))
         known = await self._customer(customer_id)
         return await adapter.update_customer(known, email=email, name=name, metadata=metadata)
 
@@ -220,3 +223,8 @@ class Payments:
 
     def _plan(self, plan_id: str) -> str:
         return self._catalogue.plan(plan_of(plan_id)).name
+
+
+def _refuse_cards(**texts: object) -> None:
+    for field, text in texts.items():
+        refuse_card(f"{field[:40]} {text}", "metadata" if field not in ("email", "name") else field)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from mm_metering.backends.ledger import Ledger
 from mm_metering.billing.addons import Addons, Version
 from mm_metering.clock import Clock
+from mm_metering.core.cards import refuse_card
 from mm_metering.core.catalogue import Catalogue, Plan
 from mm_metering.core.catalogue_layout import overridden
 from mm_metering.core.events import aware, whole_quantity
@@ -242,6 +243,7 @@ class Subscriptions:
             raise InvalidInput("tenant", f"{tenant!r} is on no plan at that instant; change_plan puts it on one")
         own = f"{plan.name}{OVERRIDE}{before.id}"
         changed = overridden(plan, changes, meters=self._catalogue.meters)
+        refuse_card(str(changed.definition()), "changes")
         if not self._own_prices:
             refuse_other_prices(plan, changed)
         version = await self._plans.put(own, changed, now_us=self._now_us())

@@ -55,7 +55,7 @@ _GROUPINGS: Final = frozenset({(4, 4, 4, 4), (4, 4, 4, 4, 3), (4, 6, 5), (4, 6, 
 
 def has_card(text: str) -> bool:
     """Whether the text holds what looks like a card number."""
-    return next(_found(text), None) is not None
+    return _RUN.search(text) is not None and next(_found(text), None) is not None
 
 
 def masked(text: str) -> str:
@@ -93,7 +93,7 @@ def _card_of(text: str, groups: list[tuple[int, int]]) -> int:
         sizes = tuple(end - start for start, end in groups[:size])
         if size == 1 or sizes in _GROUPINGS:
             digits = "".join(text[start:end] for start, end in groups[:size])
-            if _is_issued(digits) and _checks(digits) and _stands_alone(text, groups[0][0], groups[size - 1][1]):
+            if _is_issued(digits) and luhn(digits) and _stands_alone(text, groups[0][0], groups[size - 1][1]):
                 return size
     return 0
 
@@ -110,7 +110,7 @@ def _is_issued(digits: str) -> bool:
 _DOUBLED: Final = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
 
 
-def _checks(digits: str) -> bool:
-    """Luhn's check digit (ISO/IEC 7812-1, annex B)."""
+def luhn(digits: str) -> bool:
+    """Whether the last one is Luhn's check digit of the others (ISO/IEC 7812-1, annex B)."""
     numbers = [int(each) for each in reversed(digits)]
     return (sum(numbers[::2]) + sum(_DOUBLED[each] for each in numbers[1::2])) % 10 == 0

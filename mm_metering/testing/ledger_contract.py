@@ -45,6 +45,7 @@ from mm_metering.core.timeline import PlanChange, StateChange, VersionChange
 from mm_metering.errors import ChangedMeanwhile, InvalidInput, UnknownTenant, WrongState
 from mm_metering.testing.accounts_contract import AccountsContract
 from mm_metering.testing.collecting_contract import CollectingContract
+from mm_metering.testing.privacy_contract import PrivacyContract
 from mm_metering.testing.usage_reports_contract import UsageReportsContract
 from mm_metering.testing.webhooks_contract import WebhooksContract
 from mm_metering.testing.work_contract import WorkContract
@@ -177,7 +178,9 @@ def _moved(values: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:
     return {key: value for key, value in values.items() if value}
 
 
-class LedgerContract(WorkContract, AccountsContract, CollectingContract, UsageReportsContract, WebhooksContract):
+class LedgerContract(
+    WorkContract, AccountsContract, CollectingContract, UsageReportsContract, WebhooksContract, PrivacyContract
+):
     """Each test quotes one law."""
 
     # -- setup and shards ---------------------------------------------------------------------------------------------

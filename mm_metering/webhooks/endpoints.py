@@ -10,10 +10,12 @@ from typing import Any, Final
 from pydantic import Field
 
 from mm_metering.backends.ledger import Ledger
+from mm_metering.backends.privacy import secret_place
 from mm_metering.backends.webhooks import Claimed
 from mm_metering.clock import Clock
 from mm_metering.core import deliveries
 from mm_metering.core.audit import AuditEntry
+from mm_metering.core.cards import refuse_card
 from mm_metering.core.collecting import Notice
 from mm_metering.core.deliveries import Attempt, Delivery, DeliveryState, EndpointRow, Sealed, webhook_id
 from mm_metering.core.event_types import (
@@ -29,12 +31,12 @@ from mm_metering.core.identity import derived_id, event_id, tenant_id
 from mm_metering.core.invoices import Value
 from mm_metering.core.periods import micros
 from mm_metering.errors import ChangedMeanwhile, EventConflict, InvalidInput, NotFound, WrongState
+from mm_metering.vault import Vault
 from mm_metering.webhooks.dispatcher import Dispatcher
 from mm_metering.webhooks.guard import Rules, check_url
 from mm_metering.webhooks.messages import body_of, checked_data
 from mm_metering.webhooks.sender import send
 from mm_metering.webhooks.signing import checked_secret, new_secret
-from mm_metering.webhooks.vault import Vault
 
 KEEP_OLD_SECRET: Final = timedelta(hours=24)
 MOST_TRIES: Final = 5
@@ -95,7 +97,7 @@ class Webhooks:
             ledger,
             clock=clock,
             post=partial(send, rules=rules),
-            secrets=lambda row, now: [vault.open(each.text, row.id) for each in row.live(now)],
+            secrets=lambda row, now: [vault.open(each.text, secret_place(row.id)) for each in row.live(now)],
             body=lambda notice: body_of(notice, self._types),
             record=record,
         )
@@ -123,7 +125,7 @@ class Webhooks:
         ``*``. FeatureNotInPlan where the plan has no webhooks, UrlRefused for a URL that is never called."""
         await self._startup()
         owner, wanted = tenant_id(tenant), filters(events, self._types)
-        check_url(url, self._rules)
+        _check_url(url, self._rules)
         await self._check_plan(owner)
         shown, name = checked_secret(secret) if secret else new_secret(), f"ep_{self._new_id()}"
         row = EndpointRow(
@@ -132,7 +134,7 @@ class Webhooks:
             url=url,
             events=wanted,
             created_at=self._clock.now(),
-            secrets=(Sealed(text=self._vault.seal(shown, name)),),
+            secrets=(Sealed(text=self._vault.seal(shown, secret_place(name))),),
         )
         await self._ledger.put_endpoint(row, instead_of=None, audit=[self._entry(row, "created")])
         return _shown(row, shown)
@@ -157,7 +159,7 @@ class Webhooks:
         by ``recover``."""
         changes: dict[str, Any] = {}
         if url is not None:
-            check_url(url, self._rules)
+            _check_url(url, self._rules)
             changes["url"] = url
         if events is not None:
             changes["events"] = filters(events, self._types)
@@ -184,7 +186,7 @@ class Webhooks:
 
         def change(row: EndpointRow) -> EndpointRow:
             old = row.secrets[0].model_copy(update={"until": until})
-            return row.changed(secrets=(Sealed(text=self._vault.seal(shown, row.id)), old))
+            return row.changed(secrets=(Sealed(text=self._vault.seal(shown, secret_place(row.id))), old))
 
         return _shown(await self._change(endpoint_id, tenant, "secret rotated", change), shown)
 
@@ -308,6 +310,11 @@ class Webhooks:
 def _shown(row: EndpointRow, secret: str | None = None) -> Endpoint:
     names = ("id", "tenant", "url", "events", "enabled", "why_disabled", "failing_since", "created_at")
     return Endpoint(**{name: getattr(row, name) for name in names}, secret=secret)
+
+
+def _check_url(url: str, rules: Rules) -> None:
+    check_url(url, rules)
+    refuse_card(url, "url")
 
 
 def _instant(value: datetime | str, field: str) -> datetime:

@@ -102,6 +102,10 @@ class Dialect(Protocol):
         """What is set once per database, outside a transaction."""
         ...
 
+    async def wipe(self, connection: AsyncConnection) -> bool:
+        """Leaves nothing of deleted rows in the files beside the database; False while others still read there."""
+        ...
+
     async def lock(self, connection: AsyncConnection, name: int, *, shared: bool = False) -> None:
         """Takes a named lock until the transaction ends. SQLite's only writer needs none."""
         ...
@@ -196,6 +200,9 @@ class Sqlite:
     async def prepare(self, connection: AsyncConnection) -> None:
         await connection.execute(text("PRAGMA journal_mode = WAL"))
 
+    async def wipe(self, connection: AsyncConnection) -> bool:
+        return not (await connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)"))).scalar()
+
     async def lock(self, connection: AsyncConnection, name: int, *, shared: bool = False) -> None:
         pass
 
@@ -229,7 +236,8 @@ class Sqlite:
 def _on_connect(connection: Any, _: object) -> None:
     connection.isolation_level = None  # the driver begins nothing by itself: see _on_begin
     cursor = connection.cursor()
-    for pragma in ("synchronous = FULL", f"cache_size = -{PAGE_CACHE_KIB}"):
+    # secure_delete: what is deleted is written over, so that a forgotten tenant is not found in the file's free pages
+    for pragma in ("synchronous = FULL", "secure_delete = ON", f"cache_size = -{PAGE_CACHE_KIB}"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
@@ -313,6 +321,9 @@ class Postgres:
 
     async def prepare(self, connection: AsyncConnection) -> None:
         pass
+
+    async def wipe(self, connection: AsyncConnection) -> bool:
+        return True  # vacuum and the log's retention are for whoever runs the server
 
     async def lock(self, connection: AsyncConnection, name: int, *, shared: bool = False) -> None:
         take = func.pg_advisory_xact_lock_shared if shared else func.pg_advisory_xact_lock

@@ -183,6 +183,15 @@ class Store:
 
         return await self._retried(attempt)
 
+    async def wipe(self) -> bool:
+        """``Dialect.wipe``."""
+
+        async def outside_a_transaction() -> bool:
+            async with self._turn(), self._engine().connect() as connection:
+                return await self._dialect.wipe(await connection.execution_options(isolation_level="AUTOCOMMIT"))
+
+        return await self._retried(outside_a_transaction)
+
     @contextlib.asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
         """SQLite's writers wait here in order: its own waiting is a poll."""
