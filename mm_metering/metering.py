@@ -32,6 +32,7 @@ from mm_metering.analytics import Analytics
 from mm_metering.backends.collecting import Mute
 from mm_metering.backends.counters import Counters
 from mm_metering.backends.ledger import Ledger
+from mm_metering.backends.privacy import Forgotten
 from mm_metering.backends.sql import open_ledger
 from mm_metering.backends.urls import open_counters
 from mm_metering.backends.webhooks import Claimed
@@ -90,18 +91,21 @@ from mm_metering.gate.deadlines import Timing
 from mm_metering.gate.gate import Gate
 from mm_metering.gate.journal_file import Waiting
 from mm_metering.gate.journal_place import journal_directory
+from mm_metering.gate.keyring import Keyring
 from mm_metering.gate.loops import POLL_S
 from mm_metering.gate.plans import PlanBook
 from mm_metering.gate.portal import Portal
 from mm_metering.gate.reconcile import Reconciler
 from mm_metering.gate.recorder import Outcome, Recorder, Tally
 from mm_metering.gate.refusals import raise_if_refused
+from mm_metering.logs import guard_logs
 from mm_metering.middleware import provider_webhook
 from mm_metering.middleware.asgi import install
 from mm_metering.middleware.doctor import Notes, check_routes
 from mm_metering.middleware.routes import Resolver as HostRoutes
 from mm_metering.middleware.shapes import HeaderStyle, Shape
 from mm_metering.middleware.tenants import Found, Resolver, found_id
+from mm_metering.privacy import KeyUse, Rotated, SealedValues, TenantData
 from mm_metering.proof import Proof, prove
 from mm_metering.vault import Vault
 from mm_metering.webhooks.endpoints import Webhooks
@@ -237,7 +241,10 @@ class Metering:
             timing=timing,
             journal=self._journal,
         )
-        self._recorder = Recorder(self.gate, self.ledger, catalogue=self.catalogue, clock=self.clock, new_id=_new_id)
+        vault, keyring = self._locks(secret_key, ephemeral=_url(ledger) == "memory://")
+        self._recorder = Recorder(
+            self.gate, self.ledger, catalogue=self.catalogue, clock=self.clock, new_id=_new_id, keyring=keyring
+        )
         self._analytics = Analytics(self.ledger, catalogue=self.catalogue, clock=self.clock)
         self._invoices = Invoices(
             self.ledger,
@@ -283,7 +290,7 @@ class Metering:
         self.webhooks = Webhooks(
             self.ledger,
             clock=self.clock,
-            vault=Vault.of(secret_key, ephemeral=_url(ledger) == "memory://"),
+            vault=vault,
             rules=webhook_rules or WebhookRules(),
             startup=self.startup,
             check_plan=self._may_have_webhooks,
@@ -334,6 +341,24 @@ class Metering:
             files=self._left_behind,
             shadowed=lambda: blocks,
         )
+
+    def _locks(self, secret_key: str | None, *, ephemeral: bool) -> tuple[Vault, Keyring]:
+        """What seals, and what knows tenants' keys; and what is done with both."""
+        vault = Vault.of(secret_key, ephemeral=ephemeral)
+        keyring = Keyring(self.ledger, vault, is_on=bool(secret_key))
+        self._sealed = SealedValues(self.ledger, vault)
+        self._tenant_data = TenantData(
+            self.ledger,
+            self.counters,
+            self.gate,
+            keyring=keyring,
+            clock=self.clock,
+            flush=self._adopt_and_flush,
+            end_holds=lambda holds: self.ai.end(holds),
+            delete_customer=self._delete_customer,
+            new_id=_new_id,
+        )
+        return vault, keyring
 
     def _collect_through(self, billing: BillingAdapter, mode: BillingMode, dunning: Dunning) -> None:
         collector = self._collector = Collector(
@@ -409,6 +434,7 @@ class Metering:
                 await asyncio.sleep(POLL_S)
 
     async def _start(self) -> None:
+        guard_logs()  # by now what the stores and the provider need is loaded, with its loggers
         try:
             await self._apply_plans()
             await self.gate.open()
@@ -843,6 +869,40 @@ class Metering:
 
     def _delivery_meters(self) -> list[str]:
         return [meter.name for meter in self.catalogue.meters.values() if meter.event == WEBHOOK_DELIVERY]
+
+    # -- keys, and what is kept of tenants ----------------------------------------------------------------------------
+
+    async def list_keys(self) -> list[KeyUse]:
+        """How many stored values each key has sealed: the newest first, those that are missing here last."""
+        await self.startup()
+        return await self._sealed.keys()
+
+    async def rotate_keys(self, *, progress: Progress = lambda _: None) -> Rotated:
+        """Seals anew under the newest ``secret_key`` what older ones have sealed; apps go on meanwhile, and it may be
+        run again at any time. ``progress`` is told how many are done."""
+        await self.startup()
+        return await self._sealed.rotate(progress)
+
+    async def export_tenant(self, tenant: str) -> AsyncIterator[Mapping[str, Any]]:
+        """All that is kept of a tenant: one mapping for each thing, which its "kind" names, secrets left out."""
+        await self.startup()
+        async for each in self._tenant_data.export(tenant):
+            yield each
+
+    async def forget_tenant(self, tenant: str, *, reason: str) -> Forgotten:
+        """Cancels a tenant for good and destroys what is personal of it; invoices, their usage and the audit log stay,
+        under its id. ``reason`` stands in the audit log, and should name nobody. The provider's customer is deleted
+        unless an invoice is on its way to be paid. It may be run again. See docs/privacy.md."""
+        await self.startup()
+        return await self._tenant_data.forget(tenant, reason)
+
+    async def _adopt_and_flush(self, tenant: str) -> None:
+        await self.gate.adopt()
+        await self._flush_of(tenant)
+
+    async def _delete_customer(self, customer: str) -> None:
+        if self.billing.has_adapter:
+            await self.billing.delete_customer(customer)
 
     # -- usage that a payment provider multiplies ---------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from datetime import date
@@ -557,6 +557,11 @@ class Ai:
         if done:
             await self._flush_all()
         return done
+
+    async def end(self, holds: Iterable[Fact]) -> None:
+        """Charges the input of calls that nobody is to settle any more."""
+        for hold in holds:
+            await self._expire(hold)
 
     async def _renewed_us(self, hold: Fact) -> int:
         """Until when it was renewed."""

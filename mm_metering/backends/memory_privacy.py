@@ -72,7 +72,8 @@ class MemoryPrivacy:
             before = self._row_of(tenant)
             after = self._set_forgotten(tenant, now_us)
             facts = self._blank(tenant, shard, _is_stated)
-            notices = _gone(self._outbox, lambda _, each: each.notice.tenant == tenant)
+            told = changed_notice(after, now_us, now_us)
+            notices = _gone(self._outbox, lambda name, each: each.notice.tenant == tenant and name != told.id)
             endpoints = _gone(self._endpoints, lambda _, each: each.tenant == tenant)
             deliveries = _gone(self._deliveries, lambda _, each: each.tenant == tenant)
             event_ids = _gone(self._claims, lambda key, _: key[0] == tenant)
@@ -83,8 +84,7 @@ class MemoryPrivacy:
             if all(each.state in FINAL for each in self._collections.values() if each.tenant == tenant):
                 self._payers.pop(tenant, None)
             if after != before:
-                notice = changed_notice(after, now_us, now_us)
-                self._outbox[notice.id] = Waiting(notice, AT_ONCE)
+                self._outbox[told.id] = Waiting(told, AT_ONCE)
             self._audit += audit
             return Forgotten(after, facts, len(endpoints), len(deliveries), len(notices), len(event_ids))
 

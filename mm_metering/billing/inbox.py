@@ -97,7 +97,9 @@ class Inbox:
                 return
             rest = min(FIRST_REST * 2**hint.tries, MOST_REST)
             next_us = self._now_us() + rest // timedelta(microseconds=1)
-            await self._ledger.move_hint(hint._replace(next_us=next_us, tries=hint.tries + 1, note=masked(str(error))[:300]))
+            await self._ledger.move_hint(
+                hint._replace(next_us=next_us, tries=hint.tries + 1, note=masked(str(error))[:300])
+            )
         else:
             await self._ledger.move_hint(hint._replace(next_us=None))
 

@@ -71,6 +71,10 @@ class Payments:
             )
         return self._adapter
 
+    @property
+    def has_adapter(self) -> bool:
+        return self._adapter is not None
+
     # -- customers ----------------------------------------------------------------------------------------------------
 
     async def create_customer(

@@ -1,8 +1,9 @@
-"""Card numbers in texts: found by issuer, length, grouping and check digit, so that ids and times are rarely taken for one.
+"""Card numbers in texts: found by issuer, length, grouping and check digit, so that few ids and no times are taken for
+one.
 
 Nobody has to send us one; who does is refused, or the number is masked, before anything is stored or logged. Letters,
-digits and underscores beside a number make it part of an id. Thirteen digits that begin with 4 are an article's bar code
-far more often than a card, and are left alone.
+digits and underscores beside a number make it part of an id. Thirteen digits that begin with 4 are the bar code of an
+article far more often than a card, and are left alone.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Final
 
 from mm_metering.errors import InvalidInput
 
-# The first and the last prefix of each range, and the lengths that are issued in it (ISO/IEC 7812-1, the schemes' lists).
+# The first and the last prefix of each range, and the lengths that are issued in it (ISO/IEC 7812-1 and the schemes).
 _ISSUED: Final = (
     ("4", "4", (16, 19)),
     ("51", "55", (16,)),
@@ -43,13 +44,15 @@ _ISSUED: Final = (
 )
 _SEPARATOR: Final = "[ \\-.\u00a0\u2009\u202f\u2010\u2011\u2013]"
 _RUN: Final = re.compile(rf"[0-9](?:{_SEPARATOR}?[0-9]){{12,}}")
-"""Digits with at most one separator between two of them: perhaps several numbers in a row. It begins with a plain set of
-characters, by which most texts are passed over at C speed."""
+"""Digits with at most one separator between two of them: perhaps several numbers in a row. It begins with a plain set
+of characters, by which most texts are passed over at C speed."""
 _ID_BEFORE: Final = re.compile(r"\w\Z|[0-9][.,]\Z")
 _ID_AFTER: Final = re.compile(r"\w")
 _GROUP: Final = re.compile("[0-9]+")
 _MOST_GROUPS: Final = 5
-_GROUPINGS: Final = frozenset({(4, 4, 4, 4), (4, 4, 4, 4, 3), (4, 6, 5), (4, 6, 4), (6, 13), (4, 4, 4, 2), (4, 4, 4, 3)})
+_GROUPINGS: Final = frozenset(
+    {(4, 4, 4, 4), (4, 4, 4, 4, 3), (4, 6, 5), (4, 6, 4), (6, 13), (4, 4, 4, 2), (4, 4, 4, 3)}
+)
 """How the digits of a card are printed in groups."""
 
 

@@ -90,7 +90,7 @@ def changed_tenant(before: TenantRow | None, new: NewTenant, defaults: TenantDef
     """The row after ``put_tenant``; the same object if nothing changes."""
     if before is None:
         return _new_tenant(new, defaults, now_us)
-    _refuse_forgotten(before)
+    refuse_forgotten(before)
     _check_revision(before, new.of_revision)
     after = before if new.subscribed_us is None else _moved_start(before, new.subscribed_us)
     if new.plan and not _is_on(after.segment_at(now_us), new):
@@ -164,7 +164,7 @@ def with_change(row: TenantRow, change: Change) -> TenantRow:
     InvalidInput for an instant before the sign-up, WrongState for what its state then does not allow and for a tenant
     that was forgotten, ChangedMeanwhile where the tenant is not any more what the change was decided for.
     """
-    _refuse_forgotten(row)
+    refuse_forgotten(row)
     _check_revision(row, change.of_revision)
     if change.at_us < row.subscribed_us:
         at, sign_up = from_micros(change.at_us), from_micros(row.subscribed_us)
@@ -183,7 +183,8 @@ def forgotten(row: TenantRow, now_us: int) -> TenantRow:
     return replace(canceled, forgotten_us=now_us, revision=row.revision + 1)
 
 
-def _refuse_forgotten(row: TenantRow) -> None:
+def refuse_forgotten(row: TenantRow) -> None:
+    """WrongState if it was forgotten."""
     if row.forgotten_us:
         raise WrongState(
             f"tenant {row.id!r} was forgotten at {from_micros(row.forgotten_us):%Y-%m-%dT%H:%M:%SZ}, for good; "

@@ -145,4 +145,3 @@ class PrivacyContract:
         await ledger.book(["acme"], Wanted(), begun)
         await ledger.forget_tenant("acme", now_us=NOW_US, shard=0)
         assert await ledger.payer("acme") == "cus_1"
-

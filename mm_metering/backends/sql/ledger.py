@@ -66,7 +66,6 @@ from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow
 from mm_metering.core.timeline import Change
 from mm_metering.errors import StoreUnavailable, Unstorable
 
-
 log = logging.getLogger("mm_metering.ledger")
 
 
@@ -432,7 +431,9 @@ class SqlLedger:
     ) -> Forgotten:
         done = await self._store.write(lambda tx: privacy.forget(tx, tenant, now_us, shard, audit))
         if not await self._store.wipe():
-            log.warning("forget: others read the ledger at %s; what went is in its log until they end", self._store.where)
+            log.warning(
+                "forget: others read the ledger at %s; what went is in its log until they end", self._store.where
+            )
         return done
 
     # -- keeping ------------------------------------------------------------------------------------------------------

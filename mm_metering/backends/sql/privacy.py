@@ -67,15 +67,14 @@ async def forget(tx: Transaction, owner: str, now_us: int, shard: int, audit: Se
     before, after = await tenants.forget(tx, owner, now_us)
     blanked = await _blank_metadata(tx, owner, shard)
     await _close_alerts(tx, owner)
-    gone = {table.name: await _delete(tx, table, owner) for table in (notice, delivery, endpoint, event_key, mute)}
-    await _delete(tx, tenant_key, owner)
+    told = changed_notice(after, now_us, now_us)
+    gone = {each.name: await _delete(tx, each, owner) for each in (delivery, endpoint, event_key, mute, tenant_key)}
+    notices = await tx.run(delete(notice).where(notice.c.tenant == owner, notice.c.id != told.id))
     unpaid = and_(collection.c.tenant == owner, collection.c.state.not_in(sorted(FINAL)))
     if await tx.first(select(collection.c.invoice).where(unpaid).limit(1)) is None:
         await _delete(tx, payer, owner)
-    told = () if after == before else (changed_notice(after, now_us, now_us),)
-    await collecting.write(tx, Entries(notices=told, audit=tuple(audit)))
-    counts = (gone[each.name] for each in (endpoint, delivery, notice, event_key))
-    return Forgotten(after, blanked, *counts)
+    await collecting.write(tx, Entries(notices=() if after == before else (told,), audit=tuple(audit)))
+    return Forgotten(after, blanked, gone[endpoint.name], gone[delivery.name], notices, gone[event_key.name])
 
 
 async def _delete(tx: Transaction, table: Table, owner: str) -> int:
