@@ -62,6 +62,7 @@ from mm_metering.core.collecting import Notice
 from mm_metering.core.decision import Decision
 from mm_metering.core.dunning import Dunning
 from mm_metering.core.events import UsageEvent, aware, whole_quantity
+from mm_metering.core.facts import Fact
 from mm_metering.core.findings import Examined, Finding
 from mm_metering.core.identity import tenant_id
 from mm_metering.core.invoices import (
@@ -354,7 +355,7 @@ class Metering:
             keyring=keyring,
             clock=self.clock,
             flush=self._adopt_and_flush,
-            end_holds=lambda holds: self.ai.end(holds),
+            end_holds=self._end_holds,
             delete_customer=self._delete_customer,
             new_id=_new_id,
         )
@@ -899,6 +900,9 @@ class Metering:
     async def _adopt_and_flush(self, tenant: str) -> None:
         await self.gate.adopt()
         await self._flush_of(tenant)
+
+    async def _end_holds(self, holds: Iterable[Fact]) -> None:
+        await self.ai.end(holds)
 
     async def _delete_customer(self, customer: str) -> None:
         if self.billing.has_adapter:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Protocol
 
-from mm_metering.backends.accounts import Accounts
+from mm_metering.backends.accounts import Accounts, Wanted
 from mm_metering.billing.adapter import (
     BillingAdapter,
     BillingCustomer,
@@ -27,6 +27,7 @@ from mm_metering.core.cards import refuse_card
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.events import UsageEvent
 from mm_metering.core.identity import tenant_id
+from mm_metering.core.tenancy import refuse_forgotten
 from mm_metering.core.usage import UsageRange, UsageSnapshot
 from mm_metering.errors import InvalidInput
 from mm_metering.gate.recorder import Outcome
@@ -83,6 +84,8 @@ class Payments:
         """The organization's customer: made, or the one that it has."""
         tenant, adapter = tenant_id(organization_id), await self._opened()
         _refuse_cards(email=email, name=name, **(metadata or {}))
+        if account := await self._ledger.account(tenant, Wanted()):
+            refuse_forgotten(account.tenant)
         made = await adapter.create_customer(organization_id=tenant, email=email, name=name, metadata=metadata)
         linked = await self._ledger.link_payer(tenant, made.id)
         return made if linked == made.id else await adapter.get_customer(linked) or made

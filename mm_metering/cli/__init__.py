@@ -18,7 +18,7 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
-from mm_metering.cli import ai, alerts, invoices, payments, plans, simulate
+from mm_metering.cli import ai, alerts, invoices, keys, payments, plans, simulate, tenants
 from mm_metering.cli.host import PROGRAM, load, refuse_memory
 from mm_metering.core.periods import from_micros
 from mm_metering.errors import CatalogueError, InvalidInput, MeteringError, MissingExtra, StoreUnavailable
@@ -176,6 +176,8 @@ def commands() -> typer.Typer:
     program.add_typer(plans.commands(), name="plans")
     program.add_typer(alerts.commands(), name="alerts")
     program.add_typer(ai.commands(), name="ai")
+    program.add_typer(tenants.commands(), name="tenants")
+    program.add_typer(keys.commands(), name="keys")
     return program
 
 

@@ -30,6 +30,7 @@ from mm_metering.core.events import aware
 from mm_metering.core.identity import derived_id, event_id, tenant_id
 from mm_metering.core.invoices import Value
 from mm_metering.core.periods import micros
+from mm_metering.core.tenancy import refuse_forgotten
 from mm_metering.errors import ChangedMeanwhile, EventConflict, InvalidInput, NotFound, WrongState
 from mm_metering.vault import Vault
 from mm_metering.webhooks.dispatcher import Dispatcher
@@ -124,7 +125,7 @@ class Webhooks:
         """The endpoint, with its secret, which is shown this once. ``events``: types, groups such as ``invoice.*``, or
         ``*``. FeatureNotInPlan where the plan has no webhooks, UrlRefused for a URL that is never called."""
         await self._startup()
-        owner, wanted = tenant_id(tenant), filters(events, self._types)
+        owner, wanted = await self._owner(tenant), filters(events, self._types)
         _check_url(url, self._rules)
         await self._check_plan(owner)
         shown, name = checked_secret(secret) if secret else new_secret(), f"ep_{self._new_id()}"
@@ -205,7 +206,7 @@ class Webhooks:
         JSON of at most 20 kB. With an ``id`` it is one event however often this is called; EventConflict for other
         data. A delivery of it is metered once, as ``webhook_delivery``."""
         await self._startup()
-        owner, name, checked = tenant_id(tenant), known_type(type, self._types).name, checked_data(data)
+        owner, name, checked = await self._owner(tenant), known_type(type, self._types).name, checked_data(data)
         own = f"evt_{self._new_id()}" if id is None else derived_id("evt", owner, event_id(id))
         notice = Notice(own, owner, name, checked, self._clock.now(), "host")
         if not await self._ledger.put_notice(notice):
@@ -280,6 +281,13 @@ class Webhooks:
             after = (micros(page[-1].made_at), page[-1].id)
         self.dispatcher.wake()
         return opened
+
+    async def _owner(self, tenant: str) -> str:
+        """Its id; WrongState if it was forgotten."""
+        row = await self._ledger.tenant(tenant_id(tenant))
+        if row is not None:
+            refuse_forgotten(row)
+        return tenant
 
     async def _row(self, endpoint_id: str, tenant: str | None) -> EndpointRow:
         await self._startup()
