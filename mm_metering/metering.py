@@ -1343,9 +1343,11 @@ def _place(store: object) -> str:
     """A store's URL for people to read: without credentials and options. The class of an object."""
     if not isinstance(store, str):
         return type(store).__name__
-    scheme, separator, rest = store.partition("?")[0].partition("://")
-    is_path = scheme in ("local", "memory", "sqlite")
-    return f"{scheme}{separator}{rest if is_path else rest.rpartition('@')[2]}"
+    scheme, separator, rest = store.partition("://")
+    place, _, options = rest.partition("?")
+    if scheme in ("local", "memory", "sqlite"):
+        return f"{scheme}{separator}{place}"
+    return f"{scheme}{separator}{'***' if '@' in options else place.rpartition('@')[2]}"
 
 
 def _is_embedded(counters: object) -> bool:

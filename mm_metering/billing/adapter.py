@@ -16,7 +16,7 @@ from datetime import date, datetime
 from decimal import Decimal, localcontext
 from typing import Final, Literal, Protocol, TypeAlias, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from mm_metering.backends.collecting import About, Hint
 from mm_metering.core.cards import luhn
@@ -44,9 +44,9 @@ class BillingCustomer(Value):
 
     id: str
     organization_id: str
-    email: str
-    name: str
-    metadata: Mapping[str, str] = {}
+    email: str = Field(repr=False)
+    name: str = Field(repr=False)
+    metadata: Mapping[str, str] = Field(default={}, repr=False)
 
 
 class PaymentMethod(Value):

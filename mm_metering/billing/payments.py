@@ -83,7 +83,7 @@ class Payments:
     ) -> BillingCustomer:
         """The organization's customer: made, or the one that it has."""
         tenant, adapter = tenant_id(organization_id), await self._opened()
-        _refuse_cards(email=email, name=name, **(metadata or {}))
+        _refuse_cards(email, name, metadata)
         if account := await self._ledger.account(tenant, Wanted()):
             refuse_forgotten(account.tenant)
         made = await adapter.create_customer(organization_id=tenant, email=email, name=name, metadata=metadata)
@@ -103,7 +103,7 @@ class Payments:
         metadata: Mapping[str, str] | None = None,
     ) -> BillingCustomer:
         adapter = await self._opened()
-        _refuse_cards(email=email, name=name, **(metadata or {}))
+        _refuse_cards(email, name, metadata)
         known = await self._customer(customer_id)
         return await adapter.update_customer(known, email=email, name=name, metadata=metadata)
 
@@ -232,6 +232,11 @@ class Payments:
         return self._catalogue.plan(plan_of(plan_id)).name
 
 
-def _refuse_cards(**texts: object) -> None:
-    for field, text in texts.items():
-        refuse_card(f"{field[:40]} {text}", "metadata" if field not in ("email", "name") else field)
+def _refuse_cards(email: str | None, name: str | None, metadata: Mapping[str, str] | None) -> None:
+    told = (
+        ("email", email),
+        ("name", name),
+        *(("metadata", f"{key} {value}") for key, value in (metadata or {}).items()),
+    )
+    for field, text in told:
+        refuse_card(str(text), field)

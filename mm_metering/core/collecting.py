@@ -149,6 +149,10 @@ class Notice(NamedTuple):
     made_at: datetime
     source: Literal["house", "host"] = "house"
 
+    def __repr__(self) -> str:
+        """Without the data, which may be personal."""
+        return f"Notice({self.id!r}, {self.tenant!r}, {self.type!r})"
+
 
 class Moved(NamedTuple):
     collection: Collection

@@ -41,7 +41,7 @@ class UsageEvent(BaseModel):
     resource: str
     quantity: int = 1
     cost: Decimal | None = None
-    metadata: Mapping[str, Any] | None = None
+    metadata: Mapping[str, Any] | None = Field(default=None, repr=False)
     occurred_at: datetime | None = None
     id: str | None = None
     success: bool = Field(default=True, strict=True)

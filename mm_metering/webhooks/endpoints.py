@@ -53,7 +53,7 @@ class Endpoint(Value):
 
     id: str
     tenant: str
-    url: str
+    url: str = Field(repr=False)
     events: tuple[str, ...]
     enabled: bool
     why_disabled: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -159,7 +160,9 @@ class Sqlite:
             pool_size=POOL_SIZE,
             pool_timeout=BUSY_TIMEOUT_S,
             connect_args={"timeout": BUSY_TIMEOUT_S, "factory": RollsBack},
+            hide_parameters=True,
         )
+        _quiet("aiosqlite")
         event.listen(engine.sync_engine, "connect", _on_connect)
         event.listen(engine.sync_engine, "begin", _on_begin)
         return engine
@@ -233,6 +236,13 @@ class Sqlite:
         return isinstance(error, DataError) or getattr(error.orig, "sqlite_errorname", "").startswith(refusals)
 
 
+def _quiet(driver: str) -> None:
+    """At DEBUG it would log each statement's values; a level that somebody has set stays."""
+    logger = logging.getLogger(driver)
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
+
+
 def _on_connect(connection: Any, _: object) -> None:
     connection.isolation_level = None  # the driver begins nothing by itself: see _on_begin
     cursor = connection.cursor()
@@ -273,6 +283,7 @@ class Postgres:
             pool_size=POOL_SIZE,
             pool_timeout=BUSY_TIMEOUT_S,
             connect_args={"timeout": BUSY_TIMEOUT_S, "command_timeout": COMMAND_TIMEOUT_S},
+            hide_parameters=True,
         )
 
     def where(self, url: URL) -> str:
