@@ -135,8 +135,8 @@ class Store:
     def __init__(self, url: str) -> None:
         try:
             self._url = make_url(url.replace("postgres://", "postgresql://", 1))
-        except ArgumentError as error:
-            raise InvalidInput("ledger", "the URL cannot be read") from error
+        except (ArgumentError, ValueError):  # its text may quote the password
+            raise InvalidInput("ledger", "not a URL such as postgresql://user:password@host:5432/db") from None
         self._dialect = dialect_of(self._url)
         if self._dialect.one_writer and self._url.database in {None, "", ":memory:"}:
             raise InvalidInput("ledger", "SQLite needs a file, as in sqlite:///usage.db; memory:// keeps none")
