@@ -292,6 +292,7 @@ class Metering:
             self.ledger,
             clock=self.clock,
             vault=vault,
+            keyring=keyring,
             rules=webhook_rules or WebhookRules(),
             startup=self.startup,
             check_plan=self._may_have_webhooks,

@@ -249,12 +249,12 @@ class TenantData:
         before: tuple[int, str] | None = None
         while page := await self._ledger.deliveries(tenant, before=before, limit=PAGE):
             for each in page:
-                yield "delivery", each
+                yield "delivery", await self._keyring.opened_delivery(each)
             before = (micros(page[-1].occurred_at), page[-1].id)
         after, end_us = None, 2**62
         while notices := await self._ledger.notices_of(tenant, start_us=0, end_us=end_us, after=after, limit=PAGE):
             for notice in notices:
-                yield "notice", notice
+                yield "notice", await self._keyring.opened_notice(notice)
             after = (micros(notices[-1].made_at), notices[-1].id)
         for entry in await self._ledger.audit(tenant=tenant, limit=2**31 - 1):
             yield "audit", entry

@@ -1,7 +1,7 @@
-"""Tenants' own keys, as far as they are known here. What callers write into a fact's metadata is sealed with the key of
-its tenant before it leaves the process, so that all copies of it, wherever they lie, are noise once that key is gone.
+"""Tenants' own keys, as far as they are known here. What others write into our texts is sealed with its tenant's key
+before it leaves the process, so that all copies of it, wherever they lie, are noise once that key is gone.
 
-The nonce follows from the fact's id and its text: a fact that is posted again is the same line again, which digests and
+The nonce follows from the place and its text: a fact that is posted again is the same line again, which digests and
 journals rely on. Two texts under one nonce would take a collision of HMAC-SHA256 in 96 bits.
 """
 
@@ -17,9 +17,11 @@ from typing import Any, Final
 
 from mm_metering.backends.ledger import Ledger
 from mm_metering.backends.privacy import SEALED, KeyRow, key_place
+from mm_metering.core.collecting import Notice
+from mm_metering.core.deliveries import Attempt, Delivery
 from mm_metering.core.facts import Fact
 from mm_metering.errors import WrongState
-from mm_metering.vault import NONCE_BYTES, Vault, cipher
+from mm_metering.vault import NONCE_BYTES, Place, Vault, cipher
 
 HALF: Final = 32
 """Bytes of a key that encrypt; as many more make nonces."""
@@ -52,7 +54,8 @@ class TenantKey:
 
 
 class Keyring:
-    """``is_on`` False leaves metadata as it is: for a house that has no key of its own."""
+    """Seals what callers and receivers wrote: facts' metadata, the data of a host's events, excerpts of answers.
+    ``is_on`` False leaves all as it is: for a house that has no key of its own."""
 
     def __init__(self, ledger: Ledger, vault: Vault, *, is_on: bool) -> None:
         self._ledger = ledger
@@ -60,25 +63,70 @@ class Keyring:
         self._is_on = is_on
         self._keys: OrderedDict[str, TenantKey] = OrderedDict()
 
-    async def sealed(self, fact: Fact) -> Fact:
-        """The fact as it may be stored; the first of a tenant in this process asks the ledger for its key. WrongState
-        for a tenant that was forgotten."""
-        if fact.metadata is None or not self._is_on:
-            return fact
-        key = self._keys.get(fact.tenant) or self._known(fact.tenant, await self._find_or_make(fact.tenant))
-        return fact._replace(metadata=key.seal(fact.metadata, _about(fact)))
+    async def seal(self, text: str, place: Place, tenant: str) -> str:
+        """The text as it may be stored: sealed, or itself. The first of a tenant in this process asks the ledger for
+        its key. WrongState for a tenant that was forgotten."""
+        if not self._is_on:
+            return text
+        key = self._keys.get(tenant) or self._known(tenant, await self._find_or_make(tenant))
+        return key.seal(text, _about(place, tenant))
 
-    async def opened(self, fact: Fact) -> Fact:
-        """The fact as its caller stated it; without metadata where its key is gone."""
-        if fact.metadata is None or not fact.metadata.startswith(SEALED):
-            return fact
-        key = self._keys.get(fact.tenant)
-        if key is None and (stored := await self._ledger.tenant_key(fact.tenant)) is not None:
-            key = self._known(fact.tenant, stored)
-        return fact._replace(metadata=key.open(fact.metadata, _about(fact)) if key else None)
+    async def open(self, text: str, place: Place, tenant: str) -> str | None:
+        """The text as it was written; None where its key is gone."""
+        if not text.startswith(SEALED):
+            return text
+        key = self._keys.get(tenant)
+        if key is None and (stored := await self._ledger.tenant_key(tenant)) is not None:
+            key = self._known(tenant, stored)
+        return key.open(text, _about(place, tenant)) if key else None
 
     def drop(self, tenant: str) -> None:
         self._keys.pop(tenant, None)
+
+    # -- facts --------------------------------------------------------------------------------------------------------
+
+    async def sealed(self, fact: Fact) -> Fact:
+        if fact.metadata is None:
+            return fact
+        return fact._replace(metadata=await self.seal(fact.metadata, _metadata_of(fact), fact.tenant))
+
+    async def opened(self, fact: Fact) -> Fact:
+        """Without metadata where its key is gone."""
+        if fact.metadata is None:
+            return fact
+        return fact._replace(metadata=await self.open(fact.metadata, _metadata_of(fact), fact.tenant))
+
+    # -- webhooks -----------------------------------------------------------------------------------------------------
+
+    async def sealed_notice(self, notice: Notice) -> Notice:
+        """A host's; what the house tells is none of anybody's writing."""
+        if notice.source != "host" or not self._is_on:
+            return notice
+        text = await self.seal(json.dumps(notice.data, ensure_ascii=False), _data_of(notice), notice.tenant)
+        return notice._replace(data={SEALED: text})
+
+    async def opened_notice(self, notice: Notice) -> Notice:
+        """Without data where its key is gone."""
+        if SEALED not in notice.data:
+            return notice
+        text = await self.open(str(notice.data[SEALED]), _data_of(notice), notice.tenant)
+        return notice._replace(data=json.loads(text or "{}"))
+
+    async def sealed_attempt(self, attempt: Attempt, delivery: Delivery) -> Attempt:
+        if not attempt.excerpt:
+            return attempt
+        text = await self.seal(attempt.excerpt, _excerpt_of(delivery), delivery.tenant)
+        return attempt.model_copy(update={"excerpt": text})
+
+    async def opened_delivery(self, delivery: Delivery) -> Delivery:
+        place = _excerpt_of(delivery)
+        excerpts = [await self.open(each.excerpt, place, delivery.tenant) or "" for each in delivery.attempts]
+        both = zip(delivery.attempts, excerpts, strict=True)
+        return delivery.model_copy(
+            update={"attempts": tuple(each.model_copy(update={"excerpt": text}) for each, text in both)}
+        )
+
+    # -- inside -------------------------------------------------------------------------------------------------------
 
     async def _find_or_make(self, tenant: str) -> str:
         stored = await self._ledger.tenant_key(tenant)
@@ -99,5 +147,17 @@ class Keyring:
         return key
 
 
-def _about(fact: Fact) -> bytes:
-    return json.dumps(["mm_usage_fact", "metadata", fact.tenant, fact.id]).encode()
+def _metadata_of(fact: Fact) -> Place:
+    return Place("mm_usage_fact", "metadata", fact.id)
+
+
+def _data_of(notice: Notice) -> Place:
+    return Place("mm_outbox", "data", notice.id)
+
+
+def _excerpt_of(delivery: Delivery) -> Place:
+    return Place("mm_webhook_delivery", "excerpt", delivery.id)
+
+
+def _about(place: Place, tenant: str) -> bytes:
+    return json.dumps([*place, tenant]).encode()

@@ -23,6 +23,7 @@ from mm_metering.core.deliveries import Attempt, EndpointRow, Result
 from mm_metering.core.event_types import told
 from mm_metering.core.periods import micros
 from mm_metering.errors import MeteringError
+from mm_metering.gate.keyring import Keyring
 from mm_metering.webhooks.answers import Answer
 from mm_metering.webhooks.messages import is_metered
 from mm_metering.webhooks.signing import sign
@@ -59,6 +60,7 @@ class Dispatcher:
         post: Post,
         secrets: Callable[[EndpointRow, datetime], Sequence[str]],
         body: Callable[[Notice], bytes],
+        keyring: Keyring,
         record: Callable[[Claimed], Awaitable[None]],
         lease: timedelta = LEASE,
     ) -> None:
@@ -69,6 +71,7 @@ class Dispatcher:
         self._post = post
         self._secrets = secrets
         self._body = body
+        self.keyring = keyring
         self._awake: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
 
     async def run(self) -> None:
@@ -115,7 +118,7 @@ class Dispatcher:
 
     async def attempt(self, endpoint: EndpointRow, notice: Notice, message: str) -> tuple[Attempt, timedelta | None]:
         """One, and what the endpoint asks for."""
-        now, body = self.clock.now(), self._body(notice)
+        now, body = self.clock.now(), self._body(await self.keyring.opened_notice(notice))
         headers = {
             "content-type": "application/json",
             "user-agent": "mm-metering-webhooks",
@@ -214,6 +217,7 @@ class Shift:
             failpoints.reach("webhooks.after_send")
             if attempt.succeeded and is_metered(each.notice):
                 await self._of.record(each)
+            attempt = await self._of.keyring.sealed_attempt(attempt, delivery)
         except MeteringError as error:
             return await self._cannot(each, error)
         except Exception:

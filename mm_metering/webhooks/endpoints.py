@@ -32,6 +32,7 @@ from mm_metering.core.invoices import Value
 from mm_metering.core.periods import micros
 from mm_metering.core.tenancy import refuse_forgotten
 from mm_metering.errors import ChangedMeanwhile, EventConflict, InvalidInput, NotFound, WrongState
+from mm_metering.gate.keyring import Keyring
 from mm_metering.vault import Vault
 from mm_metering.webhooks.dispatcher import Dispatcher
 from mm_metering.webhooks.guard import Rules, check_url
@@ -80,6 +81,7 @@ class Webhooks:
         *,
         clock: Clock,
         vault: Vault,
+        keyring: Keyring,
         rules: Rules,
         startup: Callable[[], Awaitable[None]],
         check_plan: Callable[[str], Awaitable[None]],
@@ -89,6 +91,7 @@ class Webhooks:
         self._ledger = ledger
         self._clock = clock
         self._vault = vault
+        self._keyring = keyring
         self._rules = rules
         self._startup = startup
         self._check_plan = check_plan
@@ -100,6 +103,7 @@ class Webhooks:
             post=partial(send, rules=rules),
             secrets=lambda row, now: [vault.open(each.text, secret_place(row.id)) for each in row.live(now)],
             body=lambda notice: body_of(notice, self._types),
+            keyring=keyring,
             record=record,
         )
 
@@ -209,11 +213,12 @@ class Webhooks:
         owner, name, checked = await self._owner(tenant), known_type(type, self._types).name, checked_data(data)
         own = f"evt_{self._new_id()}" if id is None else derived_id("evt", owner, event_id(id))
         notice = Notice(own, owner, name, checked, self._clock.now(), "host")
-        if not await self._ledger.put_notice(notice):
-            stands = await self._ledger.notice(own)
-            if stands is not None and (stands.type, stands.data) != (name, checked):
+        if not await self._ledger.put_notice(await self._keyring.sealed_notice(notice)):
+            found = await self._ledger.notice(own)
+            stands = notice if found is None else await self._keyring.opened_notice(found)
+            if (stands.type, stands.data) != (name, checked):
                 raise EventConflict(f"the event {str(id)[:60]!r} was sent before with other data; that one stays")
-            notice = stands or notice
+            notice = stands
         self.dispatcher.wake()
         return SentEvent(id=webhook_id(own), tenant=owner, type=name, occurred_at=notice.made_at)
 
@@ -230,14 +235,15 @@ class Webhooks:
         await self._startup()
         past = None if before is None else (micros(before.occurred_at), before.id)
         chosen: dict[str, Any] = {"endpoint": endpoint, "state": state, "before": past}
-        return await self._ledger.deliveries(tenant_id(tenant), **chosen, limit=max(1, min(limit, MAX_PAGE)))
+        page = await self._ledger.deliveries(tenant_id(tenant), **chosen, limit=max(1, min(limit, MAX_PAGE)))
+        return [await self._keyring.opened_delivery(each) for each in page]
 
     async def get_delivery(self, delivery_id: str, *, tenant: str | None = None) -> Delivery:
         await self._startup()
         found = await self._ledger.delivery(delivery_id)
         if found is None or tenant not in (None, found.tenant):
             raise NotFound(f"there is no delivery {str(delivery_id)[:60]!r}")
-        return found
+        return await self._keyring.opened_delivery(found)
 
     async def resend(self, delivery_id: str, *, tenant: str | None = None) -> Delivery:
         """Sends one again now, whatever became of it, under the same ``webhook-id``."""

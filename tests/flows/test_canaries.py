@@ -233,7 +233,7 @@ async def test_nothing_personal_is_left_of_a_forgotten_tenant(
     (closed,) = await metering.close_period("2024-01", tenant="acme")
     before = await house.everything()
     stands = {each for each in PERSON if each.encode() in before}
-    assert stands == {*PERSON}
+    assert stands == ({PERSON[0]} if is_sealed else {*PERSON})  # an event's id is looked up, and so stays as it is
     assert await _is_noise(metering) is is_sealed
     assert b"beta@example.com" in before or is_sealed
 

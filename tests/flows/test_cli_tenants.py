@@ -10,6 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ class House(ModuleType):
 
     def __init__(self, counters: str, ledger: str) -> None:
         super().__init__("house_of_tenants")
-        self.stores = {"counters": counters, "ledger": ledger}
+        self.stores: dict[str, Any] = {"counters": counters, "ledger": ledger}
         self.clock = FrozenClock("2024-01-15T12:00:00Z")
         self.keys = OLD
 
