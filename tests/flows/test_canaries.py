@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
+import httpx2
 import pytest
 import pytest_asyncio
+from fastapi import FastAPI
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from mm_metering import FrozenClock, Metering, MockBillingAdapter, UsageEvent
+from mm_metering import FrozenClock, Metering, MockBillingAdapter, UsageEvent, first_of, from_header, from_jwt
 from mm_metering.backends.counters import START
 from mm_metering.billing.documents import Party
 from mm_metering.billing.stripe import StripeBillingAdapter
@@ -35,6 +37,7 @@ from mm_metering.webhooks.signing import new_secret, sign
 from tests.card_numbers import EVERY
 from tests.flows.conftest import Make, urls
 from tests.redis_server import RedisServer
+from tests.unit.callers import signed
 from tests.webhook_receiver import Receiver, receiving
 
 KEYS: Final = [base64.b64encode(bytes([number]) * 32).decode() for number in (7, 8)]
@@ -496,6 +499,34 @@ def _whole(error: BaseException) -> str:
     """With its causes, as a traceback shows them, but for the lines of source."""
     said = "".join(traceback.format_exception(error))
     return "\n".join(line for line in said.splitlines() if not line.startswith("    "))
+
+
+async def test_no_key_of_a_caller_is_logged_or_shown(memory: Metering, said: Callable[[], str]) -> None:
+    app, keys = FastAPI(), {"canary-right-key": "acme"}
+    resolvers = (from_header("x-api-key", keys.get), from_jwt("org", key="canary-of-32-bytes-for-tokens-0123"))
+    memory.install(app, tenant=first_of(*resolvers))
+
+    @app.get("/items")
+    def items() -> str:
+        raise ValueError("a bug")
+
+    texts = [repr(resolvers), repr(memory)]
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://app.example") as caller:
+        for name, value in (
+            ("x-api-key", "canary-right-key"),
+            ("x-api-key", "canary-wrong-key"),
+            ("authorization", "Bearer canary.wrong.token"),
+            ("authorization", f"Bearer {signed('canary-another-secret-0123456789')}"),
+        ):
+            answer = await caller.get("/items?token=canary-in-a-query", headers={name: value})
+            texts += [answer.text, str(answer.headers)]
+    await memory.flush()
+    texts += [each.text for each in memory.notes.findings()] + [
+        str(await memory.ledger.facts("acme", after=(0, ""), limit=9))
+    ]
+    texts.append(said())
+    assert "canary" not in "\n".join(texts)
 
 
 def test_reprs_name_nobody() -> None:
