@@ -29,13 +29,14 @@ from mm_metering.core.facts import Fact, tenant_of_line
 from mm_metering.core.identity import tenant_id
 from mm_metering.core.periods import micros
 from mm_metering.core.tenancy import TenantDefaults, TenantRow
-from mm_metering.errors import InvalidInput, UnknownTenant
+from mm_metering.errors import ChangedMeanwhile, InvalidInput, UnknownTenant
 from mm_metering.gate.gate import Gate
 from mm_metering.gate.keyring import Keyring
 from mm_metering.vault import Vault, key_id_of
 
 PAGE: Final = 500
 MAX_REASON: Final = 500
+MOST_TRIES: Final = 5
 Progress = Callable[[int], None]
 
 
@@ -98,13 +99,15 @@ class SealedValues:
     async def _endpoint_anew(self, row: EndpointRow, missing: Counter[str]) -> int:
         """Where it changes meanwhile it is read again: its secrets may be the same still."""
         stands: EndpointRow | None = row
-        while stands is not None and not self._is_done([each.text for each in stands.secrets], missing):
+        for _ in range(MOST_TRIES):
+            if stands is None or self._is_done([each.text for each in stands.secrets], missing):
+                return 0
             place = secret_place(stands.id)
             secrets = tuple(each.model_copy(update={"text": self._anew(each.text, place)}) for each in stands.secrets)
             if await self._ledger.put_endpoint(stands.changed(secrets=secrets), instead_of=stands):
                 return len(secrets)
             stands = await self._ledger.endpoint(stands.id)
-        return 0
+        raise ChangedMeanwhile(f"endpoint {row.id} keeps changing; rotate again", state="changing")
 
     def _is_done(self, sealed: Sequence[str], missing: Counter[str]) -> bool:
         """Whether nothing of it can or need be sealed anew."""

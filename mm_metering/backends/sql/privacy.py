@@ -62,9 +62,9 @@ async def every_endpoint(tx: Transaction, after: str, limit: int) -> list[Endpoi
 
 
 async def forget(tx: Transaction, owner: str, now_us: int, shard: int, audit: Sequence[AuditEntry]) -> Forgotten:
-    await shards.find(tx, shard, lock=True)  # first, as whoever folds
-    await keeping.hold_still(tx)
+    await shards.find(tx, shard, lock=True)  # shard, tenant, rows: in the order of who folds
     before, after = await tenants.forget(tx, owner, now_us)
+    await keeping.hold_still(tx)
     blanked = await _blank_metadata(tx, owner, shard)
     await _close_alerts(tx, owner)
     told = changed_notice(after, now_us, now_us)
