@@ -33,6 +33,7 @@ from mm_metering.audit import ANCHOR_EVERY, AuditLog
 from mm_metering.backends.collecting import Mute
 from mm_metering.backends.counters import Counters
 from mm_metering.backends.ledger import Ledger
+from mm_metering.backends.privacy import Forgotten
 from mm_metering.backends.sql import open_ledger
 from mm_metering.backends.urls import open_counters
 from mm_metering.backends.webhooks import Claimed
@@ -63,6 +64,7 @@ from mm_metering.core.collecting import Notice
 from mm_metering.core.decision import Decision
 from mm_metering.core.dunning import Dunning
 from mm_metering.core.events import UsageEvent, aware, whole_quantity
+from mm_metering.core.facts import Fact
 from mm_metering.core.findings import Examined, Finding
 from mm_metering.core.identity import tenant_id
 from mm_metering.core.invoices import (
@@ -92,22 +94,25 @@ from mm_metering.gate.context import Bound, bind, bound_here, current
 from mm_metering.gate.deadlines import Timing
 from mm_metering.gate.gate import Gate
 from mm_metering.gate.journal_place import journal_directory
+from mm_metering.gate.keyring import Keyring
 from mm_metering.gate.loops import POLL_S
 from mm_metering.gate.plans import PlanBook
 from mm_metering.gate.portal import Portal
 from mm_metering.gate.reconcile import Reconciler
 from mm_metering.gate.recorder import Outcome, Recorder, Tally
 from mm_metering.gate.refusals import raise_if_refused
+from mm_metering.logs import guard_logs
 from mm_metering.middleware import provider_webhook
 from mm_metering.middleware.asgi import install
 from mm_metering.middleware.doctor import Notes, check_routes
 from mm_metering.middleware.routes import Resolver as HostRoutes
 from mm_metering.middleware.shapes import HeaderStyle, Shape
 from mm_metering.middleware.tenants import Found, Resolver, found_id
+from mm_metering.privacy import KeyUse, Rotated, SealedValues, TenantData
 from mm_metering.proof import Proof, prove
+from mm_metering.vault import Vault
 from mm_metering.webhooks.endpoints import Webhooks
 from mm_metering.webhooks.guard import Rules as WebhookRules
-from mm_metering.webhooks.vault import Vault
 from mm_metering.worker import dead_letters
 from mm_metering.worker.alerts import Alerts
 from mm_metering.worker.drain import Drain
@@ -231,8 +236,6 @@ class Metering:
         self.ledger = open_ledger(ledger) if isinstance(ledger, str) else ledger
         self._apply = apply
         self._versions: dict[str, int] = {}
-        vault = Vault.of(secret_key, ephemeral=_url(ledger) == "memory://")
-        self._audit = AuditLog(self.ledger, clock=self.clock, keys=vault.derived("audit"), anchors=audit_anchors)
         self._opening: asyncio.Task[None] | None = None
         self._open = False
         self._lock = threading.Lock()
@@ -255,7 +258,11 @@ class Metering:
             timing=timing,
             journal=self._journal,
         )
-        self._recorder = Recorder(self.gate, self.ledger, catalogue=self.catalogue, clock=self.clock, new_id=_new_id)
+        vault, keyring = self._locks(secret_key, ephemeral=_url(ledger) == "memory://")
+        self._audit = AuditLog(self.ledger, clock=self.clock, keys=vault.derived("audit"), anchors=audit_anchors)
+        self._recorder = Recorder(
+            self.gate, self.ledger, catalogue=self.catalogue, clock=self.clock, new_id=_new_id, keyring=keyring
+        )
         self._analytics = Analytics(self.ledger, catalogue=self.catalogue, clock=self.clock)
         self._invoices = Invoices(
             self.ledger,
@@ -304,6 +311,7 @@ class Metering:
             self.ledger,
             clock=self.clock,
             vault=vault,
+            keyring=keyring,
             rules=webhook_rules or WebhookRules(),
             startup=self.startup,
             check_plan=self._may_have_webhooks,
@@ -353,6 +361,24 @@ class Metering:
             files=None if self._journal is None else self._journal.count,
             shadowed=lambda: blocks,
         )
+
+    def _locks(self, secret_key: str | None, *, ephemeral: bool) -> tuple[Vault, Keyring]:
+        """What seals, and what knows tenants' keys; and what is done with both."""
+        vault = Vault.of(secret_key, ephemeral=ephemeral)
+        keyring = Keyring(self.ledger, vault, is_on=bool(secret_key))
+        self._sealed = SealedValues(self.ledger, vault)
+        self._tenant_data = TenantData(
+            self.ledger,
+            self.counters,
+            self.gate,
+            keyring=keyring,
+            clock=self.clock,
+            flush=self._adopt_and_flush,
+            end_holds=self._end_holds,
+            delete_customer=self._delete_customer,
+            act=self.act,
+        )
+        return vault, keyring
 
     def _collect_through(self, billing: BillingAdapter, mode: BillingMode, dunning: Dunning) -> None:
         collector = self._collector = Collector(
@@ -430,6 +456,7 @@ class Metering:
                 await asyncio.sleep(POLL_S)
 
     async def _start(self) -> None:
+        guard_logs()  # by now what the stores and the provider need is loaded, with its loggers
         try:
             await self._apply_plans()
             await self.gate.open()
@@ -894,6 +921,45 @@ class Metering:
     def _delivery_meters(self) -> list[str]:
         return [meter.name for meter in self.catalogue.meters.values() if meter.event == WEBHOOK_DELIVERY]
 
+    # -- keys, and what is kept of tenants ----------------------------------------------------------------------------
+
+    async def list_keys(self) -> list[KeyUse]:
+        """How many stored values each key has sealed: the newest first, those that are missing here last."""
+        await self.startup()
+        return await self._sealed.keys()
+
+    async def rotate_keys(self, *, progress: Progress = lambda _: None) -> Rotated:
+        """Seals anew under the newest ``secret_key`` what older ones have sealed; apps go on meanwhile, and it may be
+        run again at any time. ``progress`` is told how many are done."""
+        await self.startup()
+        done = await self._sealed.rotate(progress)
+        await self.ledger.add_audit([self.act().did("keys rotated", "", "secret_key", detail=f"{done.values} values")])
+        return done
+
+    async def export_tenant(self, tenant: str) -> AsyncIterator[Mapping[str, Any]]:
+        """All that is kept of a tenant: one mapping for each thing, which its "kind" names, secrets left out."""
+        await self.startup()
+        async for each in self._tenant_data.export(tenant):
+            yield each
+
+    async def forget_tenant(self, tenant: str, *, reason: str) -> Forgotten:
+        """Cancels a tenant for good and destroys what is personal of it; invoices, their usage and the audit log stay,
+        under its id. ``reason`` stands in the audit log, and should name nobody. The provider's customer is deleted
+        unless an invoice is on its way to be paid. It may be run again. See docs/privacy.md."""
+        await self.startup()
+        return await self._tenant_data.forget(tenant, reason)
+
+    async def _adopt_and_flush(self, tenant: str) -> None:
+        await self.gate.adopt()
+        await self._flush_of(tenant)
+
+    async def _end_holds(self, holds: Iterable[Fact]) -> None:
+        await self.ai.holding.end(holds)
+
+    async def _delete_customer(self, customer: str) -> None:
+        if self.billing.has_adapter:
+            await self.billing.delete_customer(customer)
+
     # -- usage that a payment provider multiplies ---------------------------------------------------------------------
 
     async def report_usage(self, *, parked: bool = False) -> int:
@@ -1329,9 +1395,11 @@ def _place(store: object) -> str:
     """A store's URL for people to read: without credentials and options. The class of an object."""
     if not isinstance(store, str):
         return type(store).__name__
-    scheme, separator, rest = store.partition("?")[0].partition("://")
-    is_path = scheme in ("local", "memory", "sqlite")
-    return f"{scheme}{separator}{rest if is_path else rest.rpartition('@')[2]}"
+    scheme, separator, rest = store.partition("://")
+    place, _, options = rest.partition("?")
+    if scheme in ("local", "memory", "sqlite"):
+        return f"{scheme}{separator}{place}"
+    return f"{scheme}{separator}{'***' if '@' in options else place.rpartition('@')[2]}"
 
 
 def _is_embedded(counters: object) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -201,6 +201,11 @@ class Holding:
         if done:
             await self._flush_all()
         return done
+
+    async def end(self, holds: Iterable[Fact]) -> None:
+        """Charges the input of calls that nobody is to settle any more."""
+        for hold in holds:
+            await self._expire(hold)
 
     async def _renewed_us(self, hold: Fact) -> int:
         """Until when it was renewed."""

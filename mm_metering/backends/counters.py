@@ -266,6 +266,11 @@ class Counters(Protocol):
         """The tenant's fields as they stand, empty if not loaded: for reconciling, never for deciding."""
         ...
 
+    async def forget(self, shard: int, tenant: str) -> None:
+        """Deletes the tenant's counters and holds: it is not loaded any more. What it has in the stream stays until it
+        is folded. For a tenant that is not coming back: what bars an early load goes too."""
+        ...
+
     async def aclose(self) -> None:
         """Gives every connection back."""
         ...

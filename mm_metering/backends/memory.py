@@ -120,6 +120,10 @@ class MemoryCounters:
             found = self.data[shard].tenants.get(tenant)
             return dict(found.values) if found and found.tag else {}
 
+    async def forget(self, shard: int, tenant: str) -> None:
+        with self._lock:
+            self.data[shard].tenants.pop(tenant, None)
+
     async def aclose(self) -> None:
         pass
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
@@ -25,6 +25,7 @@ from mm_metering.backends.ledger import (
     hold_key,
 )
 from mm_metering.backends.memory_accounts import MemoryAccounts
+from mm_metering.backends.memory_privacy import MemoryPrivacy
 from mm_metering.backends.memory_reports import MemoryReports
 from mm_metering.backends.memory_webhooks import MemoryWebhooks
 from mm_metering.backends.memory_work import MemoryWork
@@ -37,7 +38,7 @@ from mm_metering.core.cells import LEVEL_KINDS, NO_LEVEL, Calendar, Cell, CellKe
 from mm_metering.core.digest import Digest, hash_of, total
 from mm_metering.core.facts import Fact, encode, flaw
 from mm_metering.core.periods import FIRST_US, days_us, month_start_us
-from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow, changed_tenant, with_change
+from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow, changed_tenant, forgotten, with_change
 from mm_metering.core.timeline import Change
 from mm_metering.errors import UnknownTenant, Unstorable
 
@@ -97,7 +98,7 @@ class Books:
         return len(changed)
 
 
-class MemoryLedger(MemoryWork, MemoryAccounts, MemoryReports, MemoryWebhooks):
+class MemoryLedger(MemoryWork, MemoryAccounts, MemoryReports, MemoryWebhooks, MemoryPrivacy):
     """``memory://``. One lock makes each method a transaction."""
 
     def __init__(self) -> None:
@@ -398,6 +399,33 @@ class MemoryLedger(MemoryWork, MemoryAccounts, MemoryReports, MemoryWebhooks):
         if books.row != before:
             self._refold(books, then)
         return books.row
+
+    # -- privacy ------------------------------------------------------------------------------------------------------
+
+    def _set_forgotten(self, tenant: str, now_us: int) -> TenantRow:
+        books = self._books.get(tenant)
+        if books is None or books.row is None:
+            raise UnknownTenant(f"tenant {tenant!r} is not known: there is nothing to forget")
+        then, books.row = books.calendar, forgotten(books.row, now_us)
+        self._refold(books, then)
+        return books.row
+
+    def _blank(self, tenant: str, shard: int, wanted: Callable[[Fact], bool]) -> int:
+        books = self._books[tenant]
+        stood, found = books.digest, [fact for fact in books.facts.values() if wanted(fact)]
+        for fact in found:
+            books.facts[fact.id] = blank = fact._replace(metadata=None)
+            if fact.id not in books.voided:
+                books.hold(fact, -1)
+                books.hold(blank, 1)
+        if not found:
+            return 0
+        self._rebuild(books)
+        moved = books.digest.plus(-stood.facts, -stood.hashes)
+        self._folded[shard] = self._folded.get(shard, Digest()).plus(*moved)
+        told = self._acknowledged.get(("", shard), Acknowledged("", shard, Digest(), 0))
+        self._acknowledged["", shard] = told._replace(digest=told.digest.plus(*moved))
+        return len(found)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 

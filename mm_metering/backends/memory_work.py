@@ -9,6 +9,7 @@ from mm_metering.backends.memory_audit import MemoryAudit
 from mm_metering.backends.work import DEAD_LETTERS, FIRST_LETTER, Alert, DeadLetter, Lease, LetterKey, Run
 from mm_metering.core.audit import Act
 from mm_metering.core.audited import letters_posted
+from mm_metering.core.cards import masked
 
 
 class MemoryWork(MemoryAudit):
@@ -46,7 +47,8 @@ class MemoryWork(MemoryAudit):
                 self._alerts.pop((DEAD_LETTERS, str(shard)), None)
 
     def _open(self, kind: str, subject: str, detail: str, now_us: int) -> bool:
-        return self._alerts.setdefault((kind, subject), new := Alert(kind, subject, now_us, None, detail)) is new
+        new = Alert(kind, subject, now_us, None, masked(detail))
+        return self._alerts.setdefault((kind, subject), new) is new
 
     async def raise_alert(self, kind: str, subject: str, *, detail: str, now_us: int) -> bool:
         with self._lock:

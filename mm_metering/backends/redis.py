@@ -93,6 +93,9 @@ class RedisCounters:
     async def counters(self, shard: int, tenant: str) -> Mapping[str, int]:
         return wire.decode_counters(await self._function(shard, "counters", [wire.tenant_key(shard, tenant)]))
 
+    async def forget(self, shard: int, tenant: str) -> None:
+        await self._call(shard, ("DEL", wire.tenant_key(shard, tenant), wire.holds_key(shard, tenant)))
+
     async def examine(self, *, now_us: int) -> list[Finding]:
         found: dict[str, list[Finding]] = {}
         for lines in self._per_loop.here().lines:

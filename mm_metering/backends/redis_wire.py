@@ -71,6 +71,11 @@ def tenant_key(shard: int, tenant: str) -> str:
     return f"{{mm:{shard}}}:c:{tenant}"
 
 
+def holds_key(shard: int, tenant: str) -> str:
+    """The hash of what is reserved for it."""
+    return f"{{mm:{shard}}}:h:{tenant}"
+
+
 # -- batches ---------------------------------------------------------------------------------------------------------
 
 
@@ -180,7 +185,7 @@ class _Encoder:
         self._others += map(_bulk, arguments)
 
     def _name_holds(self, tenant: str) -> None:
-        self._keys.append(_bulk(f"{{mm:{self._shard}}}:h:{tenant}"))
+        self._keys.append(_bulk(holds_key(self._shard, tenant)))
 
     def _take(self, op: Take) -> None:
         field, at_us = op.stamp or ("", "")

@@ -16,9 +16,10 @@ from datetime import date, datetime
 from decimal import Decimal, localcontext
 from typing import Final, Literal, Protocol, TypeAlias, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from mm_metering.backends.collecting import About, Hint
+from mm_metering.core.cards import luhn
 from mm_metering.core.money import EXACT, Money, exact, round_minor
 from mm_metering.errors import InvalidInput, InvalidRequest
 
@@ -43,9 +44,9 @@ class BillingCustomer(Value):
 
     id: str
     organization_id: str
-    email: str
-    name: str
-    metadata: Mapping[str, str] = {}
+    email: str = Field(repr=False)
+    name: str = Field(repr=False)
+    metadata: Mapping[str, str] = Field(default={}, repr=False)
 
 
 class PaymentMethod(Value):
@@ -244,13 +245,9 @@ def token(payment_method: object) -> str:
 
 
 def looks_like_a_card(text: str) -> bool:
-    """Whether some 13 to 19 digits in it pass the check of card numbers (Luhn)."""
-    return any(_luhn(re.sub(r"[ -]", "", found.group())) for found in _DIGITS.finditer(text))
-
-
-def _luhn(digits: str) -> bool:
-    doubled = (int(digit) * (1 + place % 2) for place, digit in enumerate(reversed(digits)))
-    return sum(each // 10 + each % 10 for each in doubled) % 10 == 0
+    """Whether some 13 to 19 digits in it pass the check of card numbers (Luhn), whoever would have issued them and
+    whatever is beside them: nothing that a provider's token has to have."""
+    return any(luhn(re.sub(r"[ -]", "", found.group())) for found in _DIGITS.finditer(text))
 
 
 def plain_text(value: object, field: str) -> str:

@@ -17,6 +17,7 @@ from mm_metering.backends.ledger import Ledger
 from mm_metering.billing.adapter import Seen, Subscription, SubscriptionStatus, WebhookAdapter
 from mm_metering.billing.collection import Collector
 from mm_metering.clock import Clock
+from mm_metering.core.cards import masked
 from mm_metering.core.collecting import Standing
 from mm_metering.core.periods import micros
 from mm_metering.errors import BillingError, InvalidInput, InvalidRequest, ProviderRefused, WebhookRefused
@@ -96,7 +97,9 @@ class Inbox:
                 return
             rest = min(FIRST_REST * 2**hint.tries, MOST_REST)
             next_us = self._now_us() + rest // timedelta(microseconds=1)
-            await self._ledger.move_hint(hint._replace(next_us=next_us, tries=hint.tries + 1, note=str(error)[:300]))
+            await self._ledger.move_hint(
+                hint._replace(next_us=next_us, tries=hint.tries + 1, note=masked(str(error))[:300])
+            )
         else:
             await self._ledger.move_hint(hint._replace(next_us=None))
 
@@ -113,7 +116,7 @@ class Inbox:
     async def _give_up(self, hint: Hint, why: str) -> None:
         log.error("webhook %s (%s of %s) is given up: %s", hint.id, hint.type, hint.object_id, why)
         await self._alert(HINT_FAILED, hint.id, f"{hint.type} of {hint.object_id}: {why}")
-        await self._ledger.move_hint(hint._replace(next_us=None, note=why[:300]))
+        await self._ledger.move_hint(hint._replace(next_us=None, note=masked(why)[:300]))
 
     async def back_fill(self, since: datetime) -> int:
         """Asks for what has happened since then and was not delivered, and looks at each invoice that is not settled;

@@ -20,6 +20,7 @@ from mm_metering.core import books, collecting
 from mm_metering.core.audit import Act
 from mm_metering.core.audited import audited
 from mm_metering.core.books import Account, Entries, Rules
+from mm_metering.core.cards import refuse_card
 from mm_metering.core.events import aware, whole_quantity
 from mm_metering.core.facts import Fact
 from mm_metering.core.identity import tenant_id
@@ -642,4 +643,4 @@ def _one_of(value: object, words: Sequence[str], field: str) -> None:
 def _reason(text: object, field: str = "reason") -> str:
     if not isinstance(text, str) or not text.strip() or not text.isprintable() or len(text) > MAX_REASON:
         raise InvalidInput(field, f"is not 1 to {MAX_REASON} printable characters; it stands on the invoice")
-    return text.strip()
+    return refuse_card(text.strip(), field)

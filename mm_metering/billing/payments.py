@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from datetime import date
 from typing import Protocol
 
+from mm_metering.backends.accounts import Wanted
 from mm_metering.backends.ledger import Ledger
 from mm_metering.billing.adapter import (
     BillingAdapter,
@@ -25,9 +26,11 @@ from mm_metering.billing.adapter import (
 from mm_metering.billing.subscriptions import Subscriptions
 from mm_metering.core.audit import Act
 from mm_metering.core.audited import HOUSE
+from mm_metering.core.cards import refuse_card
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.events import UsageEvent
 from mm_metering.core.identity import tenant_id
+from mm_metering.core.tenancy import refuse_forgotten
 from mm_metering.core.usage import UsageRange, UsageSnapshot
 from mm_metering.errors import InvalidInput
 from mm_metering.gate.recorder import Outcome
@@ -74,6 +77,10 @@ class Payments:
             )
         return self._adapter
 
+    @property
+    def has_adapter(self) -> bool:
+        return self._adapter is not None
+
     # -- customers ----------------------------------------------------------------------------------------------------
 
     async def create_customer(
@@ -81,6 +88,9 @@ class Payments:
     ) -> BillingCustomer:
         """The organization's customer: made, or the one that it has."""
         tenant, adapter = tenant_id(organization_id), await self._opened()
+        _refuse_cards(email, name, metadata)
+        if account := await self._ledger.account(tenant, Wanted()):
+            refuse_forgotten(account.tenant)
         made = await adapter.create_customer(organization_id=tenant, email=email, name=name, metadata=metadata)
         linked = await self._ledger.link_payer(tenant, made.id, act=self._act())
         return made if linked == made.id else await adapter.get_customer(linked) or made
@@ -98,6 +108,7 @@ class Payments:
         metadata: Mapping[str, str] | None = None,
     ) -> BillingCustomer:
         adapter = await self._opened()
+        _refuse_cards(email, name, metadata)
         known, given = await self._customer(customer_id), {"email": email, "name": name, "metadata": metadata}
         changed = await adapter.update_customer(known, email=email, name=name, metadata=metadata)
         fields = ", ".join(field for field, value in given.items() if value is not None)
@@ -249,3 +260,13 @@ class Payments:
 
     def _plan(self, plan_id: str) -> str:
         return self._catalogue.plan(plan_of(plan_id)).name
+
+
+def _refuse_cards(email: str | None, name: str | None, metadata: Mapping[str, str] | None) -> None:
+    told = (
+        ("email", email),
+        ("name", name),
+        *(("metadata", f"{key} {value}") for key, value in (metadata or {}).items()),
+    )
+    for field, text in told:
+        refuse_card(str(text), field)

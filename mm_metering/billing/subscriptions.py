@@ -15,6 +15,7 @@ from mm_metering.backends.ledger import Ledger
 from mm_metering.billing.addons import Addons, Version
 from mm_metering.clock import Clock
 from mm_metering.core.audit import Act
+from mm_metering.core.cards import refuse_card
 from mm_metering.core.catalogue import Catalogue, Plan
 from mm_metering.core.catalogue_layout import check_currency, overridden
 from mm_metering.core.events import aware, whole_quantity
@@ -246,6 +247,7 @@ class Subscriptions:
         own = f"{plan.name}{OVERRIDE}{before.id}"
         changed = overridden(plan, changes, meters=self._catalogue.meters)
         check_currency(changed, self._catalogue.currency, self._catalogue.ai_currency)
+        refuse_card(str(changed.definition()), "changes")
         if not self._own_prices:
             refuse_other_prices(plan, changed)
         version = await self._plans.put(own, changed, now_us=self._now_us(), act=self._act())

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast
 
+from mm_metering.core.cards import masked
 from mm_metering.core.dunning import Dunning
 from mm_metering.core.identity import derived_id
 from mm_metering.core.invoices import Invoice, Value
@@ -148,6 +149,10 @@ class Notice(NamedTuple):
     made_at: datetime
     source: Literal["house", "host"] = "house"
 
+    def __repr__(self) -> str:
+        """Without the data, which may be personal."""
+        return f"Notice({self.id!r}, {self.tenant!r}, {self.type!r})"
+
 
 class Moved(NamedTuple):
     collection: Collection
@@ -215,7 +220,7 @@ def pending(each: Collection, now: datetime) -> Moved:
 
 def parked(each: Collection, note: str) -> Moved:
     """Somebody must look: asking again as it is would be of no use."""
-    return Moved(_happened(each, "park", "refused", note=note, due_at=None))
+    return Moved(_happened(each, "park", "refused", note=masked(note), due_at=None))
 
 
 def withdrawn(each: Collection) -> Moved:

@@ -67,7 +67,7 @@ class EndpointRow(Value):
 
     id: str
     tenant: str
-    url: str
+    url: str = Field(repr=False)
     events: tuple[str, ...]
     created_at: datetime
     secrets: tuple[Sealed, ...]
@@ -94,7 +94,7 @@ class Attempt(Value):
     status: int | None = None
     error: str = ""
     took_ms: int = 0
-    excerpt: str = ""
+    excerpt: str = Field(default="", repr=False)
 
     @property
     def succeeded(self) -> bool:

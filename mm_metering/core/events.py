@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pydantic_core import to_json
 
 from mm_metering.core import identity
+from mm_metering.core.cards import refuse_card
 from mm_metering.core.money import non_negative
 from mm_metering.errors import InvalidEvent
 
@@ -40,7 +41,7 @@ class UsageEvent(BaseModel):
     resource: str
     quantity: int = 1
     cost: Decimal | None = None
-    metadata: Mapping[str, Any] | None = None
+    metadata: Mapping[str, Any] | None = Field(default=None, repr=False)
     occurred_at: datetime | None = None
     id: str | None = None
     success: bool = Field(default=True, strict=True)
@@ -87,7 +88,7 @@ class UsageEvent(BaseModel):
     @classmethod
     def _metadata(cls, value: object) -> Mapping[str, Any] | None:
         if value is not None:
-            metadata_json(value)
+            refuse_card(metadata_json(value), "metadata", InvalidEvent)
         return value  # type: ignore[return-value]
 
     @field_validator("occurred_at", mode="plain")

@@ -179,3 +179,12 @@ def void(fact: Fact) -> Fact:
     """The fact that takes ``fact`` back; it carries the same instant, so that both meet in one ledger row."""
     blank = fact._replace(id=f"{fact.id}:void", kind="void", quantity=0, cost_nanos=None, counts=(), metadata=None)
     return blank._replace(target=fact.id)
+
+
+def tenant_of_line(line: bytes) -> str:
+    """The tenant of a line that may be no fact, where it can be read; else ""."""
+    try:
+        fields = json.loads(line[line.index(b"[") :])
+        return fields[3] if isinstance(fields[3], str) else ""
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return ""

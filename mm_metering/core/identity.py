@@ -6,6 +6,7 @@ import json
 from hashlib import sha256
 from typing import Final
 
+from mm_metering.core.cards import refuse_card
 from mm_metering.errors import InvalidEvent, InvalidInput, InvalidTenant
 
 MAX_ID_BYTES: Final = 256
@@ -23,8 +24,9 @@ def event_id(value: object) -> str:
 
 
 def resource_name(value: object) -> str:
-    """What was used: a route template, a model, an export type; 1 to 512 UTF-8 bytes without control characters."""
-    return _text(value, "resource", MAX_RESOURCE_BYTES, InvalidEvent)
+    """What was used: a route template, a model, an export type; 1 to 512 UTF-8 bytes without control characters, and no
+    card number."""
+    return refuse_card(_text(value, "resource", MAX_RESOURCE_BYTES, InvalidEvent), "resource", InvalidEvent)
 
 
 def derived_id(prefix: str, *parts: object) -> str:

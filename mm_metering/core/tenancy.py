@@ -8,9 +8,9 @@ from typing import Final
 
 from mm_metering.core.cells import Segment
 from mm_metering.core.periods import Window, from_micros, micros, window_span, zone
-from mm_metering.core.timeline import Change, PlanChange, changed_timeline, settled
+from mm_metering.core.timeline import Change, PlanChange, StateChange, changed_timeline, settled
 from mm_metering.core.zones import moved_zone
-from mm_metering.errors import ChangedMeanwhile, InvalidInput
+from mm_metering.errors import ChangedMeanwhile, InvalidInput, WrongState
 
 OVERRIDE: Final = "~"
 """Between a plan's name and the tenant whose own version of it this is: "pro~acme". No plan of a catalogue has it."""
@@ -26,7 +26,7 @@ class TenantRow:
     """A tenant. ``timezone`` is a name for ``core.zones.zone``. ``segments`` are in order of their start;
     ``trial_us`` is how long the trial lasts that begins with the sign-up; ``anchor_day``, 1 to 31, the day on which its
     months begin; ``revision`` rises with every change that
-    decisions depend on."""
+    decisions depend on; ``forgotten_us`` is when it was forgotten, 0 for never."""
 
     id: str
     timezone: str
@@ -36,6 +36,7 @@ class TenantRow:
     segments: tuple[Segment, ...]
     trial_us: int = 0
     anchor_day: int = 1
+    forgotten_us: int = 0
 
     @property
     def trial_ends_us(self) -> int:
@@ -89,6 +90,7 @@ def changed_tenant(before: TenantRow | None, new: NewTenant, defaults: TenantDef
     """The row after ``put_tenant``; the same object if nothing changes."""
     if before is None:
         return _new_tenant(new, defaults, now_us)
+    refuse_forgotten(before)
     _check_revision(before, new.of_revision)
     after = before if new.subscribed_us is None else _moved_start(before, new.subscribed_us)
     if new.plan and not _is_on(after.segment_at(now_us), new):
@@ -159,9 +161,10 @@ def _check_revision(row: TenantRow, of_revision: int | None) -> None:
 def with_change(row: TenantRow, change: Change) -> TenantRow:
     """The row after a change of its timeline; the same object if nothing changes.
 
-    InvalidInput for an instant before the sign-up, WrongState for what its state then does not allow, ChangedMeanwhile
-    where the tenant is not any more what the change was decided for.
+    InvalidInput for an instant before the sign-up, WrongState for what its state then does not allow and for a tenant
+    that was forgotten, ChangedMeanwhile where the tenant is not any more what the change was decided for.
     """
+    refuse_forgotten(row)
     _check_revision(row, change.of_revision)
     if change.at_us < row.subscribed_us:
         at, sign_up = from_micros(change.at_us), from_micros(row.subscribed_us)
@@ -170,3 +173,21 @@ def with_change(row: TenantRow, change: Change) -> TenantRow:
         )
     segments = settled(changed_timeline(row.segments, change, name=row.id), row.trial_ends_us)
     return row if segments == row.segments else replace(row, segments=segments, revision=row.revision + 1)
+
+
+def forgotten(row: TenantRow, now_us: int) -> TenantRow:
+    """The row of a tenant that is forgotten: canceled from now on and for good; the same object if it was before."""
+    if row.forgotten_us:
+        return row
+    canceled = with_change(row, StateChange(max(now_us, row.subscribed_us), "cancel"))
+    return replace(canceled, forgotten_us=now_us, revision=row.revision + 1)
+
+
+def refuse_forgotten(row: TenantRow) -> None:
+    """WrongState if it was forgotten."""
+    if row.forgotten_us:
+        raise WrongState(
+            f"tenant {row.id!r} was forgotten at {from_micros(row.forgotten_us):%Y-%m-%dT%H:%M:%SZ}, for good; "
+            "who comes back is a new tenant, with another id",
+            state="forgotten",
+        )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -40,7 +40,7 @@ from mm_metering.core.identity import tenant_id
 from mm_metering.core.lifecycles import TRIAL
 from mm_metering.core.periods import from_micros, zone
 from mm_metering.core.rating import plan_label
-from mm_metering.core.tenancy import TenantDefaults, TenantRow
+from mm_metering.core.tenancy import TenantDefaults, TenantRow, refuse_forgotten
 from mm_metering.errors import StoreUnavailable, UnknownTenant
 from mm_metering.gate import loading
 from mm_metering.gate.admission import Admission, Candidate, Wish
@@ -292,6 +292,13 @@ class Gate:
         return self._acknowledged(lane, facts, await lane.submit(op, allow=True))
 
     # -- posts --------------------------------------------------------------------------------------------------------
+
+    async def refuse_forgotten(self, tenants: Iterable[str]) -> None:
+        """WrongState if one of them was forgotten, as far as that is known here."""
+        for tenant in tenants:
+            view = await self._known_view(tenant)
+            if view.row is not None:
+                refuse_forgotten(view.row)
 
     async def post(self, tenant: str, facts: Sequence[Fact]) -> bool:
         """States what happened: never refused for a limit.

@@ -26,6 +26,7 @@ from mm_metering.core.money import to_nanos
 from mm_metering.core.periods import from_micros, local_day, micros, period_of, zone
 from mm_metering.errors import EventConflict, InvalidEvent
 from mm_metering.gate.gate import Gate
+from mm_metering.gate.keyring import Keyring
 from mm_metering.gate.windows import default_cost
 
 Outcome = Literal["recorded", "duplicate"]
@@ -43,10 +44,18 @@ class Recorder:
     """Turns events into facts and posts them through the gate."""
 
     def __init__(
-        self, gate: Gate, ledger: Ledger, *, catalogue: Catalogue, clock: Clock, new_id: Callable[[], str]
+        self,
+        gate: Gate,
+        ledger: Ledger,
+        *,
+        catalogue: Catalogue,
+        clock: Clock,
+        new_id: Callable[[], str],
+        keyring: Keyring,
     ) -> None:
         self._gate = gate
         self._ledger = ledger
+        self._keyring = keyring
         self._catalogue = catalogue
         self._clock = clock
         self._new_id = new_id
@@ -67,6 +76,8 @@ class Recorder:
         """Records events in order. All are checked before any is recorded; conflicts are counted, not raised."""
         now_us = micros(self._clock.now())
         facts = [self._fact(event, now_us) for event in events]
+        await self._gate.refuse_forgotten(dict.fromkeys(fact.tenant for _, fact in facts))
+        facts = [(event, await self._keyring.sealed(fact)) for event, fact in facts]
         await self._refuse_too_late([fact for _, fact in facts], now_us)
         claims = await self._claims([(event, fact) for event, fact in facts if event.id is not None])
         if claims:

@@ -763,3 +763,12 @@ class CountersContract:
         assert await process.stored("nobody") == {}
         await process.one(Append((("t", FACT),)))
         assert await process.stored() == {}
+
+    async def test_a_forgotten_tenant_has_no_counters_and_no_holds(self, counters: Counters) -> None:
+        process = await self.ready(counters, {api().field: 3})
+        await process.one(take((api(99), 20), hold="h"))
+        assert await process.stored() == {api().field: 3, f"{api().field}~": 20}
+        for _ in range(2):
+            await counters.forget(0, "t")
+        assert await process.stored() == {}
+        assert isinstance(await process.one(take((api(99), 1))), Miss)

@@ -46,6 +46,7 @@ from mm_metering.errors import ChangedMeanwhile, InvalidInput, UnknownTenant, Wr
 from mm_metering.testing.accounts_contract import AccountsContract
 from mm_metering.testing.audit_contract import AuditContract
 from mm_metering.testing.collecting_contract import CollectingContract
+from mm_metering.testing.privacy_contract import PrivacyContract
 from mm_metering.testing.usage_reports_contract import UsageReportsContract
 from mm_metering.testing.webhooks_contract import WebhooksContract
 from mm_metering.testing.work_contract import WorkContract
@@ -179,7 +180,13 @@ def _moved(values: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:
 
 
 class LedgerContract(
-    WorkContract, AccountsContract, AuditContract, CollectingContract, UsageReportsContract, WebhooksContract
+    WorkContract,
+    AccountsContract,
+    AuditContract,
+    CollectingContract,
+    UsageReportsContract,
+    WebhooksContract,
+    PrivacyContract,
 ):
     """Each test quotes one law."""
 

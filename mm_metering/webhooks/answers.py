@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Final
 
+from mm_metering.core.cards import masked
+
 MAX_EXCERPT_BYTES: Final = 1024
 MAX_RETRY_AFTER_S: Final = 86_400
 
@@ -17,7 +19,7 @@ class Answer:
 
     status         None if there was none
     retry_after_s  what the receiver asks for, at most 24 hours
-    excerpt        the first KiB of the body, printable
+    excerpt        the first KiB of the body, printable, card numbers masked
     error          a word and a sentence, such as "status: it answered 503; only 2xx counts as received". The words:
                    url, dns, connection, certificate, tls, timeout, protocol, redirect, status, request
     """
@@ -56,7 +58,7 @@ class Heard:
         if self.headers.get(b"content-encoding", b"identity").lower() != b"identity":
             return ""  # it was asked not to
         text = self.body[:MAX_EXCERPT_BYTES].decode("utf-8", "replace")
-        return "".join(each if each.isprintable() else " " for each in text).strip()
+        return masked("".join(each if each.isprintable() else " " for each in text).strip())
 
 
 def retry_after_s(headers: Mapping[bytes, bytes]) -> int | None:

@@ -24,6 +24,7 @@ from mm_metering.core.deliveries import Attempt, EndpointRow, Result
 from mm_metering.core.event_types import told
 from mm_metering.core.periods import micros
 from mm_metering.errors import MeteringError
+from mm_metering.gate.keyring import Keyring
 from mm_metering.webhooks.answers import Answer
 from mm_metering.webhooks.messages import is_metered
 from mm_metering.webhooks.signing import sign
@@ -60,6 +61,7 @@ class Dispatcher:
         post: Post,
         secrets: Callable[[EndpointRow, datetime], Sequence[str]],
         body: Callable[[Notice], bytes],
+        keyring: Keyring,
         record: Callable[[Claimed], Awaitable[None]],
         act: Callable[[], Act],
         lease: timedelta = LEASE,
@@ -74,6 +76,7 @@ class Dispatcher:
         self._body = body
         self.unsendable: set[str] | None = None
         """Endpoints with an open alert, once they were asked for."""
+        self.keyring = keyring
         self._awake: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
 
     async def run(self) -> None:
@@ -136,7 +139,7 @@ class Dispatcher:
 
     async def attempt(self, endpoint: EndpointRow, notice: Notice, message: str) -> tuple[Attempt, timedelta | None]:
         """One, and what the endpoint asks for."""
-        now, body = self.clock.now(), self._body(notice)
+        now, body = self.clock.now(), self._body(await self.keyring.opened_notice(notice))
         headers = {
             "content-type": "application/json",
             "user-agent": "mm-metering-webhooks",
@@ -234,6 +237,7 @@ class Shift:
             if attempt.succeeded and is_metered(each.notice):
                 await self._of.record(each)
             await self._of.sendable(endpoint.id)
+            attempt = await self._of.keyring.sealed_attempt(attempt, delivery)
         except MeteringError as error:
             log.error("webhooks: endpoint %s cannot be sent to: %s", endpoint.id, error)
             await self._of.alert(endpoint.id, str(error))

@@ -10,11 +10,13 @@ from typing import Any, Final
 from pydantic import Field
 
 from mm_metering.backends.ledger import Ledger
+from mm_metering.backends.privacy import secret_place
 from mm_metering.backends.webhooks import Claimed
 from mm_metering.clock import Clock
 from mm_metering.core import deliveries
 from mm_metering.core.audit import Act
 from mm_metering.core.audited import endpoint_changed
+from mm_metering.core.cards import refuse_card
 from mm_metering.core.collecting import Notice
 from mm_metering.core.deliveries import Attempt, Delivery, DeliveryState, EndpointRow, Sealed, webhook_id
 from mm_metering.core.event_types import (
@@ -29,14 +31,16 @@ from mm_metering.core.events import aware
 from mm_metering.core.identity import derived_id, event_id, tenant_id
 from mm_metering.core.invoices import Value
 from mm_metering.core.periods import micros
+from mm_metering.core.tenancy import refuse_forgotten
 from mm_metering.errors import ChangedMeanwhile, EventConflict, InvalidInput, NotFound, WrongState
 from mm_metering.gate.acting import WORKER, act_now
+from mm_metering.gate.keyring import Keyring
+from mm_metering.vault import Vault
 from mm_metering.webhooks.dispatcher import Dispatcher
 from mm_metering.webhooks.guard import Rules, check_url
 from mm_metering.webhooks.messages import body_of, checked_data
 from mm_metering.webhooks.sender import send
 from mm_metering.webhooks.signing import checked_secret, new_secret
-from mm_metering.webhooks.vault import Vault
 
 KEEP_OLD_SECRET: Final = timedelta(hours=24)
 MOST_TRIES: Final = 5
@@ -52,7 +56,7 @@ class Endpoint(Value):
 
     id: str
     tenant: str
-    url: str
+    url: str = Field(repr=False)
     events: tuple[str, ...]
     enabled: bool
     why_disabled: str
@@ -79,6 +83,7 @@ class Webhooks:
         *,
         clock: Clock,
         vault: Vault,
+        keyring: Keyring,
         rules: Rules,
         startup: Callable[[], Awaitable[None]],
         check_plan: Callable[[str], Awaitable[None]],
@@ -88,6 +93,7 @@ class Webhooks:
         self._ledger = ledger
         self._clock = clock
         self._vault = vault
+        self._keyring = keyring
         self._rules = rules
         self._startup = startup
         self._check_plan = check_plan
@@ -97,8 +103,9 @@ class Webhooks:
             ledger,
             clock=clock,
             post=partial(send, rules=rules),
-            secrets=lambda row, now: [vault.open(each.text, row.id) for each in row.live(now)],
+            secrets=lambda row, now: [vault.open(each.text, secret_place(row.id)) for each in row.live(now)],
             body=lambda notice: body_of(notice, self._types),
+            keyring=keyring,
             record=record,
             act=partial(act_now, clock, new_id, actor=WORKER),
         )
@@ -125,8 +132,8 @@ class Webhooks:
         """The endpoint, with its secret, which is shown this once. ``events``: types, groups such as ``invoice.*``, or
         ``*``. FeatureNotInPlan where the plan has no webhooks, UrlRefused for a URL that is never called."""
         await self._startup()
-        owner, wanted = tenant_id(tenant), filters(events, self._types)
-        check_url(url, self._rules)
+        owner, wanted = await self._owner(tenant), filters(events, self._types)
+        _check_url(url, self._rules)
         await self._check_plan(owner)
         shown, name = checked_secret(secret) if secret else new_secret(), f"ep_{self._new_id()}"
         row = EndpointRow(
@@ -135,7 +142,7 @@ class Webhooks:
             url=url,
             events=wanted,
             created_at=self._clock.now(),
-            secrets=(Sealed(text=self._vault.seal(shown, name)),),
+            secrets=(Sealed(text=self._vault.seal(shown, secret_place(name))),),
         )
         created = endpoint_changed(None, row, "created", self._act())
         await self._ledger.put_endpoint(row, instead_of=None, audit=[created])
@@ -161,7 +168,7 @@ class Webhooks:
         by ``recover``."""
         changes: dict[str, Any] = {}
         if url is not None:
-            check_url(url, self._rules)
+            _check_url(url, self._rules)
             changes["url"] = url
         if events is not None:
             changes["events"] = filters(events, self._types)
@@ -188,7 +195,7 @@ class Webhooks:
 
         def change(row: EndpointRow) -> EndpointRow:
             old = row.secrets[0].model_copy(update={"until": until})
-            return row.changed(secrets=(Sealed(text=self._vault.seal(shown, row.id)), old))
+            return row.changed(secrets=(Sealed(text=self._vault.seal(shown, secret_place(row.id))), old))
 
         return _shown(await self._change(endpoint_id, tenant, "secret rotated", change), shown)
 
@@ -207,14 +214,15 @@ class Webhooks:
         JSON of at most 20 kB. With an ``id`` it is one event however often this is called; EventConflict for other
         data. A delivery of it is metered once, as ``webhook_delivery``."""
         await self._startup()
-        owner, name, checked = tenant_id(tenant), known_type(type, self._types).name, checked_data(data)
+        owner, name, checked = await self._owner(tenant), known_type(type, self._types).name, checked_data(data)
         own = f"evt_{self._new_id()}" if id is None else derived_id("evt", owner, event_id(id))
         notice = Notice(own, owner, name, checked, self._clock.now(), "host")
-        if not await self._ledger.put_notice(notice):
-            stands = await self._ledger.notice(own)
-            if stands is not None and (stands.type, stands.data) != (name, checked):
+        if not await self._ledger.put_notice(await self._keyring.sealed_notice(notice)):
+            found = await self._ledger.notice(own)
+            stands = notice if found is None else await self._keyring.opened_notice(found)
+            if (stands.type, stands.data) != (name, checked):
                 raise EventConflict(f"the event {str(id)[:60]!r} was sent before with other data; that one stays")
-            notice = stands or notice
+            notice = stands
         self.dispatcher.wake()
         return SentEvent(id=webhook_id(own), tenant=owner, type=name, occurred_at=notice.made_at)
 
@@ -231,14 +239,15 @@ class Webhooks:
         await self._startup()
         past = None if before is None else (micros(before.occurred_at), before.id)
         chosen: dict[str, Any] = {"endpoint": endpoint, "state": state, "before": past}
-        return await self._ledger.deliveries(tenant_id(tenant), **chosen, limit=max(1, min(limit, MAX_PAGE)))
+        page = await self._ledger.deliveries(tenant_id(tenant), **chosen, limit=max(1, min(limit, MAX_PAGE)))
+        return [await self._keyring.opened_delivery(each) for each in page]
 
     async def get_delivery(self, delivery_id: str, *, tenant: str | None = None) -> Delivery:
         await self._startup()
         found = await self._ledger.delivery(delivery_id)
         if found is None or tenant not in (None, found.tenant):
             raise NotFound(f"there is no delivery {str(delivery_id)[:60]!r}")
-        return found
+        return await self._keyring.opened_delivery(found)
 
     async def resend(self, delivery_id: str, *, tenant: str | None = None) -> Delivery:
         """Sends one again now, whatever became of it, under the same ``webhook-id``."""
@@ -283,6 +292,13 @@ class Webhooks:
         self.dispatcher.wake()
         return opened
 
+    async def _owner(self, tenant: str) -> str:
+        """Its id; WrongState if it was forgotten."""
+        row = await self._ledger.tenant(tenant_id(tenant))
+        if row is not None:
+            refuse_forgotten(row)
+        return tenant
+
     async def _row(self, endpoint_id: str, tenant: str | None) -> EndpointRow:
         await self._startup()
         found = await self._ledger.endpoint(endpoint_id)
@@ -312,6 +328,11 @@ class Webhooks:
 def _shown(row: EndpointRow, secret: str | None = None) -> Endpoint:
     names = ("id", "tenant", "url", "events", "enabled", "why_disabled", "failing_since", "created_at")
     return Endpoint(**{name: getattr(row, name) for name in names}, secret=secret)
+
+
+def _check_url(url: str, rules: Rules) -> None:
+    check_url(url, rules)
+    refuse_card(url, "url")
 
 
 def _instant(value: datetime | str, field: str) -> datetime:

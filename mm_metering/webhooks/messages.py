@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from mm_metering.core.cards import refuse_card
 from mm_metering.core.collecting import Notice
 from mm_metering.core.event_types import EVENT_TYPES, EventType, told
 from mm_metering.errors import InvalidInput
@@ -33,7 +34,7 @@ def checked_data(data: object) -> Mapping[str, Any]:
         raise InvalidInput("data", f"cannot be written as JSON ({type(error).__name__}); {way}") from None
     if size > MAX_DATA_BYTES:
         raise InvalidInput("data", f"is {size:,} bytes as JSON; the most is {MAX_DATA_BYTES:,}: send an id to look up")
-    found: Mapping[str, Any] = json.loads(text)
+    found: Mapping[str, Any] = json.loads(refuse_card(text, "data"))
     return found
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from mm_metering.backends.ledger import Ledger
 from mm_metering.backends.work import FIRST_LETTER, DeadLetter
 from mm_metering.core.audit import Act
-from mm_metering.core.facts import Fact, decode
+from mm_metering.core.facts import Fact, decode, tenant_of_line
 from mm_metering.core.periods import micros
 from mm_metering.gate.gate import Gate
 from mm_metering.worker.drain import Drain
@@ -27,11 +26,7 @@ async def every(ledger: Ledger) -> AsyncIterator[list[DeadLetter]]:
 
 def tenant_of(letter: DeadLetter) -> str:
     """Its tenant, where that can be read; else ""."""
-    try:
-        fields = json.loads(letter.line[letter.line.index(b"[") :])
-        return fields[3] if isinstance(fields[3], str) else ""
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return ""
+    return tenant_of_line(letter.line)
 
 
 async def retry(ledger: Ledger, gate: Gate, drain: Drain, *, act: Callable[[], Act]) -> int:

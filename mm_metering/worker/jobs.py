@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from mm_metering.backends.ledger import Ledger
 from mm_metering.backends.work import JOB_FAILED, Run
+from mm_metering.core.cards import masked
 from mm_metering.core.periods import from_micros
 from mm_metering.errors import MeteringError
 from mm_metering.gate.acting import WORKER, acting
@@ -145,7 +146,7 @@ class Jobs:
     async def _fail(self, claimed: _Claimed, error: BaseException) -> None:
         run, now_us = claimed.run, self._now_us()
         what, text = f"{run.job} of {from_micros(run.period_us)}", f"{type(error).__name__}: {error}"
-        text = text.encode("unicode_escape").decode()[:500]
+        text = masked(text).encode("unicode_escape").decode()[:500]
         log.error("job %s failed (try %d of %d)", what, run.tries, MAX_TRIES, exc_info=error)
         if run.tries < MAX_TRIES:
             await claimed.put(state="waiting", error=text)

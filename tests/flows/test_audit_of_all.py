@@ -29,9 +29,10 @@ from tests.flows.test_dead_letters import USE, stream
 ROOMS: Final = {"metering": Metering, "billing": Payments, "webhooks": Webhooks, "ai": Ai}
 
 READS: Final = """
-metering: act acting audit_anchor bind check_limit check_up current dead_letters explain export_audit from_sync
-get_billing_summary get_invoice get_tenant get_usage invoice_document line_facts list_alerts list_audit list_credits
-list_invoices list_mutes list_payments preview_change preview_invoice prove rerun_invoice shadow_report simulate
+metering: act acting audit_anchor bind check_limit check_up current dead_letters explain export_audit export_tenant
+from_sync get_billing_summary get_invoice get_tenant get_usage invoice_document line_facts list_alerts list_audit list_credits
+list_invoices list_keys list_mutes list_payments preview_change preview_invoice prove rerun_invoice shadow_report
+simulate
 verify_audit
 billing: create_usage_snapshot get_customer get_invoice get_payment_methods get_subscription get_usage
 webhooks: get_delivery get_endpoint list_deliveries list_endpoints
@@ -190,6 +191,8 @@ STEPS: list[tuple[str, Step]] = [
     ("billing.delete_customer", lambda h: h.billing.delete_customer("acme")),
     ("metering.rebuild", lambda h: h.metering.rebuild()),
     ("metering.rebuild", lambda h: h.metering.rebuild("acme")),
+    ("metering.rotate_keys", lambda h: h.metering.rotate_keys()),
+    ("metering.forget_tenant", lambda h: h.metering.forget_tenant("beta", reason="it asked for it")),
     ("", _buries),
     ("metering.retry_dead_letters", lambda h: h.metering.retry_dead_letters()),
 ]

@@ -214,6 +214,9 @@ class Network:
     async def counters(self, shard: int, tenant: str) -> Mapping[str, int]:
         return await self.node.counters(shard, tenant)
 
+    async def forget(self, shard: int, tenant: str) -> None:
+        await self._call(lambda node: node.forget(shard, tenant))
+
     async def aclose(self) -> None:
         pass
 

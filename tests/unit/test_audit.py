@@ -22,7 +22,7 @@ from mm_metering.core.tenancy import TenantRow
 from mm_metering.core.timeline import StateChange
 from mm_metering.errors import InvalidInput
 from mm_metering.gate.acting import act_now, acting
-from mm_metering.webhooks.vault import Vault
+from mm_metering.vault import Vault
 
 AT = datetime(2026, 11, 27, tzinfo=UTC)
 KEYS = {"new": b"n" * 32, "old": b"o" * 32}

@@ -121,12 +121,12 @@ async def add_refused(tx: Transaction, refused: Mapping[CellKey, int]) -> None:
     await tx.load(_upsert(tx.dialect), [*rows])
 
 
-async def digests(tx: Transaction, after: str, limit: int) -> list[tuple[str, Digest]]:
-    """Each tenant's counted facts as its cells have them: one page, by tenant."""
+async def digests(tx: Transaction, after: str, limit: int, *, of: str | None = None) -> list[tuple[str, Digest]]:
+    """Each tenant's counted facts as its cells have them, or one's: one page, by tenant."""
     cell = usage_cell.c
     statement = (
         select(cell.tenant, func.sum(cell.facts), *exact_sum(cell.digest))
-        .where(cell.tenant > after)
+        .where(cell.tenant > after if of is None else cell.tenant == of)
         .group_by(cell.tenant)
         .order_by(cell.tenant)
         .limit(limit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -102,6 +103,10 @@ class Dialect(Protocol):
         """What is set once per database, outside a transaction."""
         ...
 
+    async def wipe(self, connection: AsyncConnection) -> bool:
+        """Leaves nothing of deleted rows in the files beside the database; False while others still read there."""
+        ...
+
     async def lock(self, connection: AsyncConnection, name: int, *, shared: bool = False) -> None:
         """Takes a named lock until the transaction ends. SQLite's only writer needs none."""
         ...
@@ -155,7 +160,9 @@ class Sqlite:
             pool_size=POOL_SIZE,
             pool_timeout=BUSY_TIMEOUT_S,
             connect_args={"timeout": BUSY_TIMEOUT_S, "factory": RollsBack},
+            hide_parameters=True,
         )
+        _quiet("aiosqlite")
         event.listen(engine.sync_engine, "connect", _on_connect)
         event.listen(engine.sync_engine, "begin", _on_begin)
         return engine
@@ -196,6 +203,9 @@ class Sqlite:
     async def prepare(self, connection: AsyncConnection) -> None:
         await connection.execute(text("PRAGMA journal_mode = WAL"))
 
+    async def wipe(self, connection: AsyncConnection) -> bool:
+        return not (await connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)"))).scalar()
+
     async def lock(self, connection: AsyncConnection, name: int, *, shared: bool = False) -> None:
         pass
 
@@ -226,10 +236,18 @@ class Sqlite:
         return isinstance(error, DataError) or getattr(error.orig, "sqlite_errorname", "").startswith(refusals)
 
 
+def _quiet(driver: str) -> None:
+    """At DEBUG it would log each statement's values; a level that somebody has set stays."""
+    logger = logging.getLogger(driver)
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
+
+
 def _on_connect(connection: Any, _: object) -> None:
     connection.isolation_level = None  # the driver begins nothing by itself: see _on_begin
     cursor = connection.cursor()
-    for pragma in ("synchronous = FULL", f"cache_size = -{PAGE_CACHE_KIB}"):
+    # secure_delete: what is deleted is written over, so that a forgotten tenant is not found in the file's free pages
+    for pragma in ("synchronous = FULL", "secure_delete = ON", f"cache_size = -{PAGE_CACHE_KIB}"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
@@ -265,6 +283,7 @@ class Postgres:
             pool_size=POOL_SIZE,
             pool_timeout=BUSY_TIMEOUT_S,
             connect_args={"timeout": BUSY_TIMEOUT_S, "command_timeout": COMMAND_TIMEOUT_S},
+            hide_parameters=True,
         )
 
     def where(self, url: URL) -> str:
@@ -313,6 +332,9 @@ class Postgres:
 
     async def prepare(self, connection: AsyncConnection) -> None:
         pass
+
+    async def wipe(self, connection: AsyncConnection) -> bool:
+        return True  # vacuum and the log's retention are for whoever runs the server
 
     async def lock(self, connection: AsyncConnection, name: int, *, shared: bool = False) -> None:
         take = func.pg_advisory_xact_lock_shared if shared else func.pg_advisory_xact_lock

@@ -148,8 +148,8 @@ class Store:
         self._last = last
         try:
             self._url = make_url(url.replace("postgres://", "postgresql://", 1))
-        except ArgumentError as error:
-            raise InvalidInput("ledger", "the URL cannot be read") from error
+        except (ArgumentError, ValueError):  # its text may quote the password
+            raise InvalidInput("ledger", "not a URL such as postgresql://user:password@host:5432/db") from None
         self._dialect = dialect_of(self._url)
         if self._dialect.one_writer and self._url.database in {None, "", ":memory:"}:
             raise InvalidInput("ledger", "SQLite needs a file, as in sqlite:///usage.db; memory:// keeps none")
@@ -199,6 +199,15 @@ class Store:
                 return done
 
         return await self._retried(attempt)
+
+    async def wipe(self) -> bool:
+        """``Dialect.wipe``."""
+
+        async def outside_a_transaction() -> bool:
+            async with self._turn(), self._engine().connect() as connection:
+                return await self._dialect.wipe(await connection.execution_options(isolation_level="AUTOCOMMIT"))
+
+        return await self._retried(outside_a_transaction)
 
     @contextlib.asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
@@ -25,6 +26,7 @@ from mm_metering.backends.ledger import (
     Snapshot,
     Used,
 )
+from mm_metering.backends.privacy import Forgotten, KeyRow
 from mm_metering.backends.sql import (
     accounts,
     cells,
@@ -35,6 +37,7 @@ from mm_metering.backends.sql import (
     levels,
     payers,
     plans,
+    privacy,
     reports,
     schema,
     shards,
@@ -66,6 +69,8 @@ from mm_metering.core.reporting import Intent, ReportState
 from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow
 from mm_metering.core.timeline import Change
 from mm_metering.errors import StoreUnavailable, Unstorable
+
+log = logging.getLogger("mm_metering.ledger")
 
 
 class SqlLedger:
@@ -441,6 +446,30 @@ class SqlLedger:
 
     async def forget_deliveries(self, *, before_us: int) -> int:
         return await self._store.write(lambda tx: webhooks.forget(tx, before_us))
+
+    # -- privacy ------------------------------------------------------------------------------------------------------
+
+    async def tenant_key(self, tenant: str) -> str | None:
+        return await self._store.read(lambda tx: privacy.key(tx, tenant))
+
+    async def put_tenant_key(self, new: KeyRow, *, instead_of: str | None) -> bool:
+        return await self._store.write(lambda tx: privacy.put_key(tx, new, instead_of))
+
+    async def tenant_keys(self, *, after: str = "", limit: int = 1000) -> list[KeyRow]:
+        return await self._store.read(lambda tx: privacy.keys(tx, after, limit))
+
+    async def every_endpoint(self, *, after: str = "", limit: int = 1000) -> list[EndpointRow]:
+        return await self._store.read(lambda tx: privacy.every_endpoint(tx, after, limit))
+
+    async def forget_tenant(
+        self, tenant: str, *, now_us: int, shard: int, audit: Sequence[AuditEntry] = ()
+    ) -> Forgotten:
+        done = await self._store.write(lambda tx: privacy.forget(tx, tenant, now_us, shard, audit))
+        if not await self._store.wipe():
+            log.warning(
+                "forget: others read the ledger at %s; what went is in its log until they end", self._store.where
+            )
+        return done
 
     # -- keeping ------------------------------------------------------------------------------------------------------
 

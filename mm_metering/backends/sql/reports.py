@@ -25,17 +25,21 @@ async def merge(tx: Transaction, before_us: int) -> int:
     rows = await tx.all(gone.returning(*acknowledged.c))
     if not rows:
         return 0
-    statement = tx.insert(acknowledged)
-    more = statement.excluded
-    sums = {
-        "facts": acknowledged.c.facts + more.facts,
-        "digest": (acknowledged.c.digest + more.digest).bitwise_and(MASK),
-    }
-    upsert = statement.on_conflict_do_update(index_elements=list(acknowledged.primary_key), set_=sums)
     for shard in sorted({row.shard for row in rows}):
         merged = total(Digest(row.facts, row.digest) for row in rows if row.shard == shard)
-        await tx.run(upsert, _row("", shard, merged, before_us))
+        await add(tx, shard, merged, before_us)
     return len({row.process for row in rows})
+
+
+async def add(tx: Transaction, shard: int, more: Digest, reported_us: int = 0) -> None:
+    """To what nobody's process has acknowledged there."""
+    statement = tx.insert(acknowledged)
+    sums = {
+        "facts": acknowledged.c.facts + statement.excluded.facts,
+        "digest": (acknowledged.c.digest + statement.excluded.digest).bitwise_and(MASK),
+    }
+    upsert = statement.on_conflict_do_update(index_elements=list(acknowledged.primary_key), set_=sums)
+    await tx.run(upsert, _row("", shard, more, reported_us))
 
 
 def _row(process: str, shard: int, digest: Digest, reported_us: int) -> dict[str, object]:

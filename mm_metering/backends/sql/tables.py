@@ -32,7 +32,16 @@ tenant = Table(
     Column("tax_rate", WORD),
     Column("trial_us", BigInteger, nullable=False, server_default="0"),
     Column("anchor_day", BigInteger, nullable=False, server_default="1"),
+    Column("forgotten_us", BigInteger, nullable=False, server_default="0"),
     PrimaryKeyConstraint("id", name="mm_tenant_pkey"),
+)
+
+tenant_key = Table(  # a tenant's own key, sealed; without it what was sealed with it is noise
+    "mm_tenant_key",
+    metadata,
+    Column("tenant", WORD, nullable=False),
+    Column("sealed", Text, nullable=False),
+    PrimaryKeyConstraint("tenant", name="mm_tenant_key_pkey"),
 )
 
 subscription = Table(  # a tenant's timeline: one row per segment

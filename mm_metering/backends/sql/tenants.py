@@ -21,7 +21,7 @@ from mm_metering.backends.sql.tables import subscription, tenant
 from mm_metering.core.audit import Act
 from mm_metering.core.audited import cells_rebuilt
 from mm_metering.core.cells import LEVEL_KINDS, Calendar, CellKey, CellSum, LevelEnd, Segment, calendar_of, fold_all
-from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow, changed_tenant, with_change
+from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow, changed_tenant, forgotten, with_change
 from mm_metering.core.timeline import Change
 from mm_metering.core.zones import last_move_us
 from mm_metering.errors import UnknownTenant
@@ -141,6 +141,17 @@ async def change_subscription(tx: Transaction, tenant_id: str, change: Change) -
     if before is None:
         raise UnknownTenant(f"tenant {tenant_id!r} is not known; put_tenant makes it")
     after = with_change(before, change)
+    if after != before:
+        await _replace(tx, before, after)
+    return before, after
+
+
+async def forget(tx: Transaction, tenant_id: str, now_us: int) -> tuple[TenantRow, TenantRow]:
+    """Before and after."""
+    before = await _locked(tx, tenant_id)
+    if before is None:
+        raise UnknownTenant(f"tenant {tenant_id!r} is not known: there is nothing to forget")
+    after = forgotten(before, now_us)
     if after != before:
         await _replace(tx, before, after)
     return before, after

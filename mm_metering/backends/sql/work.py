@@ -12,6 +12,7 @@ from mm_metering.backends.sql.tables import alert, dead_letter, job_run, lease
 from mm_metering.backends.work import DEAD_LETTERS, Alert, DeadLetter, Lease, LetterKey, Run
 from mm_metering.core.audit import Act
 from mm_metering.core.audited import letters_posted
+from mm_metering.core.cards import masked
 
 _KEY: Final = tuple(dead_letter.primary_key)
 
@@ -59,7 +60,7 @@ async def raise_alert(tx: Transaction, kind: str, subject: str, detail: str, now
     before = select(func.max(alert.c.opened_us)).where(alert.c.kind == kind, alert.c.subject == subject)
     last = await tx.first(before)
     opened_us = now_us if last is None or last[0] is None else max(now_us, last[0] + 1)  # a clock may stand still
-    row = {"kind": kind, "subject": subject, "opened_us": opened_us, "closed_us": None, "detail": detail}
+    row = {"kind": kind, "subject": subject, "opened_us": opened_us, "closed_us": None, "detail": masked(detail)}
     return bool(await tx.run(tx.insert(alert).on_conflict_do_nothing(), row))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import tzinfo
 from decimal import localcontext
 from typing import Literal, TypeAlias
@@ -41,10 +41,10 @@ _CLOSING: frozenset[LineKind] = frozenset({"tax", "credit", "carried_over"})
 class Party:
     """Who sells or buys. ``address`` is a tuple of lines, ``tax_id`` such as "VAT DE123456789"."""
 
-    name: str
-    address: tuple[str, ...] = ()
-    tax_id: str | None = None
-    email: str | None = None
+    name: str = field(repr=False)
+    address: tuple[str, ...] = field(default=(), repr=False)
+    tax_id: str | None = field(default=None, repr=False)
+    email: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ The SDK's own repeats are off: they leave out HTTP 429, and cannot be told how t
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -61,10 +62,12 @@ class Calls:
         if not _SECRET_KEY.fullmatch(str(api_key)):
             raise InvalidInput("api_key", 'is no secret key of Stripe, such as "sk_live_…" or "rk_live_…"')
         if base_url is not None and not base_url.startswith(("https://", "http://")):
-            raise InvalidInput("base_url", f"{base_url[:60]!r} is no address such as http://127.0.0.1:12111")
+            raise InvalidInput("base_url", "is no address such as http://127.0.0.1:12111")
         if not 0 < per_s <= 1000:
             raise InvalidInput("calls_per_s", f"is {per_s}, not above 0 and up to 1,000")
         stripe.enable_telemetry = False
+        if (logger := logging.getLogger("stripe")).level == logging.NOTSET:
+            logger.setLevel(logging.INFO)  # at DEBUG it would log names and e-mail addresses
         self.is_live = "_live_" in str(api_key)[:8]
         self._api_key = api_key
         self._base_url = base_url and base_url.rstrip("/")
