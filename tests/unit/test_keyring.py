@@ -1,4 +1,4 @@
-"""What is sealed with a tenant's key: the same twice, readable by whoever has the key, and by nobody once it is gone."""
+"""What is sealed with a tenant's key: the same twice, readable by who has the key, noise once that is gone."""
 
 from __future__ import annotations
 
