@@ -182,9 +182,9 @@ class Metering:
     billing_mode "invoice": we rate, the provider collects. "report": its subscriptions carry the plans' prices, and the
                  worker reports usage to its meters; our invoices are the record, and none is sent
 
-    secret_key   the base64 of 32 bytes, which encrypt webhooks' secrets and, through a key of each tenant's own, what may
-                 be personal; several with commas between, the newest first. Without one, webhooks need a ``memory://``
-                 ledger, and the rest stays in clear
+    secret_key   the base64 of 32 bytes, which encrypt webhooks' secrets and, through a key of each tenant's own, what
+                 may be personal; several with commas between, the newest first. Without one, webhooks need a
+                 ``memory://`` ledger, and the rest stays in clear
     webhook_rules
                  which URLs tenants' webhooks may have beyond https at public addresses
 
