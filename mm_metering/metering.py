@@ -195,8 +195,9 @@ class Metering:
     billing_mode "invoice": we rate, the provider collects. "report": its subscriptions carry the plans' prices, and the
                  worker reports usage to its meters; our invoices are the record, and none is sent
 
-    secret_key   the base64 of 32 bytes, which encrypt what must be readable again, such as webhooks' secrets; several
-                 with commas between, the newest first. Made up where a ``memory://`` ledger forgets them anyway
+    secret_key   the base64 of 32 bytes, which encrypt webhooks' secrets and, through a key of each tenant's own, what
+                 may be personal; several with commas between, the newest first. Without one, webhooks need a
+                 ``memory://`` ledger, and the rest stays in clear
     audit_anchors
                  a file that the worker appends to each hour where the audit log ends: keep it elsewhere
     webhook_rules
