@@ -99,6 +99,7 @@ from mm_metering.gate.refusals import raise_if_refused
 from mm_metering.middleware import provider_webhook
 from mm_metering.middleware.asgi import install
 from mm_metering.middleware.doctor import Notes, check_routes
+from mm_metering.middleware.endpoint_guard import EndpointGuard, EndpointRules
 from mm_metering.middleware.routes import Resolver as HostRoutes
 from mm_metering.middleware.shapes import HeaderStyle, Shape
 from mm_metering.middleware.tenants import Found, Resolver, found_id
@@ -181,6 +182,8 @@ class Metering:
                  with commas between, the newest first. Made up where a ``memory://`` ledger forgets them anyway
     webhook_rules
                  which URLs tenants' webhooks may have beyond https at public addresses
+    endpoint_rules
+                 what our own endpoints take of one client address; ``EndpointRules()`` if absent
 
     Opens at the host's start (``install``), with ``async with``, or at first use. Raises at once CatalogueError for a
     wrong catalogue or shadow and InvalidInput for a shadow that cannot be compared; StoreUnavailable where a store
@@ -206,6 +209,7 @@ class Metering:
         billing_mode: BillingMode = "invoice",
         secret_key: str | None = None,
         webhook_rules: WebhookRules | None = None,
+        endpoint_rules: EndpointRules | None = None,
     ) -> None:
         self.catalogue: Catalogue = catalogues.load(catalogue)
         self.clock: Clock = clock or SystemClock()
@@ -220,6 +224,9 @@ class Metering:
         self._lock = threading.Lock()
         self._portal = Portal()
         self.notes = Notes()
+        self.endpoint_guard = EndpointGuard(
+            endpoint_rules or EndpointRules(), now_s=lambda: self.clock.now().timestamp()
+        )
         self._hosts: list[HostRoutes] = []
         self._soon: set[asyncio.Task[None]] = set()
         self._journal = journal_directory(journal, counters=_url(counters), ledger=_url(ledger))
@@ -764,7 +771,9 @@ class Metering:
     async def stripe_webhook(self, request: Request) -> Response:
         """The endpoint for the payment provider's webhooks, as ``app.add_route("/webhooks/stripe",
         metering.stripe_webhook, methods=["POST"])``. It verifies, stores and answers; the worker acts. It is never
-        metered."""
+        metered; ``endpoint_rules`` say how often one address may ask."""
+        if (refusal := self.endpoint_guard.refusal(request.scope)) is not None:
+            return refusal
         await self.startup()
         return await provider_webhook.answer(request, self._take_webhook, max_body=MAX_BODY)
 
