@@ -26,8 +26,8 @@ def loads(text: str | bytes) -> Any:
 def check_depth(value: object) -> None:
     """ValueError for one with more than 64 levels."""
     level: list[object] = [value]
-    for _ in range(MAX_DEPTH + 1):
-        level = [each for outer in level for each in _parts(outer)]
+    for _ in range(MAX_DEPTH):
+        level = [each for outer in level for each in _parts(outer) if isinstance(each, dict | list | tuple)]
         if not level:
             return
     raise ValueError(f"has more than {MAX_DEPTH} levels")
