@@ -14,6 +14,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from schemathesis.core.result import Ok
 from schemathesis.generation import GenerationMode
 
 from mm_metering import EndpointRules, FrozenClock, Metering, MockBillingAdapter
@@ -106,11 +107,11 @@ def test_what_the_document_says_and_what_it_does_not(surface: Surface, send: Sen
             what["content"] = what.pop("data")
         statuses.add(send(given["method"], case.formatted_path, headers=[*headers.items()], **what).status_code)
 
-    operations = [each.ok() for each in schema.get_all_operations()]
+    operations = [each.ok() for each in schema.get_all_operations() if isinstance(each, Ok)]
     for operation in operations:
         for mode in GenerationMode:
             fuzzed(operation.as_strategy(generation_mode=mode), one, most=max(4, MANY // 4))
-    assert operations
+    assert len(operations) == sum(len(verbs) for verbs in surface.document["paths"].values())
     assert statuses >= surface.answers
 
 
