@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from mm_metering.gate.context import current
     from mm_metering.metering import Metering
     from mm_metering.middleware.asgi import MeteringMiddleware
+    from mm_metering.middleware.endpoint_guard import EndpointRules
     from mm_metering.middleware.responses import EXPOSED_HEADERS
     from mm_metering.middleware.tenants import anonymous, first_of, from_header, from_state, from_user
     from mm_metering.middleware.tokens import from_jwt
@@ -63,6 +64,7 @@ _HOMES = {
     "Decision": "mm_metering.core.decision",
     "Dunning": "mm_metering.core.dunning",
     "EXPOSED_HEADERS": "mm_metering.middleware.responses",
+    "EndpointRules": "mm_metering.middleware.endpoint_guard",
     "EventConflict": "mm_metering.errors",
     "FeatureNotInPlan": "mm_metering.errors",
     "FrozenClock": "mm_metering.clock",
@@ -121,6 +123,7 @@ __all__ = [
     "CreditNote",
     "Decision",
     "Dunning",
+    "EndpointRules",
     "EventConflict",
     "FeatureNotInPlan",
     "FrozenClock",

@@ -105,6 +105,7 @@ from mm_metering.logs import guard_logs
 from mm_metering.middleware import provider_webhook
 from mm_metering.middleware.asgi import install
 from mm_metering.middleware.doctor import Notes, check_routes
+from mm_metering.middleware.endpoint_guard import EndpointGuard, EndpointRules
 from mm_metering.middleware.routes import Resolver as HostRoutes
 from mm_metering.middleware.shapes import HeaderStyle, Shape
 from mm_metering.middleware.tenants import Found, Resolver, found_id
@@ -202,6 +203,8 @@ class Metering:
                  a file that the worker appends to each hour where the audit log ends: keep it elsewhere
     webhook_rules
                  which URLs tenants' webhooks may have beyond https at public addresses
+    endpoint_rules
+                 what our own endpoints take of one client address; ``EndpointRules()`` if absent
 
     Opens at the host's start (``install``), with ``async with``, or at first use. Raises at once CatalogueError for a
     wrong catalogue or shadow and InvalidInput for a shadow that cannot be compared; StoreUnavailable where a store
@@ -228,6 +231,7 @@ class Metering:
         secret_key: str | None = None,
         webhook_rules: WebhookRules | None = None,
         audit_anchors: str | Path | None = None,
+        endpoint_rules: EndpointRules | None = None,
     ) -> None:
         self.catalogue: Catalogue = catalogues.load(catalogue)
         self.clock: Clock = clock or SystemClock()
@@ -242,6 +246,9 @@ class Metering:
         self._lock = threading.Lock()
         self._portal = Portal()
         self.notes = Notes()
+        self.endpoint_guard = EndpointGuard(
+            endpoint_rules or EndpointRules(), now_s=lambda: self.clock.now().timestamp()
+        )
         self._hosts: list[HostRoutes] = []
         self._soon: set[asyncio.Task[None]] = set()
         self._journal = journal_directory(journal, counters=_url(counters), ledger=_url(ledger))
@@ -286,7 +293,6 @@ class Metering:
             tell=self._told,
             ledger=self.ledger,
         )
-        self.gate.chores.append(self.ai.holding.renew)
         self._what_if = WhatIf(self.ledger, plans=plans, catalogue=self.catalogue)
         self._shadow = None if shadow is None else self._shadow_of(catalogues.load(shadow))
         self._subscriptions = Subscriptions(
@@ -808,7 +814,9 @@ class Metering:
     async def stripe_webhook(self, request: Request) -> Response:
         """The endpoint for the payment provider's webhooks, as ``app.add_route("/webhooks/stripe",
         metering.stripe_webhook, methods=["POST"])``. It verifies, stores and answers; the worker acts. It is never
-        metered."""
+        metered; ``endpoint_rules`` say how often one address may ask."""
+        if (refusal := self.endpoint_guard.refusal(request.scope)) is not None:
+            return refusal
         await self.startup()
         return await provider_webhook.answer(request, self._take_webhook, max_body=MAX_BODY)
 
@@ -844,9 +852,9 @@ class Metering:
         await self.startup()
         return await self.ledger.collections(tenant=tenant, period=period, state=state)
 
-    async def retry_payment(self, invoice_id: str) -> collecting.Collection:
+    async def retry_payment(self, invoice_id: str, *, tenant: str | None = None) -> collecting.Collection:
         """Has it paid at the next ``collect``: also what is parked, and what waits for another day."""
-        await self.startup()
+        await self._asks_for(invoice_id, tenant)
         return await self._collecting().retry(invoice_id)
 
     async def reconcile_payments(
@@ -1230,15 +1238,22 @@ class Metering:
         await self._drain.fully()
         await self._invoices.close_last_month(today)
 
-    async def get_invoice(self, invoice_id: str) -> Invoice:
-        """NotFound unless it was closed."""
+    async def get_invoice(self, invoice_id: str, *, tenant: str | None = None) -> Invoice:
+        """NotFound unless it was closed. This and each call below may name a ``tenant``, who asks: what is another's is
+        then not found. None: the host itself asks."""
         await self.startup()
-        return await self._invoices.get(invoice_id)
+        return await self._invoices.get(invoice_id, tenant)
 
-    async def rerun_invoice(self, invoice_id: str) -> Invoice:
+    async def _asks_for(self, invoice_id: str, tenant: str | None) -> None:
+        """NotFound where a tenant asks for another's invoice."""
+        await self.startup()
+        if tenant is not None:
+            await self._invoices.get(invoice_id, tenant)
+
+    async def rerun_invoice(self, invoice_id: str, *, tenant: str | None = None) -> Invoice:
         """A finalized invoice, made again from what it was made of. It equals ``get_invoice``: anything else means that
         the stored one was changed, or that this release rates differently."""
-        await self.startup()
+        await self._asks_for(invoice_id, tenant)
         return await self._invoices.rerun(invoice_id)
 
     async def list_invoices(
@@ -1253,21 +1268,23 @@ class Metering:
         await self.startup()
         return await self._invoices.every(tenant, period, status, limit)
 
-    async def finalize_invoice(self, invoice_id: str) -> Invoice:
+    async def finalize_invoice(self, invoice_id: str, *, tenant: str | None = None) -> Invoice:
         """Finalizes a draft by hand, within the grace too and where it waits for a review. WrongState unless it is a
         draft: of two at once one wins."""
-        await self._flush_of((await self.get_invoice(invoice_id)).tenant)
+        await self._flush_of((await self.get_invoice(invoice_id, tenant=tenant)).tenant)
         return await self._invoices.finalize(invoice_id)
 
-    async def void_invoice(self, invoice_id: str) -> Invoice:
+    async def void_invoice(self, invoice_id: str, *, tenant: str | None = None) -> Invoice:
         """Takes an unpaid invoice back. ``close_period`` then issues a new one, under a new number. WrongState for one
         that is a draft, paid, void, or has credit notes."""
-        await self.startup()
+        await self._asks_for(invoice_id, tenant)
         return await self._invoices.void(invoice_id)
 
-    async def mark_invoice(self, invoice_id: str, status: Literal["paid", "uncollectible"]) -> Invoice:
+    async def mark_invoice(
+        self, invoice_id: str, status: Literal["paid", "uncollectible"], *, tenant: str | None = None
+    ) -> Invoice:
         """Says that a finalized invoice was paid, or never will be. WrongState unless it may become that."""
-        await self.startup()
+        await self._asks_for(invoice_id, tenant)
         return await self._invoices.settle(invoice_id, status)
 
     async def credit_invoice(
@@ -1278,31 +1295,43 @@ class Metering:
         quantity: int | None = None,
         amount: Amount | None = None,
         reason: str,
+        tenant: str | None = None,
     ) -> CreditNote:
         """Takes back ``amount`` before tax, ``quantity`` units of a line, a whole line, or all that is left, with its
         tax. What was paid becomes the tenant's credit, what was not is no longer due."""
-        await self.startup()
+        await self._asks_for(invoice_id, tenant)
         return await self._invoices.credit(invoice_id, line_id=line_id, quantity=quantity, amount=amount, reason=reason)
 
     async def invoice_document(
-        self, invoice_id: str, form: DocumentForm = "html", *, seller: Party | None = None, buyer: Party | None = None
+        self,
+        invoice_id: str,
+        form: DocumentForm = "html",
+        *,
+        seller: Party | None = None,
+        buyer: Party | None = None,
+        tenant: str | None = None,
     ) -> bytes:
         """A closed invoice to be sent or shown: a self-contained page in UTF-8, a PDF (extra ``pdf``), rows, or JSON.
         ``seller`` and ``buyer`` are who stands on it: ``Party(name, address, tax_id, email)``."""
-        await self.startup()
+        await self._asks_for(invoice_id, tenant)
         return await self._invoices.document(invoice_id, form, seller=seller, buyer=buyer)
 
-    async def explain(self, line_id: str) -> Explanation:
+    async def explain(self, line_id: str, *, tenant: str | None = None) -> Explanation:
         """Why a line of a closed invoice is what it is."""
         await self.startup()
-        return await self._invoices.explain(line_id)
+        return await self._invoices.explain(line_id, tenant)
 
     async def line_facts(
-        self, line_id: str, *, after: tuple[datetime, str] | None = None, limit: int = 1000
+        self,
+        line_id: str,
+        *,
+        after: tuple[datetime, str] | None = None,
+        limit: int = 1000,
+        tenant: str | None = None,
     ) -> list[BilledFact]:
         """A page of the facts in a line's windows, past (occurred_at, id) and in that order."""
         await self.startup()
-        return await self._invoices.facts_of(line_id, after, limit)
+        return await self._invoices.facts_of(line_id, after, limit, tenant)
 
     async def grant_credit(
         self,

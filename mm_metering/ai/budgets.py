@@ -96,6 +96,7 @@ class Ai:
             flush_all=flush_all,
             tell=tell,
         )
+        gate.chores.append(self.holding.renew)
 
     # -- before a call ------------------------------------------------------------------------------------------------
 

@@ -277,9 +277,10 @@ class Invoices:
 
     # -- what is there ------------------------------------------------------------------------------------------------
 
-    async def get(self, invoice_id: str) -> Invoice:
+    async def get(self, invoice_id: str, tenant: str | None = None) -> Invoice:
+        """NotFound also for one that is another tenant's, where ``tenant`` is who asks."""
         found = await self._ledger.invoice(_an_id(invoice_id, "invoice_id"))
-        if found is None:
+        if found is None or tenant not in (None, found.tenant):
             raise NotFound(f"there is no invoice {invoice_id!r}; list_invoices shows those that were closed")
         return found
 
@@ -347,16 +348,18 @@ class Invoices:
             case "json":
                 return invoice.model_dump_json(indent=2).encode()
 
-    async def explain(self, line_id: str) -> Explanation:
-        _, line = await self._line(line_id)
+    async def explain(self, line_id: str, tenant: str | None = None) -> Explanation:
+        _, line = await self._line(line_id, tenant)
         if line.explanation is not None:
             return line.explanation
         return Explanation(windows=(), unit_price=line.unit_price, plan_version="", rounding=line.description, events=0)
 
-    async def facts_of(self, line_id: str, after: tuple[datetime, str] | None, limit: int) -> list[BilledFact]:
+    async def facts_of(
+        self, line_id: str, after: tuple[datetime, str] | None, limit: int, tenant: str | None = None
+    ) -> list[BilledFact]:
         """The facts in the windows of a line, in order of (occurred_at, id), past ``after``. Those that came after the
         invoice was finalized are in there too; a later invoice bills them."""
-        invoice, line = await self._line(line_id)
+        invoice, line = await self._line(line_id, tenant)
         if line.explanation is None or line.meter is None:
             return []
         found: list[BilledFact] = []
@@ -371,9 +374,9 @@ class Invoices:
                 cursor = (inside[-1].occurred_us, inside[-1].id)
         return found[:limit]
 
-    async def _line(self, line_id: str) -> tuple[Invoice, InvoiceLine]:
+    async def _line(self, line_id: str, tenant: str | None) -> tuple[Invoice, InvoiceLine]:
         invoice = await self._ledger.invoice_of_line(_an_id(line_id, "line_id"))
-        if invoice is None:
+        if invoice is None or tenant not in (None, invoice.tenant):
             raise NotFound(f"no invoice that was closed has a line {line_id!r}")
         return invoice, next(line for line in invoice.lines if line.id == line_id)
 

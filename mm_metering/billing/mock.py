@@ -37,9 +37,17 @@ from mm_metering.billing.mock_meters import MockMeters
 from mm_metering.billing.reporter import BillingMode
 from mm_metering.billing.signatures import sign, verify
 from mm_metering.clock import Clock, SystemClock
+from mm_metering.core import strict_json
 from mm_metering.core.money import EXACT
 from mm_metering.core.periods import Window, micros, window_span, zone
-from mm_metering.errors import ActionRequired, CardDeclined, InvalidInput, InvalidRequest, NoPaymentMethod
+from mm_metering.errors import (
+    ActionRequired,
+    CardDeclined,
+    InvalidInput,
+    InvalidRequest,
+    NoPaymentMethod,
+    WebhookRefused,
+)
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -354,7 +362,10 @@ class MockBillingAdapter(MockMeters):
 
     def read_webhook(self, body: bytes, headers: Mapping[str, str], now: datetime) -> Hint:
         verify(body, headers.get(SIGNATURE, ""), (self.webhook_secret,), now)
-        return self._hint(json.loads(body), now)
+        try:
+            return self._hint(strict_json.loads(body), now)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise WebhookRefused("it is signed, and is no event") from None
 
     async def look(self, about: About, object_id: str) -> Seen:
         match about:

@@ -23,6 +23,7 @@ from mm_metering.cli.host import PROGRAM, REASON, by_hand, load, refuse_memory
 from mm_metering.core.periods import from_micros
 from mm_metering.errors import CatalogueError, InvalidInput, MeteringError, MissingExtra, StoreUnavailable
 from mm_metering.metering import Metering
+from mm_metering.middleware.endpoint_guard import Guarded
 from mm_metering.worker.dead_letters import tenant_of
 from mm_metering.worker.health import health_app, listen, serving
 
@@ -280,7 +281,7 @@ async def _until_stopped(metering: Metering, greeting: str, *, once: bool, healt
         if health:
             at = listen(health)
             greeting += f", health at http://{at.getsockname()[0]}:{at.getsockname()[1]}/healthz"
-            await stack.enter_async_context(serving(health_app(metering.monitor), at))
+            await stack.enter_async_context(serving(Guarded(health_app(metering.monitor), metering.endpoint_guard), at))
         working = asyncio.create_task(metering.work(once=once, stop=stop, bills=bills))
 
         def end() -> None:

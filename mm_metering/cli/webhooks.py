@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import signal
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from mm_metering.cli.invoices import run
 from mm_metering.cli.show import console, say, table
+from mm_metering.core import strict_json
 from mm_metering.core.deliveries import Attempt, Delivery, DeliveryState
 from mm_metering.errors import InvalidInput, WebhookRefused
 from mm_metering.metering import Metering
+from mm_metering.middleware.endpoint_guard import EndpointGuard, EndpointRules, Guarded
 from mm_metering.webhooks.endpoints import Endpoint
 from mm_metering.webhooks.signing import checked_secret, verify
 from mm_metering.worker.health import listen, serving
@@ -186,7 +188,8 @@ async def receive(at: str, secret: str, count: int) -> None:
     with contextlib.suppress(NotImplementedError):
         for each in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(each, done.set)
-    async with serving(app, listening):
+    guard = EndpointGuard(EndpointRules(), now_s=time.monotonic)
+    async with serving(Guarded(app, guard), listening):
         print(f"listening at http://{host}:{port}/", flush=True)  # noqa: T201
         await done.wait()
 
@@ -259,8 +262,8 @@ def _at(moment: datetime | None) -> str:
 
 def _json(text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
+        found = strict_json.loads(text)
+    except ValueError:
         found = None
     if not isinstance(found, dict):
         raise InvalidInput("data", 'is no JSON object, such as {"invoice": "inv_1"}')

@@ -9,6 +9,7 @@ from typing import Any, Final
 from mm_metering.core.cards import refuse_card
 from mm_metering.core.collecting import Notice
 from mm_metering.core.event_types import EVENT_TYPES, EventType, told
+from mm_metering.core.strict_json import check_depth
 from mm_metering.errors import InvalidInput
 
 MAX_DATA_BYTES: Final = 20_000
@@ -27,6 +28,7 @@ def checked_data(data: object) -> Mapping[str, Any]:
     if not isinstance(data, Mapping):
         raise InvalidInput("data", f"expected a mapping, got {type(data).__name__}")
     try:
+        check_depth(dict(data))
         text = _json(dict(data))
         size = len(text.encode())
     except (TypeError, ValueError, RecursionError) as error:  # also a lone surrogate

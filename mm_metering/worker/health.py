@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from mm_metering.errors import InvalidInput, MissingExtra
 from mm_metering.worker.monitor import Monitor
@@ -45,7 +46,7 @@ def listen(place: str) -> socket.socket:
 
 
 @contextlib.asynccontextmanager
-async def serving(app: Starlette, at: socket.socket) -> AsyncIterator[None]:
+async def serving(app: ASGIApp, at: socket.socket) -> AsyncIterator[None]:
     """Serves the app while the block runs; who still asks at its end gets no answer."""
     try:
         import uvicorn

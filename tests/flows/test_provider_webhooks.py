@@ -12,7 +12,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
-from mm_metering import FrozenClock, Metering, MockBillingAdapter, from_header
+from mm_metering import EndpointRules, FrozenClock, Metering, MockBillingAdapter, from_header
 from mm_metering.billing.signatures import sign
 from mm_metering.billing.stripe import StripeBillingAdapter
 from mm_metering.errors import InvalidInput, StoreUnavailable, WebhookRefused
@@ -75,7 +75,9 @@ async def post(app: ASGIApp, body: bytes, headers: Mapping[str, str | bytes], ch
 @pytest.fixture
 async def metering(make: Make, clock: FrozenClock) -> Metering:
     clock.set("2024-01-01T00:00:00Z")
-    return await make(billing=StripeBillingAdapter(api_key=KEY, webhook_secret=SECRETS), worker="off")
+    rules = EndpointRules(per_minute=0)  # the clock stands still
+    billing = StripeBillingAdapter(api_key=KEY, webhook_secret=SECRETS)
+    return await make(billing=billing, worker="off", endpoint_rules=rules)
 
 
 @pytest.fixture
@@ -128,6 +130,8 @@ async def test_an_event_is_stored_once_and_answered_whichever_secret_signed_it(
         b"{",
         b"",
         b"[" * 100_000,
+        json.dumps(EVENT).encode()[:-1] + b', "livemode": false}',
+        json.dumps({**EVENT, "data": float("nan")}).encode(),
     ],
 )
 async def test_what_is_signed_and_still_not_for_us_is_refused(
@@ -175,6 +179,30 @@ async def test_a_body_that_is_too_large_is_refused_before_it_is_read(
     body, headers = signed({**EVENT, "padding": "x" * 10_000_000}, clock)
     assert (await post(app, body, headers))[0] == 400
     assert await stored(metering) == []
+
+
+async def test_an_address_that_asks_too_often_waits_and_what_is_encoded_is_not_read(
+    make: Make, clock: FrozenClock
+) -> None:
+    clock.set("2024-01-01T00:00:00Z")
+    billing = StripeBillingAdapter(api_key=KEY, webhook_secret=SECRETS)
+    metering = await make(billing=billing, worker="off", endpoint_rules=EndpointRules(per_minute=4))
+    app = Starlette()
+    app.add_route("/webhooks/stripe", metering.stripe_webhook, methods=["POST"])
+    body, headers = signed(EVENT, clock)
+    encoded = {**headers, "content-encoding": "gzip"}
+    assert (await post(app, body, encoded))[0] == 415
+    assert (await post(app, body, {**headers, "x": "y" * 40_000}))[0] == 431
+    assert [(await post(app, b"{}", {}))[0] for _ in range(3)] == [400, 400, 429]
+    assert await stored(metering) == []
+    status, said = await post(app, body, headers)
+    assert (status, said["code"], said["detail"]) == (
+        429,
+        "rate-limited",
+        "endpoint: 4 requests a minute of this address; try again in 60 s",
+    )
+    clock.advance(timedelta(minutes=2))
+    assert (await post(app, *signed(EVENT, clock)))[0] == 200
 
 
 async def test_where_nothing_can_be_stored_it_is_to_be_sent_again(

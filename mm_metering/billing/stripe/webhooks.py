@@ -5,7 +5,6 @@ Snapshot events and thin ones give the same hint. What their payload says of the
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from mm_metering.billing.stripe.invoices import Invoices
 from mm_metering.billing.stripe.prices import Prices
 from mm_metering.billing.stripe.shapes import checked_id, id_of
 from mm_metering.billing.stripe.subscriptions import Subscriptions
+from mm_metering.core import strict_json
 from mm_metering.core.events import aware
 from mm_metering.core.periods import micros
 from mm_metering.errors import InvalidInput, WebhookRefused
@@ -62,8 +62,8 @@ class Webhooks(Customers, Subscriptions, Invoices):
             raise WebhookRefused("no webhook_secret is set: StripeBillingAdapter(webhook_secret=...)")
         verify(body, headers.get(SIGNATURE, ""), self._secrets, now)
         try:
-            event = json.loads(body)
-        except (ValueError, RecursionError):
+            event = strict_json.loads(body)
+        except ValueError:
             raise WebhookRefused("it is signed, and is no JSON") from None
         if not isinstance(event, dict) or event.get("object") not in ("event", "v2.core.event"):
             raise WebhookRefused("it is signed, and is no event")
