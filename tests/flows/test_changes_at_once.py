@@ -61,11 +61,11 @@ async def test_who_always_comes_too_late_is_told_and_nothing_changes(
     metering = await on_pro(make, clock, "memory://")
     stored, tries, revisions = metering.ledger.change_subscription, 0, iter(range(1, 100))
 
-    async def overtaken(tenant: str, change: Change, *, now_us: int) -> TenantRow:
+    async def overtaken(tenant: str, change: Change, **options: Any) -> TenantRow:
         nonlocal tries
         tries += 1
         await metering.put_tenant("acme", tax_rate=f"0.{next(revisions):02}")
-        return await stored(tenant, change, now_us=now_us)
+        return await stored(tenant, change, **options)
 
     monkeypatch.setattr(metering.ledger, "change_subscription", overtaken)
     said = r"tenant 'acme' was changed meanwhile, revision 11 after 10; try again"
