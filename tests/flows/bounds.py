@@ -12,7 +12,7 @@ from typing import Final
 import mm_metering
 from mm_metering.ai.defects import MAX_KEPT
 from mm_metering.backends.endpoint_limits import MAX_ADDRESSES
-from mm_metering.gate import first_refusals
+from mm_metering.gate import first_refusals, keyring
 from mm_metering.gate.gate import MAX_WINDOWS
 from mm_metering.gate.tenants import MAX_VIEWS
 from mm_metering.gate.windows import MAX_GAUGES, MAX_PREPARED
@@ -28,17 +28,18 @@ JOURNAL: Final = "of what the ledger has not confirmed, which goes into files"
 STORE: Final = "is a store in memory, which holds all it is given"
 
 BOUNDS: Final[Mapping[str, int | str]] = {
-    "ai/budgets.Ai.reading_on": IN_FLIGHT,
-    "ai/budgets.Ai._running": IN_FLIGHT,
     "ai/defects.Defects._said": MAX_KEPT + len("five kinds"),
     "ai/estimate._Parts._kinds": A_STEP,
+    "ai/holding.Holding.*": IN_FLIGHT,
     "ai/price_list.ListedModel._kept": BY_CODE,
     "ai/streams.StreamUsage._reply": A_STEP,
     "backends/endpoint_limits.Kept._windows": MAX_ADDRESSES,
     "backends/memory._Step.*": A_STEP,
     "backends/memory_accounts.MemoryAccounts.*": STORE,
+    "backends/memory_audit.MemoryAudit.*": STORE,
     "backends/memory_collecting.MemoryCollecting.*": STORE,
     "backends/memory_ledger.MemoryLedger.*": STORE,
+    "backends/memory_privacy.MemoryPrivacy.*": STORE,
     "backends/memory_reports.MemoryReports.*": STORE,
     "backends/memory_webhooks.MemoryWebhooks.*": STORE,
     "backends/memory_work.MemoryWork.*": STORE,
@@ -49,8 +50,11 @@ BOUNDS: Final[Mapping[str, int | str]] = {
     "backends/redis_wire._Encoder.*": A_STEP,
     "backends/sql/batch.Batch.*": A_STEP,
     "backends/sql/engine.Store.*": BY_HOST,
+    "backends/sql/engine.Transaction.noted": A_STEP,
+    "backends/sql/ledger.SqlLedger._audit_keys": BY_HOST,
     "billing/mock.MockBillingAdapter.*": STORE,
     "billing/mock_meters.MockMeters.*": STORE,
+    "core/audit_chain.Walk.*": A_STEP,
     "core/catalogue_file._Scanner._last_items": A_STEP,
     "core/plan_changes.Census.*": A_STEP,
     "core/shadow.Counts.*": A_STEP,
@@ -62,6 +66,7 @@ BOUNDS: Final[Mapping[str, int | str]] = {
     "gate/gate.Gate.chores": BY_CODE,
     "gate/journal.Journal.*": JOURNAL,
     "gate/journal_file.Directory._told": BY_CODE,
+    "gate/keyring.Keyring._keys": keyring.MAX_KEYS,
     "gate/plans.PlanBook._plans": BY_HOST,
     "gate/reports.Reports._digests": BY_CODE,
     "gate/reports.Reports._changed": BY_CODE,
@@ -85,6 +90,7 @@ BOUNDS: Final[Mapping[str, int | str]] = {
     "middleware/owners._InLoop._flights": IN_FLIGHT,
     "middleware/reading.Reader.*": BY_CODE,
     "middleware/routes.Table.*": BY_CODE,
+    "vault.Vault._ciphers": BY_HOST,
     "webhooks/dispatcher.Shift.*": IN_FLIGHT,
     "worker/alerts.Alerts._since": BY_CODE,
     "worker/drain.Drain.*": BY_CODE,
