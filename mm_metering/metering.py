@@ -983,7 +983,7 @@ class Metering:
         """Everything acknowledged in this process, or in this shard alone, is in the stream."""
         loop, soon = asyncio.get_running_loop(), [*self._soon]
         await asyncio.gather(*(task for task in soon if task.get_loop() is loop))
-        while not all(task.done() or task.get_loop().is_closed() for task in soon):  # noqa: ASYNC110 - of other loops
+        while any(not task.done() and task.get_loop().is_running() for task in soon):  # noqa: ASYNC110 - of other loops
             await asyncio.sleep(POLL_S)
         await self.gate.settle(shard=shard, within_s=within_s)
 

@@ -81,3 +81,12 @@ def as_told(own: Resolver | None) -> Resolver | None:
 
 def _told_or_found(own: Resolver, scope: Scope) -> Found | Awaitable[Found]:
     return scope.get(AS_TENANT) or own(scope)
+
+
+def headers_of(resolver: Resolver, tenant: str) -> dict[str, str]:
+    """The headers by which a resolver finds that tenant; empty where nobody can say."""
+    for part in getattr(resolver, "parts", (resolver,)):
+        if (shown := getattr(part, "headers_of", None)) is not None:
+            found: dict[str, str] = shown(tenant)
+            return found
+    return {}

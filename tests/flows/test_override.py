@@ -13,11 +13,8 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from mm_metering import (
-    BudgetExceeded,
-    FeatureNotInPlan,
     FrozenClock,
     Metering,
-    QuotaExceeded,
     Refused,
     from_header,
     metered,
