@@ -53,7 +53,7 @@ def client(metering: Metering) -> Iterator[TestClient]:
 
 def usage(metering: Metering, tenant: str = "acme") -> dict[str, int]:
     found = metering.from_sync(lambda: metering.get_usage(tenant, "2024-01-15", "2024-01-15"))
-    return {meter: used for meter, used in found.meters.items() if used}
+    return {meter: int(used) for meter, used in found.meters.items() if used}
 
 
 def test_every_tenant_is_on_a_plan_or_has_a_limit_within_the_block_and_its_own_after_it(
