@@ -16,11 +16,17 @@ T = TypeVar("T")
 def from_sync(metering: Metering, work: Callable[[], Awaitable[T]], *, instead: str) -> T:
     """Runs it and waits. RuntimeError on the thread of an event loop: what that loop still has to do would be waited
     for, and it stands still."""
+    if _is_on_a_loop():
+        raise RuntimeError(f"this is an async test, whose event loop would stand still: {instead}")
+    return metering.from_sync(work)
+
+
+def _is_on_a_loop() -> bool:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return metering.from_sync(work)
-    raise RuntimeError(f"this is an async test, whose event loop would stand still: {instead}")
+        return False
+    return True
 
 
 def on_a_thread(work: Callable[[], Coroutine[Any, Any, object]]) -> None:

@@ -34,7 +34,14 @@ filterwarnings = error
 
 def run(pytester: pytest.Pytester, tests: Path, *arguments: str) -> Any:
     ini = pytester.makeini(SETTINGS)
-    options = ("-c", str(ini), f"--rootdir={tests.parent}", "--import-mode=importlib", "--strict-markers")
+    options = (
+        "-c",
+        str(ini),
+        f"--rootdir={tests.parent}",
+        f"--confcutdir={tests.parent}",
+        "--import-mode=importlib",
+        "--strict-markers",
+    )
     without = [word for name in ("cacheprovider", "valkey", "xdist") for word in ("-p", f"no:{name}")]
     return pytester.inline_run(tests, *options, *LOADED, *without, *arguments)
 
