@@ -86,6 +86,10 @@ def instead(owner: object, methods: Methods) -> Iterator[None]:
         yield
 
 
+def _beneath_watch(method: Callable[..., Any]) -> Callable[..., Any]:
+    return method.inner if isinstance(method, Watched) else method
+
+
 def _put_back(place: dict[str, Any], key: str, before: Any) -> None:
     if before is None:
         del place[key]
@@ -102,7 +106,7 @@ def watching(gate: Gate, watches: Methods) -> Iterator[None]:
 
 def refusing(gate: Gate, reason: str, now: Now) -> Methods:
     """Refuses each take and each reservation, with the tenant's own limits as if they were used up."""
-    own_take, own_look = gate.take, gate.look
+    own_take, own_look = _beneath_watch(gate.take), _beneath_watch(gate.look)
 
     async def take(tenant: str, wishes: Sequence[Wish], *, look: bool = False) -> Admission:
         asked = {wish.meter or wish.event_type: wish.quantity for wish in wishes}

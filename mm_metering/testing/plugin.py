@@ -45,10 +45,10 @@ def _options(node: pytest.Item) -> dict[str, Any]:
     """What the marks of a test say, the closest first."""
     found: dict[str, Any] = {}
     for mark in node.iter_markers(MARK):
-        if mark.args or mark.kwargs.keys() - set(OPTIONS):
-            raise pytest.UsageError(
-                f"@pytest.mark.{MARK} takes {', '.join(f'{each}=' for each in OPTIONS)}, not {mark}"
-            )
+        wrong = [*map(repr, mark.args), *(f"{each}=" for each in mark.kwargs if each not in OPTIONS)]
+        if wrong:
+            takes = ", ".join(f"{each}=" for each in OPTIONS)
+            raise pytest.UsageError(f"@pytest.mark.{MARK} takes {takes}, not {', '.join(wrong)}")
         found = {**mark.kwargs, **found}
     return found
 

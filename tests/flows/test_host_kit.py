@@ -24,16 +24,12 @@ FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 EXAMPLE = Path(__file__).parents[2] / "examples" / "tested_app"
 PLUGIN = "mm_metering.testing.plugin"
 LOADED = () if any(each.value == PLUGIN for each in entry_points(group="pytest11")) else ("-p", PLUGIN)
-SETTINGS = """
-[pytest]
-asyncio_mode = auto
-asyncio_default_fixture_loop_scope = function
-filterwarnings = error
-"""
+SETTINGS = "[pytest]\nfilterwarnings = error\n"
+ASYNCIO = "asyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n"
 
 
 def run(pytester: pytest.Pytester, tests: Path, *arguments: str) -> Any:
-    ini = pytester.makeini(SETTINGS)
+    ini = pytester.makeini(SETTINGS + ("" if "no:asyncio" in arguments else ASYNCIO))
     options = (
         "-c",
         str(ini),
@@ -52,7 +48,7 @@ def test_an_app_is_tested_with_all_of_it(pytester: pytest.Pytester) -> None:
 
 @pytest.mark.parametrize(
     ("tests", "options", "passed"),
-    [("passing", (), 15), ("anyio_only", ("-p", "no:asyncio"), 1)],
+    [("passing", (), 14), ("anyio_only", ("-p", "no:asyncio"), 1)],
 )
 def test_other_hosts(pytester: pytest.Pytester, tests: str, options: tuple[str, ...], passed: int) -> None:
     found = run(pytester, HOSTS / f"{tests}.py", "-p", "tests.flows.hosts.apps", *options)
@@ -67,6 +63,12 @@ def test_each_failure_says_in_words_what_was_and_what_to_do(pytester: pytest.Pyt
     expected = {each.name: ast.get_docstring(each) or "" for each in functions if each.name.startswith("test_")}
     assert {name: text for name, text in said.items() if expected[name] not in text} == {}
     assert said.keys() == expected.keys()
+
+
+def test_without_an_app_it_says_what_to_write(pytester: pytest.Pytester) -> None:
+    found = run(pytester, pytester.makepyfile("def test_it(metering_client): pass"))
+    [failed] = [each for each in found.getreports() if each.failed]
+    assert "metering_client needs your app. In conftest.py:" in failed.longreprtext
 
 
 def test_loading_the_plugin_imports_nothing_but_pytest() -> None:

@@ -120,15 +120,6 @@ class TestWithAnotherClock:
         """metering_clock does not move this Metering, which goes by a clock of its own"""
 
 
-class TestWithoutAnApp:
-    @pytest.fixture
-    def metering_app(self, request: pytest.FixtureRequest) -> object:
-        return request.getfixturevalue("metering_app")
-
-    def test_no_app(self, metering_client: MeteringClient) -> None:
-        """metering_client needs your app. In conftest.py:"""
-
-
 class TestWithAnotherSecret:
     @pytest.fixture
     def metering(self, metering_clock: MeteringClock, fake_stripe: FakeStripe) -> Metering:
