@@ -65,6 +65,12 @@ def test_each_failure_says_in_words_what_was_and_what_to_do(pytester: pytest.Pyt
     assert said.keys() == expected.keys()
 
 
+def test_third_parties_are_held_to_the_contracts(pytester: pytest.Pytester) -> None:
+    passed, skipped, failed = run(pytester, HOSTS / "third_party.py").listoutcomes()
+    assert {each.nodeid.split("::")[1] for each in passed} == {"TestMyCounters", "TestMyLedger", "TestMyProvider"}
+    assert (skipped, failed) == ([], [])
+
+
 def test_without_an_app_it_says_what_to_write(pytester: pytest.Pytester) -> None:
     found = run(pytester, pytester.makepyfile("def test_it(metering_client): pass"))
     [failed] = [each for each in found.getreports() if each.failed]
