@@ -17,7 +17,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, Unpack
@@ -46,7 +46,7 @@ from mm_metering.billing.inbox import MAX_BODY, Inbox
 from mm_metering.billing.invoices import DocumentForm, Invoices, Progress, TaxService
 from mm_metering.billing.payments import Payments
 from mm_metering.billing.reconcile import Reconcile, Reconciliation
-from mm_metering.billing.reporter import BillingMode, reporter_of
+from mm_metering.billing.reporter import BillingMode, UsageReporter, reporter_of
 from mm_metering.billing.shadow import ShadowPlans
 from mm_metering.billing.subscriptions import Anchor, At, PaymentState, Subscriptions, Tenant
 from mm_metering.billing.summary import BillingSummary, summary
@@ -96,14 +96,17 @@ from mm_metering.gate.gate import Gate
 from mm_metering.gate.journal_place import journal_directory
 from mm_metering.gate.keyring import Keyring
 from mm_metering.gate.loops import POLL_S
+from mm_metering.gate.overrides import UNMETERED, instead, override
 from mm_metering.gate.plans import PlanBook
 from mm_metering.gate.portal import Portal
 from mm_metering.gate.reconcile import Reconciler
 from mm_metering.gate.recorder import Outcome, Recorder, Tally
 from mm_metering.gate.refusals import raise_if_refused
+from mm_metering.gate.terms import Limits
 from mm_metering.logs import guard_logs
 from mm_metering.middleware import provider_webhook
 from mm_metering.middleware.asgi import install
+from mm_metering.middleware.callers import Callers, always, otherwise
 from mm_metering.middleware.doctor import Notes, check_routes
 from mm_metering.middleware.endpoint_guard import EndpointGuard, EndpointRules
 from mm_metering.middleware.routes import Resolver as HostRoutes
@@ -249,6 +252,7 @@ class Metering:
         self.endpoint_guard = EndpointGuard(
             endpoint_rules or EndpointRules(), now_s=lambda: self.clock.now().timestamp()
         )
+        self.callers = Callers()
         self._hosts: list[HostRoutes] = []
         self._soon: set[asyncio.Task[None]] = set()
         self._journal = journal_directory(journal, counters=_url(counters), ledger=_url(ledger))
@@ -331,10 +335,7 @@ class Metering:
         if billing is not None:
             _check_currency(billing, self.catalogue)
             self._collect_through(billing, billing_mode, dunning or Dunning())
-        reporter = reporter_of(billing, billing_mode, self.catalogue)
-        self._reporting: UsageReporting | None = None
-        if reporter is not None:
-            self._reporting = UsageReporting(reporter, self.ledger, plans=plans, clock=self.clock, new_id=_new_id)
+        self._reporting = self._reporting_to(reporter_of(billing, billing_mode, self.catalogue))
         self._alerts = Alerts(
             self.ledger,
             self.gate,
@@ -386,6 +387,11 @@ class Metering:
             act=self.act,
         )
         return vault, keyring
+
+    def _reporting_to(self, reporter: UsageReporter | None) -> UsageReporting | None:
+        if reporter is None:
+            return None
+        return UsageReporting(reporter, self.ledger, plans=self._plans, clock=self.clock, new_id=_new_id)
 
     def _collect_through(self, billing: BillingAdapter, mode: BillingMode, dunning: Dunning) -> None:
         collector = self._collector = Collector(
@@ -488,21 +494,29 @@ class Metering:
             await self.ledger.setup(apply=await self._may_apply())
             await self._drain.each()
             if once:
-                await self.gate.adopt()
-                await self.gate.settle()
-                await self._drain.fully()
-                await self._jobs.once()
-                await self._alerts.once()
-                if self._worker.webhooks is not None:
-                    await self._worker.webhooks.drain()
-                    await self.gate.settle()
-                    await self._drain.fully()
+                await self._work_once()
             else:
                 self.gate.start_chores()
                 self.monitor.observe()
                 await self._worker.run(stop or asyncio.Event())
         finally:
             await self.aclose()
+
+    async def catch_up(self) -> None:
+        """Does now all that a worker would: folds usage, runs the jobs that are due, tells alerts, sends webhooks."""
+        await self.startup()
+        await self._work_once()
+
+    async def _work_once(self) -> None:
+        await self.gate.adopt()
+        await self._settle()
+        await self._drain.fully()
+        await self._jobs.once()
+        await self._alerts.once()
+        if self._worker.webhooks is not None:
+            await self._worker.webhooks.drain()
+            await self.gate.settle()
+            await self._drain.fully()
 
     async def prove(self, *, tenants: bool = True, progress: Callable[[int], None] = lambda _: None) -> Proof:
         """Compares what every process acknowledged, what each shard has folded and what the cells hold. Unless
@@ -656,6 +670,58 @@ class Metering:
     def bind(self, tenant: str) -> AbstractContextManager[Bound]:
         """Runs a block for a tenant, outside of a request: jobs, scripts."""
         return bind(self, tenant)
+
+    @contextmanager
+    def override(
+        self,
+        *,
+        tenant: str | None = None,
+        plan: str | None = None,
+        limits: Limits | None = None,
+        allow: bool = False,
+        deny: str | None = None,
+        disabled: bool = False,
+    ) -> Iterator[None]:
+        """For tests: what is otherwise within a block, for all threads of this process. Nothing of it is written.
+
+        tenant    who calls, whatever a request shows, also what ``identify`` is told
+        plan      the plan that every tenant is on
+        limits    by meter: a number in the longest window that the plan has for it, None for unlimited, or limits as
+                  a plan has them: ``{"reports": 0, "api_calls": {"limit": 5, "per": "minute"}}``
+        allow     nothing is refused, and all is counted
+        deny      each take is refused for a reason, such as "quota-exceeded", and nothing is counted
+        disabled  all passes, and nothing is counted or recorded; callers need not be known
+
+        Blocks may be nested. InvalidInput for what contradicts itself.
+        """
+        with ExitStack() as stack:
+            if tenant is not None:
+                stack.enter_context(self._called_by(tenant_id(tenant)))
+            if disabled:
+                stack.enter_context(self.callers.instead(otherwise(UNMETERED)))
+            stack.enter_context(
+                override(
+                    self.gate,
+                    self.catalogue,
+                    now=self.clock.now,
+                    plan=plan,
+                    limits=limits,
+                    allow=allow,
+                    deny=deny,
+                    disabled=disabled,
+                )
+            )
+            yield
+
+    @contextmanager
+    def _called_by(self, tenant: str) -> Iterator[None]:
+        own = self.identify
+
+        async def identify(_: Found) -> None:
+            await own(tenant)
+
+        with self.callers.instead(always(tenant)), instead(self, {"identify": identify}):
+            yield
 
     def current(self) -> Bound:
         """What is bound here, in a request or a ``bind`` block: its tenant, and ``add(meter, quantity)``."""
@@ -1042,7 +1108,7 @@ class Metering:
         """Everything acknowledged in this process, or in this shard alone, is in the stream."""
         loop, soon = asyncio.get_running_loop(), [*self._soon]
         await asyncio.gather(*(task for task in soon if task.get_loop() is loop))
-        while not all(task.done() or task.get_loop().is_closed() for task in soon):  # noqa: ASYNC110 - of other loops
+        while any(not task.done() and task.get_loop().is_running() for task in soon):  # noqa: ASYNC110 - of other loops
             await asyncio.sleep(POLL_S)
         await self.gate.settle(shard=shard, within_s=within_s)
 

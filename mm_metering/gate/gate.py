@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
 
@@ -59,6 +60,7 @@ from mm_metering.gate.reports import Reports
 from mm_metering.gate.seldom import Seldom
 from mm_metering.gate.snapshots import Snapshots
 from mm_metering.gate.tenants import View, Views
+from mm_metering.gate.terms import Terms, overruled
 from mm_metering.gate.windows import Gauge, PlanWindows, Prepared, counted_meters, new_fact
 
 log = logging.getLogger("mm_metering.gate")
@@ -111,6 +113,8 @@ class Gate:
         if journal is not None:
             self._adopter = Adopter(journal, shards=counters.shards, lane_of=self._lane_of, shard_of=self.shard_of)
         self._views = Views()
+        self._terms: tuple[Terms, ...] = ()
+        self._fresh: set[str] | None = None
         self._windows: dict[tuple[str, str, int], PlanWindows] = {}
         self._reports = Reports(new_id())
         self._first_refusals = FirstRefusals()
@@ -397,8 +401,23 @@ class Gate:
         if snapshot.tenant is None:
             raise UnknownTenant("unknown tenant, and the catalogue has no default_plan; put_tenant makes it")
         view = await self._make_view(snapshot.tenant)
+        if self._fresh is not None and view.tenant not in self._fresh:
+            self._fresh.add(view.tenant)
+            await self.unload(view.tenant)
         self._views.put(view)
         return view
+
+    @contextmanager
+    def on_terms(self, terms: Terms) -> Iterator[None]:
+        """Every tenant is on these terms within the block. Counters are loaded anew at a tenant's first take in it, and
+        at the first one after it: the two may limit different windows."""
+        before, self._terms, self._fresh = self._terms, (*self._terms, terms), set()
+        self._views.forget()
+        try:
+            yield
+        finally:
+            self._terms, self._fresh = before, set()
+            self._views.forget()
 
     async def _make_view(self, row: TenantRow) -> View:
         now_us = self._now_us()
@@ -406,7 +425,11 @@ class Gate:
         plan, label = await self._plans.get(segment.plan, segment.version), plan_label(segment)
         if plan is not None and segment.status == TRIAL:
             plan, label = plan.in_trial(), f"{label} {TRIAL}"
-        return self._view_of(row.id, row, self._windows_of(plan, label, row.timezone, row.anchor_day), now_us)
+        plan, label = overruled(self._terms, plan, label)
+        view = self._view_of(row.id, row, self._windows_of(plan, label, row.timezone, row.anchor_day), now_us)
+        if any(terms.is_unlimited for terms in self._terms):
+            view.refused_as = ""
+        return view
 
     def _view_of(self, tenant: str, row: TenantRow | None, windows: PlanWindows, now_us: int) -> View:
         return View(tenant, row, windows, shard=self.shard_of(tenant), now_us=now_us)

@@ -144,3 +144,7 @@ class Views:
         self._views.move_to_end(view.tenant)
         if len(self._views) > self._most:
             self._views.popitem(last=False)
+
+    def forget(self) -> None:
+        """Each is made anew when it is asked for."""
+        self._views.clear()

@@ -17,6 +17,7 @@ from mm_metering.gate.context import Meter
 from mm_metering.middleware import openapi, tenants
 from mm_metering.middleware.aftermath import Aftermath
 from mm_metering.middleware.answers import Answers
+from mm_metering.middleware.callers import Callers
 from mm_metering.middleware.doctor import Notes
 from mm_metering.middleware.exchange import Exchange, answer
 from mm_metering.middleware.lifespan import Lifespan
@@ -42,6 +43,11 @@ class Metered(Meter, Protocol):
     @property
     def notes(self) -> Notes:
         """Where to say what the host should mend."""
+        ...
+
+    @property
+    def callers(self) -> Callers:
+        """Its middlewares, for a test that says who calls."""
         ...
 
     async def startup(self) -> None:
@@ -126,6 +132,7 @@ class MeteringMiddleware:
         self.later = Aftermath(metering)
         self.routes = Resolver(app, lambda: metering.catalogue, _paths(exempt))
         self.tenant = tenant
+        metering.callers.join(self)
         self._alone = (metering,)
         self.is_open = False
         self._free = frozenset((*metering.catalogue.exempt, *_paths(exempt)))

@@ -214,6 +214,10 @@ class _FromHeader(NamedResolver):
     def __call__(self, scope: Scope) -> str | None:
         return _only(scope["headers"], self._name)
 
+    def headers_of(self, tenant: str) -> dict[str, str]:
+        """What a test client sends to be that tenant."""
+        return {self._name.decode(): tenant}
+
 
 class _FromKey(NamedResolver):
     def __init__(self, name: str, lookup: Lookup, ttl_s: float, most: int) -> None:

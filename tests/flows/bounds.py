@@ -83,6 +83,7 @@ BOUNDS: Final[Mapping[str, int | str]] = {
     "metering.Metering._soon": IN_FLIGHT,
     "middleware/aftermath.Aftermath._uncounted": "of the statuses that an app answers with",
     "middleware/aftermath.Aftermath._running": IN_FLIGHT,
+    "middleware/callers.Callers.*": BY_HOST,
     "middleware/doctor.Notes._texts": NOTES_AT_MOST,
     "middleware/entries.Leaf.matches": BY_CODE,
     "middleware/entries.Opaque._found": BY_CODE,

@@ -33,7 +33,7 @@ TENANTS: Final = ("tenant", "organization_id")
 OF_THE_HOST: Final[Mapping[str, str]] = {
     "metering": "startup shutdown aclose work flush migrate check_up prove dead_letters retry_dead_letters from_sync "
     "current on collect report_usage reconcile_payments simulate list_mutes stripe_webhook reverse "
-    "act acting audit_anchor verify_audit export_audit list_keys rotate_keys",
+    "act acting audit_anchor verify_audit export_audit list_keys rotate_keys catch_up",
     "billing": "",
     "webhooks": "add_event_type deliver",
     "ai": "scope wrap",
@@ -42,7 +42,7 @@ OF_THE_HOST: Final[Mapping[str, str]] = {
 BY_EVENT: Final = ("record", "record_many")
 """The event says whose it is, and holds no id of a thing of another's."""
 NOT_ASKED: Final[Mapping[str, str]] = {
-    "metering": "install identify bind take add add_soon rebuild mute_alerts forget_tenant",
+    "metering": "install identify bind take add add_soon rebuild mute_alerts forget_tenant override",
     "ai": "reserve",
     "billing": "",
     "webhooks": "",

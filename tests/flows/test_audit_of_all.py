@@ -45,7 +45,7 @@ webhooks: send_event
 ai: reserve wrap
 """
 OF_THE_PROCESS: Final = """
-metering: aclose from_env install migrate on shutdown startup work
+metering: aclose catch_up from_env install migrate on override shutdown startup work
 webhooks: add_event_type
 """
 """Starts, stops, sets the process up; ``startup`` stores plans, and their entries are looked for below."""

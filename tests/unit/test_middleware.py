@@ -43,6 +43,7 @@ from mm_metering.errors import (
 from mm_metering.gate.admission import Admission, Wish
 from mm_metering.gate.context import bind, current
 from mm_metering.middleware.asgi import MeteringMiddleware, install
+from mm_metering.middleware.callers import Callers
 from mm_metering.middleware.doctor import Notes
 from mm_metering.middleware.responses import EXPOSED_HEADERS
 from mm_metering.middleware.tenants import Resolver, from_header
@@ -76,6 +77,7 @@ class FakeMeter:
 
     summary: str = "in memory"
     notes: Notes = field(default_factory=Notes)
+    callers: Callers = field(default_factory=Callers)
     added: list[tuple[str, Wish]] = field(default_factory=list)
 
     async def startup(self) -> None:

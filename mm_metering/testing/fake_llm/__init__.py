@@ -23,16 +23,18 @@ class FakeLlm:
     ``Anthropic(api_key=fake.api_key, base_url=fake.url)``.
 
     Unless a script says otherwise it answers with the last text that it was sent. A token is a word with the blanks
-    after it, and what was read is all text of the request. It never writes more tokens than the request allows.
+    after it, and what was read is all text of the request. It never writes more tokens than the request allows. Without
+    ``keep_alive`` each answer ends its connection, so that clients on event loops that end leave none open.
     """
 
-    def __init__(self, *, clock: Clock | None = None, api_key: str = "sk-fake") -> None:
+    def __init__(self, *, clock: Clock | None = None, api_key: str = "sk-fake", keep_alive: bool = True) -> None:
         self.api_key = api_key
         self._desk = Desk(clock or SystemClock(), api_key)
+        self._keep_alive = keep_alive
         self._server: Server | None = None
 
     def __enter__(self) -> Self:
-        self._server = listening(self._desk)
+        self._server = listening(self._desk, keep_alive=self._keep_alive)
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
         return self
 

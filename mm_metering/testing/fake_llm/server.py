@@ -47,6 +47,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     desk: Desk
+    keep_alive: bool
 
     def do_POST(self) -> None:
         content = self.rfile.read(int(self.headers.get("content-length") or 0))
@@ -154,6 +155,8 @@ class Handler(BaseHTTPRequestHandler):
     def _head(self, headers: Mapping[str, str]) -> None:
         for name, value in {**headers, "Request-Id": "req_fake", "X-Request-Id": "req_fake"}.items():
             self.send_header(name, value)
+        if not self.keep_alive:
+            self.send_header("Connection", "close")
         self.end_headers()
 
     def _event(self, event: Event) -> None:
@@ -180,6 +183,6 @@ def _object(content: bytes) -> Thing | None:
     return body if isinstance(body, dict) else None
 
 
-def listening(desk: Desk) -> Server:
+def listening(desk: Desk, *, keep_alive: bool = True) -> Server:
     """On a free port of 127.0.0.1."""
-    return Server(("127.0.0.1", 0), type("DeskHandler", (Handler,), {"desk": desk}))
+    return Server(("127.0.0.1", 0), type("DeskHandler", (Handler,), {"desk": desk, "keep_alive": keep_alive}))

@@ -11,7 +11,7 @@ import random
 import threading
 from http.server import ThreadingHTTPServer
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 from mm_metering.billing.signatures import sign
 from mm_metering.clock import Clock, SystemClock
@@ -20,6 +20,9 @@ from mm_metering.testing.fake_stripe import invoices, subscriptions
 from mm_metering.testing.fake_stripe.server import Asked, Desk, Fault, listening
 from mm_metering.testing.fake_stripe.state import Account, Thing
 
+if TYPE_CHECKING:
+    from mm_metering.billing.stripe import StripeBillingAdapter
+
 __all__ = ["Asked", "FakeStripe", "Fault"]
 
 
@@ -27,21 +30,29 @@ class FakeStripe:
     """A context manager: ``with FakeStripe() as fake: StripeBillingAdapter(api_key=fake.api_key, base_url=fake.url)``.
 
     Leaving it raises AssertionError with all ``problems``: what a request or an answer had against the official
-    document. ``clock`` is what periods, keys' lives and signatures go by.
+    document. ``clock`` is what periods, keys' lives and signatures go by. Without ``keep_alive`` each answer ends its
+    connection, so that clients on event loops that end leave none open.
     """
 
     def __init__(
-        self, *, clock: Clock | None = None, api_key: str = "sk_test_fake", webhook_secret: str = "whsec_fake"
+        self,
+        *,
+        clock: Clock | None = None,
+        api_key: str = "sk_test_fake",
+        webhook_secret: str = "whsec_fake",
+        keep_alive: bool = True,
     ) -> None:
         self.clock: Clock = clock or SystemClock()
         self.api_key = api_key
         self.webhook_secret = webhook_secret
         self.account = Account(self.clock)
         self._desk = Desk(self.account, api_key)
+        self._keep_alive = keep_alive
         self._server: ThreadingHTTPServer | None = None
+        self._told = 0
 
     def __enter__(self) -> Self:
-        self._server = listening(self._desk)
+        self._server = listening(self._desk, keep_alive=self._keep_alive)
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
         return self
 
@@ -58,6 +69,19 @@ class FakeStripe:
     def url(self) -> str:
         assert self._server is not None, "use it as a context manager"
         return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def adapter(self, **options: Any) -> StripeBillingAdapter:
+        """What ``Metering(billing=...)`` takes. It asks at once again, and as often as it likes."""
+        from mm_metering.billing.stripe import Retries, StripeBillingAdapter
+
+        given: dict[str, Any] = {
+            "api_key": self.api_key,
+            "webhook_secret": self.webhook_secret,
+            "base_url": self.url,
+            "retries": Retries(first_s=0, most_s=0),
+            "calls_per_s": 1000,
+        }
+        return StripeBillingAdapter(**given | options)
 
     @property
     def requests(self) -> list[Asked]:
@@ -97,6 +121,12 @@ class FakeStripe:
     def events(self) -> list[Thing]:
         """All that has happened, the oldest first."""
         return list(self.account.events)
+
+    def undelivered(self) -> list[Thing]:
+        """What has happened since this was asked last."""
+        fresh = self.account.events[self._told :]
+        self._told += len(fresh)
+        return fresh
 
     def delivery(
         self, event: Thing, *, secret: str | None = None, at_us: int | None = None

@@ -209,7 +209,7 @@ def _json(status: int, body: Thing, headers: dict[str, str] | None = None) -> An
     )
 
 
-def listening(desk: Desk) -> ThreadingHTTPServer:
+def listening(desk: Desk, *, keep_alive: bool = True) -> ThreadingHTTPServer:
     """On a free port of 127.0.0.1."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -227,6 +227,8 @@ def listening(desk: Desk) -> ThreadingHTTPServer:
             self.send_response(said.status)
             for name, value in {**said.headers, "Content-Length": str(len(content))}.items():
                 self.send_header(name, value)
+            if not keep_alive:
+                self.send_header("Connection", "close")
             self.end_headers()
             self.wfile.write(content)
 
