@@ -20,7 +20,7 @@ from mm_metering.backends.sql.engine import Transaction
 from mm_metering.backends.sql.ledger import SqlLedger
 from mm_metering.backends.sql.schema import COMMAND, VERSION_TABLE, revisions
 from mm_metering.backends.sql.tables import metadata
-from mm_metering.errors import MissingExtra, NotApplied
+from mm_metering.errors import InvalidInput, MissingExtra, NotApplied
 
 PARTITIONS = "mm_usage_fact_"
 """Tables of their own for PostgreSQL, parts of one for everybody else."""
@@ -126,3 +126,16 @@ async def test_a_newer_schema_is_left_alone(ledger: SqlLedger) -> None:
     await ledger.setup(apply=False)
     await ledger.setup(apply=True)
     assert await differences(ledger) == []
+
+
+async def test_an_option_of_a_url_is_known_or_said(postgres_url: str) -> None:
+    joint = "&" if "?" in postgres_url else "?"
+    with pytest.raises(InvalidInput, match="its URL has the option 'connect_timeout'; known: application_name, host"):
+        await open_ledger(f"{postgres_url}{joint}connect_timeout=3").setup(apply=True)
+    ledger = open_ledger(f"{postgres_url}{joint}application_name=billing")
+    await ledger.setup(apply=True)
+    names = await ledger._store.read(  # type: ignore[attr-defined]
+        lambda tx: tx.all(text("SELECT current_setting('application_name')"))
+    )
+    assert names[0][0] == "billing"
+    await ledger.aclose()

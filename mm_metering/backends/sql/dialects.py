@@ -34,11 +34,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.types import TypeEngine
 
 from mm_metering.core.findings import Finding
+from mm_metering.errors import InvalidInput
 
 BUSY_TIMEOUT_S: Final = 15.0
 """How long SQLite waits for another process's transaction, and PostgreSQL for a new connection."""
 COMMAND_TIMEOUT_S: Final = 120.0
 POOL_SIZE: Final = 5
+POSTGRES_OPTIONS: Final = frozenset({"sslmode", "ssl", "host", "port", "passfile", "target_session_attrs"})
+"""Of a ledger's URL, beside application_name; asyncpg takes no others."""
 PAGE_CACHE_KIB: Final = 32_768
 SYNCHRONOUS_FULL: Final = 2
 
@@ -277,12 +280,21 @@ class Postgres:
     _refusals: Final = ("22", "23502", "54")  # data, not null, limits such as the size of an index's row
 
     def engine(self, url: URL) -> AsyncEngine:
-        options = {"ssl" if name == "sslmode" else name: value for name, value in url.query.items()}
+        given = dict(url.query)
+        settings = {"application_name": given.pop("application_name", "mm_metering")}
+        if unknown := sorted(given.keys() - POSTGRES_OPTIONS):
+            known = ", ".join(sorted({*POSTGRES_OPTIONS, *settings}))
+            raise InvalidInput("ledger", f"its URL has the option {unknown[0][:40]!r}; known: {known}")
+        options = {"ssl" if name == "sslmode" else name: value for name, value in given.items()}
         return create_async_engine(
             url.set(drivername="postgresql+asyncpg", query=options),
             pool_size=POOL_SIZE,
             pool_timeout=BUSY_TIMEOUT_S,
-            connect_args={"timeout": BUSY_TIMEOUT_S, "command_timeout": COMMAND_TIMEOUT_S},
+            connect_args={
+                "timeout": BUSY_TIMEOUT_S,
+                "command_timeout": COMMAND_TIMEOUT_S,
+                "server_settings": settings,
+            },
             hide_parameters=True,
         )
 
