@@ -42,7 +42,9 @@ def run(ini: Path, tests: Path, *arguments: str) -> Outcomes:
     ini.write_text(SETTINGS + ("" if "no:asyncio" in arguments else ASYNCIO))
     own = ("-c", str(ini), f"--rootdir={tests.parent}", f"--confcutdir={tests.parent}", "--import-mode=importlib")
     without = [word for name in ("cacheprovider", "faulthandler", "valkey", "xdist") for word in ("-p", f"no:{name}")]
-    plugins = [outcomes := Outcomes(), *LOADED, *([apps] if tests.parent == HOSTS else [])]
+    plugins = [outcomes := Outcomes(), *LOADED]
+    if tests.parent == HOSTS:  # their app comes after the plugin, as from a conftest.py
+        plugins, without = [outcomes, plugin, apps], [*without, "-p", "no:mm_metering"]
     pytest.main([str(tests), "--strict-markers", *own, *without, *arguments], plugins=plugins)
     return outcomes
 
