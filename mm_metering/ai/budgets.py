@@ -164,7 +164,7 @@ class Ai:
         """A client of OpenAI or Anthropic whose ``create`` calls are reserved and settled for the tenant that is bound
         where they are made; streams, too. All else is the client's own. What would pass by the budget (``parse``, the
         ``stream`` helpers, batches, raw responses) is InvalidInput; ``.unwrapped`` is the client itself."""
-        return cast(Client, Wrapped(client, self, is_async=is_async(client), feature=feature))
+        return cast(Client, Wrapped(client, self.reserve, is_async=is_async(client), feature=feature))
 
     async def check_request(self, tenant: str, model: str, tokens: int = 0) -> AiCheck:
         """Whether a call would run now: the list of models, then the quota of requests, then the money. A preview:

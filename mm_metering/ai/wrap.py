@@ -14,7 +14,6 @@ from mm_metering.errors import InvalidInput
 from mm_metering.gate.context import current
 
 if TYPE_CHECKING:
-    from mm_metering.ai.budgets import Ai
     from mm_metering.ai.calls import AiCall
     from mm_metering.ai.reservation import Reservation
 
@@ -49,9 +48,11 @@ COPIES: Final = frozenset({"with_options", "copy"})
 class Wrapped:
     """Behaves as the client does; ``unwrapped`` is the client itself."""
 
-    def __init__(self, client: Any, ai: Ai, *, is_async: bool, feature: str | None, path: str = "") -> None:
+    def __init__(
+        self, client: Any, reserve: Callable[..., Reservation], *, is_async: bool, feature: str | None, path: str = ""
+    ) -> None:
         self.unwrapped = client
-        self._ai = ai
+        self._reserve = reserve
         self._is_async = is_async
         self._feature = feature
         self._path = path
@@ -75,7 +76,7 @@ class Wrapped:
         return " or ".join(f"{path}(stream=True)" for path in theirs)
 
     def _again(self, inner: Any, path: str) -> Wrapped:
-        return Wrapped(inner, self._ai, is_async=self._is_async, feature=self._feature, path=path)
+        return Wrapped(inner, self._reserve, is_async=self._is_async, feature=self._feature, path=path)
 
     def __enter__(self) -> Wrapped:
         self.unwrapped.__enter__()
@@ -108,7 +109,7 @@ class Wrapped:
         read = [given[name] for name in kind.reads if given.get(name) is not None]
         named = next((given[name] for name in kind.caps if type(given.get(name)) is int), None)
         many = _choices(given)  # each has a token at least
-        return self._ai.reserve(
+        return self._reserve(
             current().tenant,
             str(given.get("model")),
             input=read,
