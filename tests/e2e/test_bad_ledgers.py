@@ -163,7 +163,7 @@ async def test_takes_go_on_while_postgres_is_away(
 ) -> None:
     """For tenants that are loaded, by their limits; others by the outage policy. The stream keeps everything."""
     name = postgres_url.rpartition("@/")[2].partition("?")[0]
-    options: dict[str, Any] = {"clock": FrozenClock(NOW), "timing": Timing(decision_s=2, load_s=0.3)}
+    options: dict[str, Any] = {"clock": FrozenClock(NOW), "timing": Timing(decision_s=2, load_s=1)}
     places: dict[str, Any] = {"counters": own_server.url, "ledger": postgres_url, "journal": tmp_path / "journal"}
     async with Metering(PLANS, **places, **options, worker="inline") as metering:
         await metering.put_tenant("few", plan="few")
@@ -186,7 +186,7 @@ async def test_takes_go_on_while_postgres_is_away(
 
 
 async def test_takes_go_on_while_another_writer_has_locked_sqlite(own_server: RedisServer, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"clock": FrozenClock(NOW), "timing": Timing(decision_s=2, load_s=0.3)}
+    options: dict[str, Any] = {"clock": FrozenClock(NOW), "timing": Timing(decision_s=2, load_s=1)}
     places: dict[str, Any] = {"counters": own_server.url, "ledger": f"sqlite:///{tmp_path}/ledger.db"}
     async with Metering(PLANS, **places, **options, worker="inline") as metering:
         told = Told(metering)
