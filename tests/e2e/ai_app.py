@@ -25,22 +25,10 @@ from starlette.routing import Route
 
 from mm_metering import Metering, Refused, from_header
 from mm_metering.errors import StoreUnavailable
+from tests.e2e.ai_plans import MODEL, ai_plans
 
-MODEL: Final = "gpt-4"
-TOKEN_NANOS: Final = 30_000
 END: Final = "END"
-PLANS: Final[dict[str, Any]] = {
-    "currency": "USD",
-    "timezone": "UTC",
-    "default_plan": "pro",
-    "meters": {
-        "ai_requests": {"event": "ai_call"},
-        "ai_tokens": {"event": "ai_token"},
-        "ai_cost": {"event": "ai_call", "unit": "money"},
-    },
-    "ai": {"prices": {MODEL: "0.00003"}},
-    "plans": {"pro": {"price": "0", "ai": {"monthly_budget": "50000.00"}}},
-}
+PLANS: Final = ai_plans("50000.00")
 STOPS_WITHIN_S: Final = 5
 
 call_in_hand: ContextVar[str] = ContextVar("call_in_hand", default="")

@@ -19,10 +19,9 @@ from typing import Any, Final
 from redis.asyncio import Redis
 
 from mm_metering import BudgetExceeded, FrozenClock, Metering
+from tests.e2e.ai_plans import MODEL, TOKEN_NANOS, ai_plans
 from tests.e2e.told import NOW, PATIENT
 
-MODEL: Final = "gpt-4"
-TOKEN_NANOS: Final = 30_000
 BUDGET_NANOS: Final = 5_000_000_000
 MOST: Final = 300
 """Output tokens that a call asks for. The model writes so many, or less."""
@@ -33,18 +32,7 @@ PROMPT: Final = [{"role": "user", "content": "say something nice to everybody wh
 READ: Final = 8
 AGAIN_S: Final = (0.05, 0.25)
 """How long a call waits that is told that the budget is busy: the Retry-After is a second."""
-PLANS: Final[dict[str, Any]] = {
-    "currency": "USD",
-    "timezone": "UTC",
-    "default_plan": "pro",
-    "meters": {
-        "ai_requests": {"event": "ai_call"},
-        "ai_tokens": {"event": "ai_token"},
-        "ai_cost": {"event": "ai_call", "unit": "money"},
-    },
-    "ai": {"prices": {MODEL: "0.00003"}},
-    "plans": {"pro": {"price": "0", "ai": {"monthly_budget": "5.00"}}},
-}
+PLANS: Final = ai_plans("5.00")
 
 
 class AsyncModel:

@@ -18,8 +18,9 @@ from mm_metering.core.facts import Fact
 from mm_metering.gate.admission import Candidate, Share
 from mm_metering.testing import assert_conserved
 from mm_metering.testing.fake_llm import Asked, FakeLlm, tokens_in
-from tests.e2e.ai_app import MODEL, PLANS, TOKEN_NANOS
+from tests.e2e.ai_app import PLANS
 from tests.e2e.ai_faults import TENANTS, House, Told
+from tests.e2e.ai_plans import MODEL, TOKEN_NANOS
 from tests.redis_server import RedisServer
 
 FAULTS: Final = int(os.environ.get("MM_AI_FAULTS", "50"))

@@ -14,7 +14,8 @@ from mm_metering import FrozenClock, Metering
 from mm_metering.ai.asking import asked
 from mm_metering.ai.holding import OpenCall
 from mm_metering.gate.coalesce import POLL_S
-from tests.e2e.streamers import MODEL, PLANS, READ
+from tests.e2e.ai_plans import MODEL
+from tests.e2e.streamers import PLANS, READ
 from tests.e2e.told import NOW, PATIENT
 from tests.redis_server import RedisServer
 

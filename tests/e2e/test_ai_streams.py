@@ -14,7 +14,8 @@ import pytest
 from mm_metering import FrozenClock, Metering
 from mm_metering.gate.admission import Candidate, Share
 from mm_metering.testing import assert_conserved
-from tests.e2e.streamers import BUDGET_NANOS, MODEL, PLANS, run
+from tests.e2e.ai_plans import MODEL
+from tests.e2e.streamers import BUDGET_NANOS, PLANS, run
 from tests.e2e.told import NOW, PATIENT
 from tests.forks import forks
 from tests.redis_server import RedisServer
