@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, Unpack
 import uuid_utils
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from mm_metering import catalogues, failpoints
 from mm_metering.ai.budgets import Ai
@@ -133,6 +134,7 @@ from mm_metering.worker.webhooks import webhook_jobs
 
 if TYPE_CHECKING:
     from mm_metering.billing.documents import Party
+    from mm_metering.dashboard.access import Auth
 
 log = logging.getLogger("mm_metering")
 
@@ -256,7 +258,7 @@ class Metering:
         self._hosts: list[HostRoutes] = []
         self._soon: set[asyncio.Task[None]] = set()
         self._journal = journal_directory(journal, counters=_url(counters), ledger=_url(ledger))
-        plans = self._plans = PlanBook(self.ledger, proration=self.catalogue.changes.proration)
+        plans = self.plans = PlanBook(self.ledger, proration=self.catalogue.changes.proration)
         self._drain = Drain(self.counters, self.ledger, self._defaults, now_us=micros_of(self.clock))
         self.gate = Gate(
             self.counters,
@@ -391,7 +393,7 @@ class Metering:
     def _reporting_to(self, reporter: UsageReporter | None) -> UsageReporting | None:
         if reporter is None:
             return None
-        return UsageReporting(reporter, self.ledger, plans=self._plans, clock=self.clock, new_id=_new_id)
+        return UsageReporting(reporter, self.ledger, plans=self.plans, clock=self.clock, new_id=_new_id)
 
     def _collect_through(self, billing: BillingAdapter, mode: BillingMode, dunning: Dunning) -> None:
         collector = self._collector = Collector(
@@ -599,7 +601,7 @@ class Metering:
         apply = await self._may_apply()
         await self.ledger.setup(apply=apply)
         now_us, act = micros(self.clock.now()), self.act()
-        self._versions |= await self._plans.apply(self.catalogue.plans, now_us=now_us, apply=apply, act=act)
+        self._versions |= await self.plans.apply(self.catalogue.plans, now_us=now_us, apply=apply, act=act)
 
     async def shutdown(self) -> None:
         """Writes everything acknowledged to the stream, folds it if this process is a worker, and closes. What a store
@@ -657,6 +659,31 @@ class Metering:
         """
         options: Any = {"exempt": exempt, "headers": headers, "error_shapes": error_shapes}
         self._hosts.append(install(app, metering=self, tenant=tenant, **options))
+
+    def dashboard(self, auth: Auth | None = None) -> ASGIApp:
+        """What the people who run this look at, as ``app.mount("/metering", metering.dashboard(auth=...))``.
+
+        ``auth`` is called with each request and answers who that is: a ``Visitor``, a role ("viewer", "finance",
+        "operator"), several, None for nobody, or a Response such as a redirect to a login; it may be async, and may
+        raise an HTTPException. Without it the pages are the developer's own: for requests of this machine, and only
+        where counters and ledger are too. Else InvalidInput. MissingExtra without ``server``.
+        """
+        from mm_metering.dashboard.app import dashboard
+
+        return dashboard(self, auth)
+
+    def portal(
+        self, tenant: Resolver, *, frames: Iterable[str] = (), read_only: bool = False, name: str = "Usage"
+    ) -> ASGIApp:
+        """What one tenant sees of itself, as ``app.mount("/usage", metering.portal(tenant=...))``: its limits, usage,
+        invoices and webhooks, each as a page and, with ``.json`` behind it, as JSON.
+
+        ``tenant`` finds who asks, like that of ``install``. ``frames``: the origins that may show it in a frame.
+        ``read_only``: webhooks can be seen and not changed. MissingExtra without ``server``.
+        """
+        from mm_metering.dashboard.app import portal
+
+        return portal(self, tenant, frames=tuple(frames), read_only=read_only, name=name)
 
     async def identify(self, tenant: Found) -> None:
         """Says in a dependency for whom the request runs, where ``install(tenant=None)`` left it open, and decides it
@@ -1215,7 +1242,7 @@ class Metering:
         row = await self.ledger.tenant(tenant)
         if row is None:
             raise UnknownTenant(f"tenant {tenant!r} is not known; put_tenant makes it")
-        terms = await self._plans.of(row)
+        terms = await self.plans.of(row)
         first, last = terms.days(invoice.period)
         segment = row.segment_at(micros(self.clock.now()))
         usage = await self.get_usage(tenant, first, last)
@@ -1298,7 +1325,7 @@ class Metering:
         return await self._shadow.report(tenant, now=self.clock.now(), progress=lambda _: None)
 
     def _shadow_of(self, catalogue: Catalogue) -> ShadowPlans:
-        return ShadowPlans(self.ledger, plans=self._plans, current=self.catalogue, catalogue=catalogue)
+        return ShadowPlans(self.ledger, plans=self.plans, current=self.catalogue, catalogue=catalogue)
 
     async def _close_last_month(self, today: datetime, _fence: int) -> None:
         await self._drain.fully()

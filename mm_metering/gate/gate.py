@@ -61,7 +61,7 @@ from mm_metering.gate.seldom import Seldom
 from mm_metering.gate.snapshots import Snapshots
 from mm_metering.gate.tenants import View, Views
 from mm_metering.gate.terms import Terms, overruled
-from mm_metering.gate.windows import Gauge, PlanWindows, Prepared, counted_meters, new_fact
+from mm_metering.gate.windows import PlanWindows, Prepared, counted_meters, new_fact
 
 log = logging.getLogger("mm_metering.gate")
 
@@ -524,7 +524,7 @@ class Gate:
         view = await self._read_view(snapshot)
         return snapshot.shard, await self._values(view, snapshot, self._now_us())
 
-    async def standings(self, tenant: str) -> tuple[View, list[tuple[Gauge, int]]]:
+    async def standings(self, tenant: str) -> tuple[View, list[loading.Stood]]:
         """Each limit of the tenant and what is used of it by the ledger; UnknownTenant."""
         snapshot = await self._snapshot(tenant)
         view = await self._read_view(snapshot)

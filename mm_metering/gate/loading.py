@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import date, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from mm_metering.backends.counters import OpenHold
 from mm_metering.backends.ledger import Snapshot, UsageRow
@@ -46,16 +46,32 @@ def counters(view: View, snapshot: Snapshot, terms: Terms, now_us: int) -> dict[
     return values
 
 
-def standings(view: View, snapshot: Snapshot, terms: Terms, now_us: int) -> list[tuple[Gauge, int]]:
-    """Each limit in the window that is open now, and what is used of it; without rates."""
+class Stood(NamedTuple):
+    """A limit in the window that is open now: what is used of it, what calls that still run hold, and of a cap the
+    nano-units that are charged in the month."""
+
+    gauge: Gauge
+    used: int
+    held: int
+    charged: int
+
+
+def standings(view: View, snapshot: Snapshot, terms: Terms, now_us: int) -> list[Stood]:
+    """Each limit; without rates."""
     values = counters(view, snapshot, terms, now_us)
     meters = ((meter, "") for meter in view.windows.limited_meters)
-    return [
-        (gauge, values.get(gauge.slot.field, 0))
+    gauges = (
+        gauge
         for meter, scope in (*meters, *_by_scope(snapshot))
         for gauge in view.windows.gauges(meter, now_us, scope)
         if not gauge.slot.rate_s
-    ]
+    )
+    return [_stood(gauge, values) for gauge in gauges]
+
+
+def _stood(gauge: Gauge, values: Mapping[str, int]) -> Stood:
+    fields = (gauge.slot.field, held_field(gauge.slot), gauge.slot.cap_field)
+    return Stood(gauge, *(values.get(name, 0) for name in fields))
 
 
 def _by_scope(snapshot: Snapshot) -> Mapping[tuple[str, str], list[UsageRow]]:
@@ -123,11 +139,16 @@ def _held(view: View, hold: Fact, now_us: int) -> Iterable[tuple[Slot, int]]:
                 yield gauge.slot, count.amount
 
 
+def held_field(slot: Slot) -> str:
+    """The twin of a field, for what is held."""
+    return slot.field + "~"
+
+
 def _add_held(values: dict[str, int], view: View, snapshot: Snapshot, now_us: int) -> None:
     """Puts the holds' amounts into the twins; what they cost past the free amount is counted in the caps."""
     for hold in snapshot.holds:
         for slot, amount in _held(view, hold, now_us):
-            twin = slot.field + "~"
+            twin = held_field(slot)
             base = values.get(slot.field, 0) + values.get(twin, 0)
             if slot.price:
                 values[slot.cap_field] = values.get(slot.cap_field, 0) + over_cost(slot, base, amount)

@@ -37,8 +37,8 @@ from mm_metering.core.spikes import is_spike
 from mm_metering.errors import MeteringError, UnknownTenant
 from mm_metering.gate.gate import Gate
 from mm_metering.gate.journal_file import Waiting
+from mm_metering.gate.loading import Stood
 from mm_metering.gate.tenants import View
-from mm_metering.gate.windows import Gauge
 from mm_metering.worker.touched import Touched
 
 if TYPE_CHECKING:
@@ -186,10 +186,10 @@ class Alerts:
         return new
 
 
-def _standings(view: View, standings: Iterable[tuple[Gauge, int]], now: datetime) -> Iterator[Standing]:
+def _standings(view: View, standings: Iterable[Stood], now: datetime) -> Iterator[Standing]:
     """A level has no window: it is told of once a month."""
     month = window_span(Window.MONTH, now, view.windows.zone)
-    for gauge, used in standings:
+    for gauge, used, *_ in standings:
         is_level = gauge.limit.is_level
         starts_us = micros(month.start) if is_level else gauge.starts_us
         yield Standing(gauge.limit, gauge.scope, used, starts_us, None if is_level else gauge.ends_us)

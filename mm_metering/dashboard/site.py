@@ -1,0 +1,285 @@
+"""One ASGI app for the dashboard and for the portal: who visits, which page, and what every answer carries."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl, quote
+
+from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from mm_metering.dashboard.access import Role, Visitor, is_own
+from mm_metering.dashboard.page import Do, Document, Link, Page, Show, Visit
+from mm_metering.dashboard.render import assets, csv_text, html, json_text
+from mm_metering.errors import (
+    FeatureNotInPlan,
+    InvalidInput,
+    MeteringError,
+    NotFound,
+    QuotaExceeded,
+    StoreUnavailable,
+    UnknownTenant,
+    WrongState,
+)
+
+if TYPE_CHECKING:
+    from mm_metering.metering import Metering
+
+log = logging.getLogger("mm_metering.dashboard")
+
+MAX_FORM: Final = 65_536
+MAX_SAID: Final = 1_000
+SAID: Final = "mm_said"
+"""The cookie that carries what was done to the page that says it, for ten seconds."""
+FOREVER: Final = "public, max-age=31536000, immutable"
+PARTIAL: Final = "hx-request"
+STATUS: Final[Mapping[type[MeteringError], int]] = {
+    UnknownTenant: 404,
+    NotFound: 404,
+    InvalidInput: 400,
+    WrongState: 409,
+    FeatureNotInPlan: 403,
+    QuotaExceeded: 429,
+    StoreUnavailable: 503,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """Who visits, and of a portal whose it is."""
+
+    visitor: Visitor
+    tenant: str = ""
+
+
+Known = Callable[[Request], Awaitable[Guest | Response | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a site differs from another: its name, its menu, who may frame it, and what its nobody is told."""
+
+    name: str
+    menu: Sequence[Link]
+    known: Known
+    stranger: str
+    badge: Callable[[], str] = str
+    frames: Sequence[str] = ()
+    shows: Mapping[str, Show] = field(init=False)
+    does: Mapping[str, tuple[Role, Do]] = field(init=False)
+    home: Mapping[str, Link] = field(init=False)
+    """To which page of the menu a path belongs."""
+
+    def __post_init__(self) -> None:
+        shows = {path: show for each in self.menu for path, show in ((each.path, each.show), *each.also.items())}
+        object.__setattr__(self, "shows", shows)
+        object.__setattr__(self, "does", {path: act for each in self.menu for path, act in each.actions.items()})
+        object.__setattr__(self, "home", {path: each for each in self.menu for path in (each.path, *each.also)})
+
+
+class Site:
+    """Serves below whatever it is mounted at; it needs no lifespan."""
+
+    def __init__(self, house: Metering, look: Look) -> None:
+        self._house = house
+        self._look = look
+        assets()  # MissingExtra and a broken installation show here, not at the first visit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        began = time.perf_counter()
+        request = Request(scope, receive)
+        response = self._house.endpoint_guard.refusal(scope) or await self._answer(request)
+        response.headers.update(self._headers())
+        response.headers["server-timing"] = f"page;dur={(time.perf_counter() - began) * 1000:.1f}"
+        await response(scope, receive, send)
+
+    def _headers(self) -> dict[str, str]:
+        frames = " ".join(self._look.frames) or "'none'"
+        return {
+            "content-security-policy": (
+                "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+                f"form-action 'self'; base-uri 'none'; frame-ancestors {frames}"
+            ),
+            "x-content-type-options": "nosniff",
+            "referrer-policy": "same-origin",
+            "cross-origin-opener-policy": "same-origin",
+        }
+
+    async def _answer(self, request: Request) -> Response:
+        path = _path(request.scope)
+        if path.startswith("static/"):
+            return _static(request, path.removeprefix("static/"))
+        guest = None
+        try:
+            found = await self._look.known(request)
+            if isinstance(found, Response):
+                return found
+            if found is None:
+                return self._page(request, 403, "error.html", "No entry", guest, {"detail": self._look.stranger})
+            guest = found
+            await self._house.startup()
+            if request.method == "POST":
+                return await self._act(request, path, guest)
+            return await self._shown(request, path, guest)
+        except HTTPException as error:
+            page = {"detail": str(error.detail)}
+            return self._page(request, error.status_code, "error.html", "No entry", guest, page, error.headers)
+        except MeteringError as error:
+            status = next((status for kind, status in STATUS.items() if isinstance(error, kind)), 500)
+            return self._page(request, status, "error.html", "That did not work", guest, {"detail": str(error)})
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+
+    async def _shown(self, request: Request, path: str, guest: Guest) -> Response:
+        name = path.removesuffix(".json")
+        show = self._look.shows.get(name)
+        if show is None or request.method not in ("GET", "HEAD"):
+            detail = f"There is no page {path[:60]!r} here."
+            return self._page(request, 404, "error.html", "Not found", guest, {"detail": detail})
+        page = await show(Visit(self._house, guest.visitor, request.query_params, self._now(), tenant=guest.tenant))
+        match page:
+            case Document():
+                return _file(page.content, page.media_type, page.name)
+            case Page() if path.endswith(".json"):
+                return _no_store(Response(json_text(page.value), media_type="application/json"))
+            case Page() if "csv" in request.query_params:
+                return _csv(page, request.query_params["csv"])
+        data = {**page.data, "charts": page.charts, "files": page.files, "path": name}
+        return self._page(request, 200, page.template, page.title, guest, data)
+
+    def _page(
+        self,
+        request: Request,
+        status: int,
+        template: str,
+        title: str,
+        guest: Guest | None,
+        data: Mapping[str, Any],
+        headers: Mapping[str, str] | None = None,
+    ) -> Response:
+        """A whole page; where htmx asks for a part, the page's part alone."""
+        path = data.get("path", "")
+        values = {
+            "site": self._look.name,
+            "menu": self._look.menu if guest else (),
+            "current": self._look.home.get(path),
+            "badge": self._look.badge(),
+            "title": title,
+            "visitor": guest.visitor if guest else None,
+            "tenant_of_portal": guest.tenant if guest else "",
+            "query": request.query_params,
+            "now": self._now(),
+            "frame": "part.html" if PARTIAL in request.headers else "base.html",
+            "said": _said(request),
+            **data,
+        }
+        response = _no_store(Response(html(template, values), status, media_type="text/html"))
+        response.headers["vary"] = PARTIAL
+        for name, value in (headers or {}).items():
+            response.headers[name] = value
+        if values["said"]:
+            response.delete_cookie(SAID)
+        return response
+
+    def _now(self) -> Any:
+        return self._house.clock.now()
+
+    # -- acting -------------------------------------------------------------------------------------------------------
+
+    async def _act(self, request: Request, path: str, guest: Guest) -> Response:
+        if path not in self._look.does:
+            detail = f"Nothing can be done at {path[:60]!r}."
+            return self._page(request, 404, "error.html", "Not found", guest, {"detail": detail})
+        role, act = self._look.does[path]
+        if not is_own(request):
+            detail = "This was sent by a page of elsewhere; open the page here and try again."
+            return self._page(request, 403, "error.html", "Not from here", guest, {"detail": detail})
+        if not guest.visitor.may(role):
+            detail = f"This takes the role {role}; ask whoever set up the auth of this page."
+            return self._page(request, 403, "error.html", "Not allowed", guest, {"detail": detail})
+        form = await _form(request)
+        reason = form.get("reason", "")
+        visit = Visit(self._house, guest.visitor, request.query_params, self._now(), form, guest.tenant)
+        with self._house.acting(guest.visitor.actor, reason=reason if isinstance(reason, str) else ""):
+            done = await act(visit)
+        response = RedirectResponse(done.see, 303)
+        said = base64.urlsafe_b64encode(done.said[:MAX_SAID].encode()).decode()
+        response.set_cookie(SAID, said, max_age=10, httponly=True, samesite="strict")
+        return _no_store(response)
+
+
+# -- inside -----------------------------------------------------------------------------------------------------------
+
+
+async def _form(request: Request) -> FormData:
+    """InvalidInput for one that is larger than any here, or is none."""
+    if int(request.headers.get("content-length") or 0) > MAX_FORM:
+        raise InvalidInput("form", f"has more than {MAX_FORM:,} bytes")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_FORM:
+            raise InvalidInput("form", f"has more than {MAX_FORM:,} bytes")
+    try:
+        return FormData(dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=100)))
+    except ValueError:
+        raise InvalidInput("form", "cannot be read; send it as application/x-www-form-urlencoded") from None
+
+
+def _path(scope: Scope) -> str:
+    """Below what it is mounted at, without slashes around it."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    below = path[len(root) :] if root and path.startswith(f"{root}/") else path
+    return "" if path == root else below.strip("/")
+
+
+def _said(request: Request) -> str:
+    """What was done just now, from the cookie that no other site can set."""
+    try:
+        return base64.urlsafe_b64decode(request.cookies.get(SAID, "").encode()).decode()[:MAX_SAID]
+    except ValueError:
+        return ""
+
+
+def _static(request: Request, name: str) -> Response:
+    asset = assets().get(name)
+    if asset is None:
+        return Response(status_code=404)
+    headers = {"cache-control": FOREVER, "vary": "accept-encoding", "etag": f'"{asset.version}"'}
+    if request.headers.get("if-none-match") == headers["etag"]:
+        return Response(status_code=304, headers=headers)
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        headers["content-encoding"] = "gzip"
+        return Response(asset.compressed, headers=headers, media_type=asset.media_type)
+    return Response(asset.content, headers=headers, media_type=asset.media_type)
+
+
+def _csv(page: Page, name: str) -> Response:
+    """NotFound for a file that the page does not have."""
+    if (chart := page.charts.get(name)) is not None:
+        text = csv_text(chart.header, chart.rows)
+    elif (rows := page.files.get(name)) is not None:
+        text = csv_text(rows.header, rows.rows)
+    else:
+        raise NotFound(f"there is no file {name[:40]!r} here; there is {', '.join([*page.charts, *page.files]) or 'none'}")
+    return _file(text.encode("utf-8"), "text/csv; charset=utf-8", f"{name}.csv")
+
+
+def _file(content: bytes, media_type: str, name: str) -> Response:
+    kept = f"attachment; filename*=UTF-8''{quote(name, safe='')}"
+    return _no_store(Response(content, headers={"content-disposition": kept}, media_type=media_type))
+
+
+def _no_store(response: Response) -> Response:
+    response.headers["cache-control"] = "no-store"
+    return response
