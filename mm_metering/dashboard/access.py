@@ -14,10 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from mm_metering.errors import InvalidInput
-from mm_metering.gate.acting import MAX_ACTOR
 
-ACTOR: Final = "dashboard:"
-"""Before a visitor's name in the audit log."""
+MAX_NAME: Final = 100
 LOCAL: Final = ("localhost", "127.0.0.1", "::1")
 FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 """Headers that a proxy adds: whoever asks through one is not this machine."""
@@ -43,17 +41,19 @@ class Visitor:
 
     name: str
     roles: frozenset[Role] = frozenset({Role.VIEWER})
+    where: str = "dashboard"
 
     def __post_init__(self) -> None:
-        if not self.name.isprintable() or not 1 <= len(self.name) <= MAX_ACTOR - len(ACTOR):
-            raise InvalidInput("visitor", f"a name has 1 to {MAX_ACTOR - len(ACTOR)} printable characters")
+        if not self.name.isprintable() or not 1 <= len(self.name) <= MAX_NAME:
+            raise InvalidInput("visitor", f"a name has 1 to {MAX_NAME} printable characters")
 
     def may(self, role: Role) -> bool:
         return role is Role.VIEWER or role in self.roles
 
     @property
     def actor(self) -> str:
-        return f"{ACTOR}{self.name}"
+        """In the audit log."""
+        return f"{self.where}:{self.name}"
 
 
 Found: TypeAlias = Visitor | str | Iterable[str] | Response | None

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mm_metering.dashboard.access import Auth, Visitor, visitor_of
+from mm_metering.dashboard.access import Auth, Role, Visitor, visitor_of
 from mm_metering.dashboard.page import Link
-from mm_metering.dashboard.pages import overview, tenants
+from mm_metering.dashboard.pages import ai, alerts, events, overview, own, tenants, webhooks
 from mm_metering.dashboard.site import Guest, Look, Site
 from mm_metering.errors import InvalidInput
-from mm_metering.middleware.tenants import Resolver
+from mm_metering.middleware.tenants import Resolver, begin
 
 if TYPE_CHECKING:
     from mm_metering.metering import Metering
@@ -22,7 +23,16 @@ EMBEDDED: Final = ("memory:", "local:", "sqlite:")
 MENU: Final[Sequence[Link]] = (
     overview.LINK,
     tenants.LINK,
+    ai.LINK,
+    events.LINK,
+    webhooks.LINK,
+    alerts.LINK,
 )
+OWN_MENU: Final[Sequence[Link]] = (
+    own.LINK,
+    webhooks.OWN,
+)
+ORIGIN: Final = re.compile(r"'self'|https?://[a-z0-9.-]+(:[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
 
 
 def dashboard(house: Metering, auth: Auth | None) -> Site:
@@ -50,4 +60,15 @@ def badge_of(house: Metering) -> str:
 
 
 def portal(house: Metering, tenant: Resolver, *, frames: Sequence[str], read_only: bool, name: str) -> Site:
-    raise NotImplementedError
+    """InvalidInput for what is no origin."""
+    for each in frames:
+        if not ORIGIN.fullmatch(each):
+            raise InvalidInput("frames", f"{each!r} is no origin, such as https://app.example.com")
+    roles = frozenset({Role.VIEWER} if read_only else {Role.VIEWER, Role.OPERATOR})
+
+    async def known(request: Request) -> Guest | None:
+        found = begin(tenant, request.scope)
+        owner = await found if isinstance(found, Awaitable) else found
+        return None if owner is None else Guest(Visitor("tenant", roles, "portal"), owner)
+
+    return Site(house, Look(name, OWN_MENU, known, "Nobody is known by what this request shows.", frames=frames))

@@ -115,7 +115,8 @@ def instant(at_us: int) -> datetime:
 
 
 Show: TypeAlias = Callable[[Visit], Awaitable[Page | Document]]
-Do: TypeAlias = Callable[[Visit], Awaitable[Done]]
+Do: TypeAlias = Callable[[Visit], Awaitable[Done | Page]]
+"""A Page is shown as the answer itself, and never again: a new secret."""
 
 
 @dataclass(frozen=True, slots=True)

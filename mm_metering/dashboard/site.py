@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, quote
 
@@ -16,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from mm_metering.dashboard.access import Role, Visitor, is_own
+from mm_metering.dashboard.access import SAFE, Role, Visitor, is_own
 from mm_metering.dashboard.page import Do, Document, Link, Page, Show, Visit
 from mm_metering.dashboard.render import assets, csv_text, html, json_text
 from mm_metering.errors import (
@@ -85,6 +86,21 @@ class Look:
         object.__setattr__(self, "home", {path: each for each in self.menu for path in (each.path, *each.also)})
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a template is to say."""
+
+    template: str
+    title: str
+    data: Mapping[str, Any]
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def _sorry(status: int, title: str, detail: str, headers: Mapping[str, str] | None = None) -> Shown:
+    return Shown("error.html", title, {"detail": detail}, status, headers or {})
+
+
 class Site:
     """Serves below whatever it is mounted at; it needs no lifespan."""
 
@@ -119,33 +135,31 @@ class Site:
         path = _path(request.scope)
         if path.startswith("static/"):
             return _static(request, path.removeprefix("static/"))
-        guest = None
+        request.state.guest = None
         try:
             found = await self._look.known(request)
             if isinstance(found, Response):
                 return found
             if found is None:
-                return self._page(request, 403, "error.html", "No entry", guest, {"detail": self._look.stranger})
-            guest = found
+                return self._page(request, _sorry(403, "No entry", self._look.stranger))
+            request.state.guest = found
             await self._house.startup()
             if request.method == "POST":
-                return await self._act(request, path, guest)
-            return await self._shown(request, path, guest)
+                return await self._act(request, path, found)
+            return await self._shown(request, path, found)
         except HTTPException as error:
-            page = {"detail": str(error.detail)}
-            return self._page(request, error.status_code, "error.html", "No entry", guest, page, error.headers)
+            return self._page(request, _sorry(error.status_code, "No entry", str(error.detail), error.headers))
         except MeteringError as error:
             status = next((status for kind, status in STATUS.items() if isinstance(error, kind)), 500)
-            return self._page(request, status, "error.html", "That did not work", guest, {"detail": str(error)})
+            return self._page(request, _sorry(status, "That did not work", str(error)))
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
     async def _shown(self, request: Request, path: str, guest: Guest) -> Response:
         name = path.removesuffix(".json")
         show = self._look.shows.get(name)
-        if show is None or request.method not in ("GET", "HEAD"):
-            detail = f"There is no page {path[:60]!r} here."
-            return self._page(request, 404, "error.html", "Not found", guest, {"detail": detail})
+        if show is None or request.method not in SAFE:
+            return self._page(request, _sorry(404, "Not found", f"There is no page {path[:60]!r} here."))
         page = await show(Visit(self._house, guest.visitor, request.query_params, self._now(), tenant=guest.tenant))
         match page:
             case Document():
@@ -155,63 +169,59 @@ class Site:
             case Page() if "csv" in request.query_params:
                 return _csv(page, request.query_params["csv"])
         data = {**page.data, "charts": page.charts, "files": page.files, "path": name}
-        return self._page(request, 200, page.template, page.title, guest, data)
+        return self._page(request, Shown(page.template, page.title, data))
 
-    def _page(
-        self,
-        request: Request,
-        status: int,
-        template: str,
-        title: str,
-        guest: Guest | None,
-        data: Mapping[str, Any],
-        headers: Mapping[str, str] | None = None,
-    ) -> Response:
-        """A whole page; where htmx asks for a part, the page's part alone."""
-        path = data.get("path", "")
+    def _page(self, request: Request, shown: Shown) -> Response:
+        """A whole page; where htmx asks for a part, the page's part alone; where JSON was asked for, what went wrong as
+        JSON."""
+        if request.url.path.endswith(".json"):
+            return _problem(shown)
+        guest: Guest | None = request.state.guest
+        said = _said(request)
         values = {
             "site": self._look.name,
             "menu": self._look.menu if guest else (),
-            "current": self._look.home.get(path),
+            "current": self._look.home.get(shown.data.get("path", "-")),
             "badge": self._look.badge(),
-            "title": title,
+            "title": shown.title,
             "visitor": guest.visitor if guest else None,
             "tenant_of_portal": guest.tenant if guest else "",
             "query": request.query_params,
             "now": self._now(),
             "frame": "part.html" if PARTIAL in request.headers else "base.html",
-            "said": _said(request),
-            **data,
+            "said": said,
+            **shown.data,
         }
-        response = _no_store(Response(html(template, values), status, media_type="text/html"))
+        response = _no_store(Response(html(shown.template, values), shown.status, media_type="text/html"))
         response.headers["vary"] = PARTIAL
-        for name, value in (headers or {}).items():
+        for name, value in shown.headers.items():
             response.headers[name] = value
-        if values["said"]:
+        if said:
             response.delete_cookie(SAID)
         return response
 
-    def _now(self) -> Any:
+    def _now(self) -> datetime:
         return self._house.clock.now()
 
     # -- acting -------------------------------------------------------------------------------------------------------
 
     async def _act(self, request: Request, path: str, guest: Guest) -> Response:
         if path not in self._look.does:
-            detail = f"Nothing can be done at {path[:60]!r}."
-            return self._page(request, 404, "error.html", "Not found", guest, {"detail": detail})
+            return self._page(request, _sorry(404, "Not found", f"Nothing can be done at {path[:60]!r}."))
         role, act = self._look.does[path]
         if not is_own(request):
             detail = "This was sent by a page of elsewhere; open the page here and try again."
-            return self._page(request, 403, "error.html", "Not from here", guest, {"detail": detail})
+            return self._page(request, _sorry(403, "Not from here", detail))
         if not guest.visitor.may(role):
             detail = f"This takes the role {role}; ask whoever set up the auth of this page."
-            return self._page(request, 403, "error.html", "Not allowed", guest, {"detail": detail})
+            return self._page(request, _sorry(403, "Not allowed", detail))
         form = await _form(request)
         reason = form.get("reason", "")
         visit = Visit(self._house, guest.visitor, request.query_params, self._now(), form, guest.tenant)
         with self._house.acting(guest.visitor.actor, reason=reason if isinstance(reason, str) else ""):
             done = await act(visit)
+        if isinstance(done, Page):
+            return self._page(request, Shown(done.template, done.title, {**done.data, "path": path}))
         response = RedirectResponse(done.see, 303)
         said = base64.urlsafe_b64encode(done.said[:MAX_SAID].encode()).decode()
         response.set_cookie(SAID, said, max_age=10, httponly=True, samesite="strict")
@@ -251,6 +261,11 @@ def _said(request: Request) -> str:
         return ""
 
 
+def _problem(shown: Shown) -> Response:
+    body = {"type": "about:blank", "title": shown.title, "status": shown.status, "detail": shown.data["detail"]}
+    return _no_store(Response(json_text(body), shown.status, shown.headers, "application/problem+json"))
+
+
 def _static(request: Request, name: str) -> Response:
     asset = assets().get(name)
     if asset is None:
@@ -271,7 +286,9 @@ def _csv(page: Page, name: str) -> Response:
     elif (rows := page.files.get(name)) is not None:
         text = csv_text(rows.header, rows.rows)
     else:
-        raise NotFound(f"there is no file {name[:40]!r} here; there is {', '.join([*page.charts, *page.files]) or 'none'}")
+        raise NotFound(
+            f"there is no file {name[:40]!r} here; there is {', '.join([*page.charts, *page.files]) or 'none'}"
+        )
     return _file(text.encode("utf-8"), "text/csv; charset=utf-8", f"{name}.csv")
 
 

@@ -113,15 +113,15 @@ async def _needs(visit: Visit) -> list[Need]:
     if endpoints:
         found.append(Need("bad", "dead letters", f"{endpoints:,} lines of the stream could not be folded", "system"))
     found += [_of_house(each) for each in recent if each.type in HOUSE]
-    found += [Need("bad", "payment waits for you", f"{each.tenant}: {each.note}", "payments?state=parked") for each in parked]
+    found += [
+        Need("bad", "payment waits for you", f"{each.tenant}: {each.note}", "payments?state=parked") for each in parked
+    ]
     found += [
         Need("warn", "payment failed", f"{each.tenant} owes {each.amount:,} {each.currency}", "payments?state=failing")
         for each in failing
     ]
     near = list({each.tenant: each for each in reversed(recent) if each.tenant}.values())[::-1]
-    found += [
-        Need("warn", words(each.type), sentence(each), link("tenant", id=each.tenant)) for each in near[:AT_ONCE]
-    ]
+    found += [Need("warn", words(each.type), sentence(each), link("tenant", id=each.tenant)) for each in near[:AT_ONCE]]
     return found
 
 

@@ -20,6 +20,7 @@ from mm_metering.dashboard.render import link
 from mm_metering.dashboard.standing import (
     AI_COST,
     Gauge,
+    Usage,
     daily_chart,
     fullest,
     gauge_of,
@@ -69,7 +70,9 @@ async def tenants(visit: Visit) -> Page:
         "plans": sorted(visit.house.catalogue.plans),
         "statuses": list(SUBSCRIPTION.moves),
     }
-    files = {"tenants": Rows(("tenant", "plan", "status", "zone", "subscribed_at"), [_cells(visit, each) for each in rows])}
+    files = {
+        "tenants": Rows(("tenant", "plan", "status", "zone", "subscribed_at"), [_cells(visit, each) for each in rows])
+    }
     return Page("tenants.html", "Tenants", data, files=files)
 
 
@@ -101,11 +104,10 @@ async def plan_of(visit: Visit, row: TenantRow) -> Plan | None:
     return await visit.house.plans.get(segment.plan, segment.version)
 
 
-async def usage_charts(visit: Visit, row: TenantRow, plan: Plan | None) -> dict[str, Chart]:
+def charts_of(visit: Visit, usage: Usage) -> dict[str, Chart]:
     """By name: a day's and a month's of each meter that is limited or used."""
-    usage = await usage_of(visit.house, row, plan, visit.now)
     charts: dict[str, Chart] = {}
-    for meter, window in meters_of(visit.house, plan, usage.days).items():
+    for meter, window in meters_of(visit.house, usage.plan, usage.days).items():
         if window is not Window.NONE:
             charts[f"{meter}-days"] = daily_chart(usage, meter)
         if window is Window.MONTH:
@@ -117,14 +119,15 @@ async def tenant(visit: Visit) -> Page:
     row = await row_of(visit, visit.text("id"))
     segment, plan = row.segment_at(visit.now_us), await plan_of(visit, row)
     ledger = visit.house.ledger
-    (_, stood), charts, facts, notices, entries, payer = await asyncio.gather(
+    (_, stood), usage, facts, notices, entries, payer = await asyncio.gather(
         visit.house.gate.standings(row.id),
-        usage_charts(visit, row, plan),
+        usage_of(visit.house, row, plan, visit.now),
         ledger.latest_facts(tenant=row.id, limit=EVENTS),
         ledger.notices_page(tenant=row.id, limit=EVENTS),
         ledger.audit_page(tenant=row.id, limit=EVENTS),
         ledger.payer(row.id),
     )
+    charts = charts_of(visit, usage)
     chosen = visit.text("meter") or next(iter(charts), "").rpartition("-")[0]
     data = {
         "row": row,
