@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlencode
 
 from mm_metering.core.cards import masked
+from mm_metering.core.collecting import Notice
 from mm_metering.core.money import plain
 from mm_metering.core.periods import from_micros
 from mm_metering.dashboard.charts import spark
@@ -83,6 +84,7 @@ def environment() -> Environment:
         "masked": masked,
         "moment": from_micros,
         "short": short,
+        "told": told,
         "words": words,
     }
     found.globals |= {"asset": lambda name: f"static/{name}?v={assets()[name].version}", "link": link, "spark": spark}
@@ -138,6 +140,22 @@ def short(text: str, most: int = 40) -> str:
 def words(name: str) -> str:
     """ "api_calls" for people."""
     return name.replace("_", " ").replace(".", " · ")
+
+
+def told(notice: Notice) -> str:
+    """What an alert says, for people: "reports 40 of 50 this month"."""
+    data = notice.data
+    if {"meter", "used", "limit"} <= data.keys():
+        scope = f" of {data['scope']}" if data.get("scope") else ""
+        window = f" this {data['window']}" if data.get("window") else ""
+        return f"{words(str(data['meter']))}{scope} {_number(data['used'])} of {_number(data['limit'])}{window}"
+    if {"expected", "budget"} <= data.keys():
+        return f"likely {data['expected']} of {data['budget']} USD by the end of {data.get('period')}"
+    return ", ".join(f"{words(name)} {_number(value)}" for name, value in data.items())
+
+
+def _number(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def json_text(value: object) -> str:

@@ -10,14 +10,14 @@ from decimal import Decimal
 from typing import Final
 
 from mm_metering.backends.looks import HouseDay
-from mm_metering.core.alerting import HOUSE, sentence
+from mm_metering.core.alerting import HOUSE
 from mm_metering.core.cells import event_meter
 from mm_metering.core.collecting import Notice
 from mm_metering.core.money import from_nanos
 from mm_metering.core.periods import days_between
 from mm_metering.dashboard.charts import Chart, Number, Series
 from mm_metering.dashboard.page import Link, Page, Visit, instant
-from mm_metering.dashboard.render import link, words
+from mm_metering.dashboard.render import link, told, words
 
 DAYS: Final = 30
 SPARK: Final = 14
@@ -101,17 +101,17 @@ def _by_day(days: Sequence[HouseDay], first: date, last: date) -> tuple[list[Num
 async def _needs(visit: Visit) -> list[Need]:
     """The house's own troubles first, then money, then tenants."""
     ledger = visit.house.ledger
-    alerts, notices, parked, failing, endpoints = await asyncio.gather(
+    alerts, notices, parked, failing, letters = await asyncio.gather(
         ledger.open_alerts(limit=AT_ONCE),
         ledger.notices_page(types=(*sorted(HOUSE), "model.unpriced", *NEAR, "endpoint.disabled"), limit=5 * AT_ONCE),
         ledger.collections(state="parked", limit=AT_ONCE),
         ledger.collections(state="failing", limit=AT_ONCE),
-        visit.house.ledger.count_dead_letters(),
+        ledger.count_dead_letters(),
     )
     recent = [each for each in notices if each.made_at > visit.now - LATELY]
     found = [Need("bad", words(each.kind), f"{each.subject}: {each.detail}", "system") for each in alerts]
-    if endpoints:
-        found.append(Need("bad", "dead letters", f"{endpoints:,} lines of the stream could not be folded", "system"))
+    if letters:
+        found.append(Need("bad", "dead letters", f"{letters:,} lines of the stream could not be folded", "system"))
     found += [_of_house(each) for each in recent if each.type in HOUSE]
     found += [
         Need("bad", "payment waits for you", f"{each.tenant}: {each.note}", "payments?state=parked") for each in parked
@@ -121,12 +121,15 @@ async def _needs(visit: Visit) -> list[Need]:
         for each in failing
     ]
     near = list({each.tenant: each for each in reversed(recent) if each.tenant}.values())[::-1]
-    found += [Need("warn", words(each.type), sentence(each), link("tenant", id=each.tenant)) for each in near[:AT_ONCE]]
+    found += [
+        Need("warn", words(each.type), f"{each.tenant}: {told(each)}", link("tenant", id=each.tenant))
+        for each in near[:AT_ONCE]
+    ]
     return found
 
 
 def _of_house(notice: Notice) -> Need:
-    return Need("bad", words(notice.type), sentence(notice), "system")
+    return Need("bad", words(notice.type), told(notice), "system")
 
 
 LINK = Link("", "Overview", overview)

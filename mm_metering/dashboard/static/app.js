@@ -33,7 +33,7 @@
     const own = { label: each.name, stroke: colour, width: 2, points: { show: false }, value: (_, v) => (v == null ? "–" : exact.format(v)) };
     switch (each.kind) {
       case "bars": return { ...own, fill: faint(colour, 0.55), width: 0, paths: uPlot.paths.bars({ size: [0.7, 40] }) };
-      case "stack": return { ...own, fill: faint(colour, 0.35), width: 1, value: (plot, _, at, index) => exact.format(index == null ? 0 : scheme.raw[at - 1][index] || 0) };
+      case "stack": return { ...own, fill: colour, width: 0, value: (plot, _, at, index) => exact.format(index == null ? 0 : scheme.raw.get(each)[index] || 0) };
       case "limit": return { ...own, stroke: scheme.bad, dash: [6, 4], width: 1.5 };
       case "likely": return { ...own, stroke: scheme.dim, dash: [4, 4] };
       case "low": case "high": return { ...own, stroke: faint(scheme.dim, 0.4), width: 1 };
@@ -63,14 +63,22 @@
     return { hooks: { draw } };
   }
 
+  /* An area on top of others lies behind them. */
+  function behind(series, sums) {
+    const order = series.map((_, at) => at);
+    const stacks = order.filter((at) => series[at].kind === "stack").reverse();
+    return order.map((at) => (series[at].kind === "stack" ? stacks.shift() : at)).map((at) => [series[at], sums[at], at]);
+  }
+
   function plot(box) {
     const given = JSON.parse(box.dataset.plot);
+    const drawn = behind(given.series, stacked(given.series));
     const scheme = {
       colours: Array.from({ length: COLOURS }, (_, n) => css(`--c${n + 1}`)),
-      bad: css("--bad"), dim: css("--dim"), raw: given.series.map((each) => each.values),
+      bad: css("--bad"), dim: css("--dim"), raw: new Map(given.series.map((each) => [each, each.values])),
     };
     const axis = { stroke: scheme.dim, grid: { stroke: css("--line"), width: 1 }, ticks: { show: false } };
-    const at = (kind) => given.series.findIndex((each) => each.kind === kind) + 1;
+    const at = (kind) => drawn.findIndex(([each]) => each.kind === kind) + 1;
     const band = at("high") && at("low") ? [{ series: [at("high"), at("low")], fill: faint(scheme.dim, 0.15) }] : [];
     const options = {
       width: box.clientWidth, height: HEIGHT, tzDate: (ts) => uPlot.tzDate(new Date(ts * 1000), "Etc/UTC"),
@@ -78,12 +86,12 @@
       axes: [{ ...axis, values: (_, ticks) => ticks.map((s) => new Date(s * 1000).toISOString().slice(5, 10)), incrs: [1, 2, 5, 7, 14, 30, 60].map((n) => n * DAY_S) },
         { ...axis, size: 56, values: (_, ticks) => ticks.map((v) => short.format(v)) }],
       series: [{ label: "day", value: (_, s) => (s == null ? "–" : new Date(s * 1000).toISOString().slice(0, 10)) },
-        ...given.series.map((each, number) => look(each, number, scheme))],
+        ...drawn.map(([each, , number]) => look(each, number, scheme))],
       bands: band, plugins: [marks(given.marks, scheme)], cursor: { drag: { x: false, y: false } },
     };
     const days = given.days.map((day) => Date.parse(day) / 1000);
     box.replaceChildren();
-    const made = new uPlot(options, [days, ...stacked(given.series)], box);
+    const made = new uPlot(options, [days, ...drawn.map(([, values]) => values)], box);
     plots.push([box, made]);
     box.dataset.drawn = "yes";
   }
