@@ -21,6 +21,7 @@ from mm_metering.dashboard.access import SAFE, Role, Visitor, is_own
 from mm_metering.dashboard.page import Do, Document, Link, Page, Show, Visit
 from mm_metering.dashboard.render import assets, csv_text, html, json_text
 from mm_metering.errors import (
+    CatalogueError,
     FeatureNotInPlan,
     InvalidInput,
     MeteringError,
@@ -46,6 +47,7 @@ STATUS: Final[Mapping[type[MeteringError], int]] = {
     UnknownTenant: 404,
     NotFound: 404,
     InvalidInput: 400,
+    CatalogueError: 400,
     WrongState: 409,
     FeatureNotInPlan: 403,
     QuotaExceeded: 429,

@@ -150,7 +150,8 @@ def daily_chart(usage: Usage, meter: str) -> Chart:
     if (most := _limit(usage, meter, Window.DAY)) is not None:
         series.append(Series("limit", [most] * len(shown), "limit"))
     days = [day.date for day in shown]
-    return Chart(_title(meter, "by day"), days, series, _unit(meter), [*_marks(usage, days)], usage.zone)
+    note = usage.zone if most is None else f"{usage.zone}; at most {most:,} a day"
+    return Chart(_title(meter, "by day"), days, series, _unit(meter), [*_marks(usage, days)], note)
 
 
 def month_chart(usage: Usage, meter: str, seen: Forecast | None = None) -> Chart:

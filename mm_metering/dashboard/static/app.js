@@ -4,6 +4,7 @@
   const DAY_S = 86400;
   const COLOURS = 6;
   const HEIGHT = 240;
+  const FAR = 4;
   const plots = [];
   const css = (name) => {
     const probe = document.createElement("span");
@@ -70,9 +71,19 @@
     return order.map((at) => (series[at].kind === "stack" ? stacks.shift() : at)).map((at) => [series[at], sums[at], at]);
   }
 
+  /* The highest value to show: a limit far above everything else would press it flat. */
+  function top(series, sums) {
+    const most = (kinds) => Math.max(0, ...series.flatMap((each, at) => (kinds(each.kind) ? sums[at].map((v) => v || 0) : [])));
+    const used = most((kind) => kind !== "limit");
+    const limit = most((kind) => kind === "limit");
+    return (limit <= FAR * used ? Math.max(limit, used) : used) || limit || 1;
+  }
+
   function plot(box) {
     const given = JSON.parse(box.dataset.plot);
-    const drawn = behind(given.series, stacked(given.series));
+    const sums = stacked(given.series);
+    const drawn = behind(given.series, sums);
+    const highest = top(given.series, sums) * 1.08;
     const scheme = {
       colours: Array.from({ length: COLOURS }, (_, n) => css(`--c${n + 1}`)),
       bad: css("--bad"), dim: css("--dim"), raw: new Map(given.series.map((each) => [each, each.values])),
@@ -82,7 +93,7 @@
     const band = at("high") && at("low") ? [{ series: [at("high"), at("low")], fill: faint(scheme.dim, 0.15) }] : [];
     const options = {
       width: box.clientWidth, height: HEIGHT, tzDate: (ts) => uPlot.tzDate(new Date(ts * 1000), "Etc/UTC"),
-      scales: { x: { range: (_, low, high) => [low - DAY_S / 2, high + DAY_S / 2] }, y: { range: (_, low, high) => [Math.min(0, low), high > 0 ? high * 1.08 : 1] } },
+      scales: { x: { range: (_, low, high) => [low - DAY_S / 2, high + DAY_S / 2] }, y: { range: (_, low) => [Math.min(0, low), highest] } },
       axes: [{ ...axis, values: (_, ticks) => ticks.map((s) => new Date(s * 1000).toISOString().slice(5, 10)), incrs: [1, 2, 5, 7, 14, 30, 60].map((n) => n * DAY_S) },
         { ...axis, size: 56, values: (_, ticks) => ticks.map((v) => short.format(v)) }],
       series: [{ label: "day", value: (_, s) => (s == null ? "–" : new Date(s * 1000).toISOString().slice(0, 10)) },
@@ -92,6 +103,8 @@
     const days = given.days.map((day) => Date.parse(day) / 1000);
     box.replaceChildren();
     const made = new uPlot(options, [days, ...drawn.map(([, values]) => values)], box);
+    const last = given.days.length - 1 - [...given.series[0].values].reverse().findIndex((v) => v != null);
+    setTimeout(() => made.setLegend({ idx: last }), 0);
     plots.push([box, made]);
     box.dataset.drawn = "yes";
   }
