@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any
 
 import httpx2
@@ -18,6 +19,7 @@ from starlette.routing import Mount
 from mm_metering import Metering, UsageEvent, from_header
 from mm_metering.dashboard.access import Visitor
 from mm_metering.dashboard.app import MENU, OWN_MENU
+from mm_metering.dashboard.render import STATIC
 from mm_metering.errors import InvalidInput
 from tests.flows.conftest import Make
 
@@ -322,3 +324,14 @@ async def test_a_portal_is_framed_by_whom_it_names(memory: Metering) -> None:
     for wrong in ("https://a.example; script-src *", "app.example.com", "*"):
         with pytest.raises(InvalidInput, match="is no origin"):
             memory.portal(tenant=lambda _: "acme", frames=(wrong,))
+
+
+# -- files of others --------------------------------------------------------------------------------------------------
+
+
+def test_files_of_others_are_as_they_were_published() -> None:
+    sums = (STATIC / "SHA256SUMS").read_text(encoding="ascii")
+    known = {name: digest for digest, name in (line.split() for line in sums.splitlines())}
+    assert known == {name: sha256((STATIC / name).read_bytes()).hexdigest() for name in known}
+    others = {each.name for each in STATIC.iterdir()} - {"app.css", "app.js", "mark.svg", "README.md", "SHA256SUMS"}
+    assert others == {*known, "htmx.LICENSE", "uplot.LICENSE"}
