@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from mm_metering.backends.ledger import (
     hold_key,
 )
 from mm_metering.backends.memory_accounts import MemoryAccounts
+from mm_metering.backends.memory_looks import MemoryLooks
 from mm_metering.backends.memory_privacy import MemoryPrivacy
 from mm_metering.backends.memory_reports import MemoryReports
 from mm_metering.backends.memory_webhooks import MemoryWebhooks
@@ -50,6 +52,7 @@ class Books:
     row: TenantRow | None = None
     timezone: str = "UTC"
     facts: dict[str, Fact] = field(default_factory=dict)
+    stored: dict[str, int] = field(default_factory=dict)
     voided: set[str] = field(default_factory=set)
     cells: dict[CellKey, CellSum] = field(default_factory=dict)
     revisions: dict[CellKey, int] = field(default_factory=dict)
@@ -98,7 +101,7 @@ class Books:
         return len(changed)
 
 
-class MemoryLedger(MemoryWork, MemoryAccounts, MemoryReports, MemoryWebhooks, MemoryPrivacy):
+class MemoryLedger(MemoryWork, MemoryAccounts, MemoryReports, MemoryWebhooks, MemoryPrivacy, MemoryLooks):
     """``memory://``. One lock makes each method a transaction."""
 
     def __init__(self) -> None:
@@ -110,6 +113,7 @@ class MemoryLedger(MemoryWork, MemoryAccounts, MemoryReports, MemoryWebhooks, Me
         self._folded: dict[int, Digest] = {}
         self._acknowledged: dict[tuple[str, int], Acknowledged] = {}
         self._kept_us = FIRST_US
+        self._stored_us = 0
 
     async def setup(self, *, apply: bool) -> None:
         pass
@@ -154,6 +158,7 @@ class MemoryLedger(MemoryWork, MemoryAccounts, MemoryReports, MemoryWebhooks, Me
                 raise Unstorable(flawed)
             self._shards[shard] = row._replace(position=after)
             self._bury(dead)
+            self._stored_us = max(self._stored_us, time.time_ns() // 1000)
             by_tenant: dict[str, list[Fact]] = {}
             for fact in facts:
                 by_tenant.setdefault(fact.tenant, []).append(fact)
@@ -172,6 +177,8 @@ class MemoryLedger(MemoryWork, MemoryAccounts, MemoryReports, MemoryWebhooks, Me
                 self._void(books, fact, calendar, changes, levels)
             elif fact.id not in books.facts and fact.id not in books.voided:
                 books.facts[fact.id] = fact
+                self._stored_us += 1
+                books.stored[fact.id] = self._stored_us
                 if fact.occurred_us < self._kept_us and fact.kind not in LEVEL_KINDS:
                     books.voided.add(fact.id)
                     continue
@@ -515,7 +522,7 @@ class MemoryLedger(MemoryWork, MemoryAccounts, MemoryReports, MemoryWebhooks, Me
 def _take_out(books: Books, end_us: int) -> int:
     over = [fact.id for fact in books.facts.values() if fact.occurred_us < end_us and fact.kind not in LEVEL_KINDS]
     for fact_id in over:
-        del books.facts[fact_id]
+        del books.facts[fact_id], books.stored[fact_id]
     return len(over)
 
 

@@ -26,6 +26,7 @@ class MemoryPrivacy:
     _note: Callable[[Iterable[AuditEntry]], None]
     _mutes: dict[tuple[str, str], Mute]
     _alerts: dict[tuple[str, str], Alert]
+    _closed: list[Alert]
     _payers: dict[str, str]
     _collections: dict[str, Collection]
     _claims: dict[tuple[str, str], Any]
@@ -80,6 +81,7 @@ class MemoryPrivacy:
             _gone(self._mutes, lambda key, _: key[1] == tenant)
             subjects = {tenant, *notices, *endpoints}
             _gone(self._alerts, lambda key, _: key[1] in subjects)
+            self._closed = [each for each in self._closed if each.subject not in subjects]
             self._keys.pop(tenant, None)
             if all(each.state in FINAL for each in self._collections.values() if each.tenant == tenant):
                 self._payers.pop(tenant, None)

@@ -20,6 +20,7 @@ class MemoryWork(MemoryAudit):
         self._lock = threading.RLock()
         self._letters: dict[LetterKey, DeadLetter] = {}
         self._alerts: dict[tuple[str, str], Alert] = {}
+        self._closed: list[Alert] = []
         self._leases: dict[str, Lease] = {}
         self._runs: dict[tuple[str, int], Run] = {}
 
@@ -44,11 +45,19 @@ class MemoryWork(MemoryAudit):
             gone = [key for key in set(keys) if self._letters.pop(key, None)]
             self._note(letters_posted(len(gone), act))
             for shard in {key[0] for key in keys} - {key[0] for key in self._letters}:
-                self._alerts.pop((DEAD_LETTERS, str(shard)), None)
+                self._close(DEAD_LETTERS, str(shard), now_us)
 
     def _open(self, kind: str, subject: str, detail: str, now_us: int) -> bool:
-        new = Alert(kind, subject, now_us, None, masked(detail))
+        before = max((each.opened_us for each in self._closed if each[:2] == (kind, subject)), default=now_us - 1)
+        new = Alert(kind, subject, max(now_us, before + 1), None, masked(detail))
         return self._alerts.setdefault((kind, subject), new) is new
+
+    def _close(self, kind: str, subject: str, now_us: int) -> bool:
+        alert = self._alerts.pop((kind, subject), None)
+        if alert is None:
+            return False
+        self._closed.append(alert._replace(closed_us=now_us))
+        return True
 
     async def raise_alert(self, kind: str, subject: str, *, detail: str, now_us: int) -> bool:
         with self._lock:
@@ -56,7 +65,7 @@ class MemoryWork(MemoryAudit):
 
     async def close_alert(self, kind: str, subject: str, *, now_us: int) -> bool:
         with self._lock:
-            return self._alerts.pop((kind, subject), None) is not None
+            return self._close(kind, subject, now_us)
 
     async def open_alerts(self, *, after: tuple[str, str] = ("", ""), limit: int = 1000) -> list[Alert]:
         with self._lock:
