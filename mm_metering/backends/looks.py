@@ -104,6 +104,10 @@ class Looks(Protocol):
         """Those from first to last, both included, by day and meter. InvalidInput for more than MAX_DAYS."""
         ...
 
+    async def first_day(self) -> date | None:
+        """The first day that has cells."""
+        ...
+
     async def find_tenants(
         self,
         *,

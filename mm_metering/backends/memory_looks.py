@@ -118,6 +118,10 @@ class MemoryLooks:
         with self._lock:
             return [each for day in sorted(self._house) if first <= day <= last for each in self._house[day]]
 
+    async def first_day(self) -> date | None:
+        with self._lock:
+            return min((key.day for books in self._each().values() for key, _ in books.shown()), default=None)
+
     # -- tenants ------------------------------------------------------------------------------------------------------
 
     async def find_tenants(

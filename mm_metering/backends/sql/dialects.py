@@ -15,6 +15,7 @@ from sqlalchemy import (
     Connection,
     FromClause,
     Insert,
+    Integer,
     Table,
     Text,
     bindparam,
@@ -201,7 +202,7 @@ class Sqlite:
         return day.isoformat()
 
     def position(self, text: ColumnElement[str], part: str) -> ColumnElement[int]:
-        return func.instr(text, part, type_=BigInteger())
+        return func.instr(text, part, type_=Integer())
 
     def keys(self, columns: Columns) -> FromClause:
         each = func.json_each(bindparam("keys", type_=Text())).table_valued("value")
@@ -343,7 +344,7 @@ class Postgres:
         return day
 
     def position(self, text: ColumnElement[str], part: str) -> ColumnElement[int]:
-        return func.strpos(text, part, type_=BigInteger())
+        return func.strpos(text, part, type_=Integer())
 
     def keys(self, columns: Columns) -> FromClause:
         arrays = [cast(bindparam(f"of_{name}"), postgresql.ARRAY(kind)) for name, kind in columns.items()]

@@ -22,7 +22,7 @@ _SEGMENT: Final = subscription.c
 async def page(
     tx: Transaction, *, text: str, plan: str, status: str, now_us: int, order: TenantOrder, skip: int, limit: int
 ) -> tuple[list[TenantRow], int]:
-    wanted = select(_ID)
+    wanted = select(_ID).select_from(tenant)
     if plan or status or order == "plan":
         wanted = wanted.join(subscription, _in_force(now_us))
     if text:

@@ -75,3 +75,8 @@ async def days(tx: Transaction, first: date, last: date) -> list[HouseDay]:
 
 def _top_of(text: str) -> tuple[tuple[str, int], ...]:
     return tuple((tenant, quantity) for tenant, quantity in json.loads(text))
+
+
+async def first_day(tx: Transaction) -> date | None:
+    row = await tx.first(select(_CELL.day).where(IS_SHOWN).order_by(_CELL.day).limit(1))
+    return row.day if row else None

@@ -44,6 +44,9 @@ class SqlLooks:
         refuse_days(first, last)
         return await self._store.read(lambda tx: house.days(tx, first, last))
 
+    async def first_day(self) -> date | None:
+        return await self._store.read(house.first_day)
+
     # -- tenants and facts --------------------------------------------------------------------------------------------
 
     async def find_tenants(
