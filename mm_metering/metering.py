@@ -121,6 +121,7 @@ from mm_metering.webhooks.guard import Rules as WebhookRules
 from mm_metering.worker import dead_letters
 from mm_metering.worker.alerts import Alerts
 from mm_metering.worker.drain import Drain
+from mm_metering.worker.house_days import HouseDays
 from mm_metering.worker.jobs import Job, Jobs
 from mm_metering.worker.leases import Leases
 from mm_metering.worker.monitor import Monitor
@@ -411,6 +412,7 @@ class Metering:
     def _all_jobs(self, watch: ShadowWatch | None) -> Iterator[Job]:
         yield from upkeep(self.ledger)
         yield from webhook_jobs(self.ledger)
+        yield from HouseDays(self.ledger, now_us=micros_of(self.clock)).jobs()
         yield Job(ALERTS, timedelta(hours=1), self._alerts.every)
         yield Job(ANCHOR, ANCHOR_EVERY, self._audit.keep_anchor)
         yield Job(EXPIRE, timedelta(minutes=1), self._expire_holds)

@@ -14,7 +14,7 @@ from mm_metering.backends.work import Alert
 from mm_metering.core.audit import AuditEntry
 from mm_metering.core.collecting import Notice
 from mm_metering.core.deliveries import Delivery, DeliveryState, EndpointRow
-from mm_metering.core.facts import Fact
+from mm_metering.core.facts import MOST, Fact
 from mm_metering.core.invoices import Invoice, InvoiceStatus
 from mm_metering.core.tenancy import TenantRow
 from mm_metering.errors import InvalidInput
@@ -93,7 +93,7 @@ class FactPage(NamedTuple):
 
 class Looks(Protocol):
     """A part of the ``Ledger`` law. Each method is one transaction. A filter that is None or "" leaves nothing out;
-    a text that no ledger can hold finds nothing."""
+    a text or number that no ledger can hold finds nothing."""
 
     async def roll_up(self, day: date, *, now_us: int) -> None:
         """Adds up the cells of a day, as of one instant, and puts the sums in place of those that stand. Of two at once
@@ -102,6 +102,10 @@ class Looks(Protocol):
 
     async def house_days(self, first: date, last: date) -> list[HouseDay]:
         """Those from first to last, both included, by day and meter. InvalidInput for more than MAX_DAYS."""
+        ...
+
+    async def first_day(self) -> date | None:
+        """The first day that has cells."""
         ...
 
     async def find_tenants(
@@ -248,7 +252,12 @@ def lowered(text: str) -> str:
 _LOWER: Final = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 
-def can_be_stored(*texts: str | None) -> bool:
-    """False of what no ledger has, and a database would refuse to look for."""
-    whole = "".join(text for text in texts if text)
-    return "\0" not in whole and not any("\ud800" <= character <= "\udfff" for character in whole)
+def can_be_found(*values: str | int | None) -> bool:
+    """False of a text or a number that no ledger has, and that a database would refuse to look for."""
+    return all(each is None or _can_be_stored(each) for each in values)
+
+
+def _can_be_stored(value: str | int) -> bool:
+    if isinstance(value, int):
+        return -MOST <= value <= MOST
+    return "\0" not in value and not any("\ud800" <= character <= "\udfff" for character in value)

@@ -158,27 +158,32 @@ class MemoryLedger(MemoryWork, MemoryAccounts, MemoryReports, MemoryWebhooks, Me
                 raise Unstorable(flawed)
             self._shards[shard] = row._replace(position=after)
             self._bury(dead)
-            self._stored_us = max(self._stored_us, time.time_ns() // 1000)
+            came_us = self._came(facts)
             by_tenant: dict[str, list[Fact]] = {}
             for fact in facts:
                 by_tenant.setdefault(fact.tenant, []).append(fact)
             for tenant, theirs in by_tenant.items():
                 books = self._books.setdefault(tenant, Books(timezone=defaults.timezone))
                 stood = books.digest
-                self._fold_tenant(books, theirs)
+                self._fold_tenant(books, theirs, came_us)
                 came = books.digest.plus(-stood.facts, -stood.hashes)
                 self._folded[shard] = self._folded.get(shard, Digest()).plus(*came)
             return True
 
-    def _fold_tenant(self, books: Books, facts: Sequence[Fact]) -> None:
+    def _came(self, facts: Sequence[Fact]) -> Mapping[tuple[str, str], int]:
+        """When each is stored: later than all before it."""
+        first_us = max(self._stored_us + 1, time.time_ns() // 1000)
+        self._stored_us = first_us + len(facts)
+        return {(fact.tenant, fact.id): at_us for at_us, fact in enumerate(facts, first_us)}
+
+    def _fold_tenant(self, books: Books, facts: Sequence[Fact], came_us: Mapping[tuple[str, str], int]) -> None:
         calendar, changes, levels = books.calendar, dict[CellKey, CellSum](), set[tuple[str, str]]()
         for fact in facts:
             if fact.kind == "void":
                 self._void(books, fact, calendar, changes, levels)
             elif fact.id not in books.facts and fact.id not in books.voided:
                 books.facts[fact.id] = fact
-                self._stored_us += 1
-                books.stored[fact.id] = self._stored_us
+                books.stored[fact.id] = came_us[fact.tenant, fact.id]
                 if fact.occurred_us < self._kept_us and fact.kind not in LEVEL_KINDS:
                     books.voided.add(fact.id)
                     continue

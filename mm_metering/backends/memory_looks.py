@@ -24,6 +24,7 @@ from mm_metering.backends.looks import (
     TenantOrder,
     alert_key,
     alert_place,
+    can_be_found,
     lowered,
     refuse_days,
     refuse_types,
@@ -117,6 +118,10 @@ class MemoryLooks:
         with self._lock:
             return [each for day in sorted(self._house) if first <= day <= last for each in self._house[day]]
 
+    async def first_day(self) -> date | None:
+        with self._lock:
+            return min((key.day for books in self._each().values() for key, _ in books.shown()), default=None)
+
     # -- tenants ------------------------------------------------------------------------------------------------------
 
     async def find_tenants(
@@ -130,6 +135,8 @@ class MemoryLooks:
         skip: int = 0,
         limit: int = 50,
     ) -> tuple[list[TenantRow], int]:
+        if not can_be_found(text, plan, status):
+            return [], 0
         with self._lock:
             found = [
                 row
@@ -167,6 +174,8 @@ class MemoryLooks:
         after: FactPlace | None = None,
         limit: int = 100,
     ) -> FactPage:
+        if not can_be_found(tenant, event_type, kind, text, *(before or ()), *(after or ())):
+            return FactPage([], None)
         with self._lock:
             there = self._stored(tenant if after is None else None)
         order = _as_it_occurred if tenant is not None and after is None else _as_it_came
@@ -204,6 +213,8 @@ class MemoryLooks:
     async def audit_page(
         self, *, tenant: str | None = None, action: str = "", before: Place | None = None, limit: int = 100
     ) -> list[AuditEntry]:
+        if not can_be_found(tenant, action, *(before or ())):
+            return []
         with self._lock:
             found = {
                 Place(micros(each.entry.at), each.id): each.entry
@@ -216,6 +227,8 @@ class MemoryLooks:
         self, *, tenant: str | None = None, types: Sequence[str] = (), before: Place | None = None, limit: int = 100
     ) -> list[Notice]:
         refuse_types(types)
+        if not can_be_found(tenant, *types, *(before or ())):
+            return []
         with self._lock:
             found = {
                 Place(micros(each.made_at), each.id): each
@@ -225,6 +238,8 @@ class MemoryLooks:
         return _newest(found, before, limit)
 
     async def hints_page(self, *, before: Place | None = None, limit: int = 100) -> list[Hint]:
+        if not can_be_found(*(before or ())):
+            return []
         with self._lock:
             return _newest({Place(each.stored_us, each.id): each for each in self._hints.values()}, before, limit)
 
@@ -237,6 +252,8 @@ class MemoryLooks:
         before: Place | None = None,
         limit: int = 100,
     ) -> list[Delivery]:
+        if not can_be_found(tenant, endpoint, state, *(before or ())):
+            return []
         with self._lock:
             found = {
                 Place(micros(each.occurred_at), each.id): each
@@ -248,6 +265,8 @@ class MemoryLooks:
     async def endpoints_page(
         self, *, tenant: str | None = None, after: str = "", limit: int = 100
     ) -> list[EndpointRow]:
+        if not can_be_found(tenant, after):
+            return []
         with self._lock:
             theirs = (each for _, each in sorted(self._endpoints.items()) if tenant in (None, each.tenant))
             return list(islice((each for each in theirs if each.id > after), limit))
@@ -270,6 +289,8 @@ class MemoryLooks:
         skip: int = 0,
         limit: int = 50,
     ) -> tuple[list[Invoice], int]:
+        if not can_be_found(tenant, period, status):
+            return [], 0
         with self._lock:
             found = [
                 each
@@ -301,6 +322,8 @@ class MemoryLooks:
 
     async def alert_history(self, *, before: Place | None = None, limit: int = 100) -> list[Alert]:
         end = None if before is None else alert_key(before)
+        if not can_be_found(*(end or ())):
+            return []
         with self._lock:
             found: dict[AlertKey, Alert] = {
                 alert_key(alert_place(each)): each for each in (*self._alerts.values(), *self._closed)

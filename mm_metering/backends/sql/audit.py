@@ -18,7 +18,7 @@ from mm_metering.core.audit import AuditEntry
 from mm_metering.core.audit_chain import Head, Keys, Link, Outside, chained
 
 PAGE: Final = 1000
-_LINK: Final = tuple(audit_log.c[name] for name in Link._fields)
+LINK: Final = tuple(audit_log.c[name] for name in Link._fields)
 
 
 async def chain(tx: Transaction, keys: Keys) -> None:
@@ -28,9 +28,9 @@ async def chain(tx: Transaction, keys: Keys) -> None:
     head = await _head(tx, lock=True)
     if head.seq == 0:
         head = Head(0, (await _all_outside(tx)).mac)
-    links = chained(tx.noted, head, keys)
-    await tx.run_each(audit_log.insert(), [each._asdict() for each in links])
-    await tx.run(update(audit_head).values(seq=links[-1].seq, mac=links[-1].mac))
+    new = chained(tx.noted, head, keys)
+    await tx.run_each(audit_log.insert(), [each._asdict() for each in new])
+    await tx.run(update(audit_head).values(seq=new[-1].seq, mac=new[-1].mac))
 
 
 async def _head(tx: Transaction, *, lock: bool = False) -> Head:
@@ -48,24 +48,24 @@ async def _all_outside(tx: Transaction) -> Outside:
 
 
 async def newest(tx: Transaction, tenant: str | None, limit: int) -> Sequence[AuditEntry]:
-    statement = select(*_LINK).order_by(audit_log.c.at_us.desc(), audit_log.c.id.desc()).limit(limit)
+    statement = select(*LINK).order_by(audit_log.c.at_us.desc(), audit_log.c.id.desc()).limit(limit)
     if tenant is not None:
         statement = statement.where(audit_log.c.tenant == tenant)
-    return [each.entry for each in await _links(tx, statement)]
+    return [each.entry for each in await links(tx, statement)]
 
 
 async def page(tx: Transaction, after: LinkKey, limit: int) -> tuple[list[Link], Head]:
     """Also one that is there twice, which takes more than the table allows."""
     seq, past = after
     beyond = or_(audit_log.c.seq > seq, audit_log.c.id > past)
-    statement = select(*_LINK).where(audit_log.c.seq >= seq, beyond).order_by(audit_log.c.seq, audit_log.c.id)
-    return await _links(tx, statement.limit(limit)), await _head(tx)
+    statement = select(*LINK).where(audit_log.c.seq >= seq, beyond).order_by(audit_log.c.seq, audit_log.c.id)
+    return await links(tx, statement.limit(limit)), await _head(tx)
 
 
 async def outside(tx: Transaction, after: str, limit: int) -> list[Link]:
-    statement = select(*_LINK).where(audit_log.c.seq.is_(None), audit_log.c.id > after)
-    return await _links(tx, statement.order_by(audit_log.c.id).limit(limit))
+    statement = select(*LINK).where(audit_log.c.seq.is_(None), audit_log.c.id > after)
+    return await links(tx, statement.order_by(audit_log.c.id).limit(limit))
 
 
-async def _links(tx: Transaction, statement: Select[Any]) -> list[Link]:
+async def links(tx: Transaction, statement: Select[Any]) -> list[Link]:
     return [*map(Link._make, await tx.plain(statement))]

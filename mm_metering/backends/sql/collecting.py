@@ -9,13 +9,14 @@ from sqlalchemy import delete, select, update
 
 from mm_metering.backends.collecting import AT_ONCE, Hint, Mute, Waiting
 from mm_metering.backends.sql.engine import Transaction
-from mm_metering.backends.sql.rows import AnyRow
+from mm_metering.backends.sql.rows import AnyRow, stored
 from mm_metering.backends.sql.tables import collection, hint, invoice, mute, notice, payer
 from mm_metering.core.audit import Act
 from mm_metering.core.audited import mute_put
 from mm_metering.core.books import Entries
 from mm_metering.core.collecting import Collection, Notice
 from mm_metering.core.invoices import Invoice
+from mm_metering.core.money import to_nanos
 from mm_metering.core.periods import from_micros, micros
 
 # -- collections ------------------------------------------------------------------------------------------------------
@@ -66,6 +67,7 @@ async def write(tx: Transaction, entries: Entries) -> None:
     for each in entries.collections:
         row = {name: getattr(each, name) for name in ("invoice", "tenant", "period", "state", "provider_invoice")}
         row |= {"next_us": each.next_at and micros(each.next_at), "document": each.model_dump_json()}
+        row["amount"] = stored(to_nanos(each.amount))
         statement = tx.insert(collection).values(row)
         await tx.run(statement.on_conflict_do_update(index_elements=[collection.c.invoice], set_=row))
     if entries.notices:

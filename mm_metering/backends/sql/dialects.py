@@ -11,9 +11,11 @@ from typing import Any, Final, Protocol
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     Connection,
     FromClause,
     Insert,
+    Integer,
     Table,
     Text,
     bindparam,
@@ -92,6 +94,10 @@ class Dialect(Protocol):
 
     def day(self, day: date) -> object:
         """A day as the driver takes it."""
+        ...
+
+    def position(self, text: ColumnElement[str], part: str) -> ColumnElement[int]:
+        """Where a part begins in a text, counted from 1; 0 for nowhere."""
         ...
 
     def keys(self, columns: Columns) -> FromClause:
@@ -194,6 +200,9 @@ class Sqlite:
 
     def day(self, day: date) -> object:
         return day.isoformat()
+
+    def position(self, text: ColumnElement[str], part: str) -> ColumnElement[int]:
+        return func.instr(text, part, type_=Integer())
 
     def keys(self, columns: Columns) -> FromClause:
         each = func.json_each(bindparam("keys", type_=Text())).table_valued("value")
@@ -333,6 +342,9 @@ class Postgres:
 
     def day(self, day: date) -> object:
         return day
+
+    def position(self, text: ColumnElement[str], part: str) -> ColumnElement[int]:
+        return func.strpos(text, part, type_=Integer())
 
     def keys(self, columns: Columns) -> FromClause:
         arrays = [cast(bindparam(f"of_{name}"), postgresql.ARRAY(kind)) for name, kind in columns.items()]

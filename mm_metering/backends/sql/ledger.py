@@ -49,6 +49,7 @@ from mm_metering.backends.sql import tenants as tenancy
 from mm_metering.backends.sql import work as workers
 from mm_metering.backends.sql.batch import Batch
 from mm_metering.backends.sql.engine import Store, Transaction, UnstorableValue
+from mm_metering.backends.sql.looks import SqlLooks
 from mm_metering.backends.sql.rows import CELL, stored_cell
 from mm_metering.backends.sql.tables import usage_cell, usage_fact
 from mm_metering.backends.webhooks import Claimed
@@ -73,7 +74,7 @@ from mm_metering.errors import StoreUnavailable, Unstorable
 log = logging.getLogger("mm_metering.ledger")
 
 
-class SqlLedger:
+class SqlLedger(SqlLooks):
     """``sqlite:///file`` or ``postgresql://…``. May be used from several event loops, each with its connections."""
 
     def __init__(self, url: str) -> None:

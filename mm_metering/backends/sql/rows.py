@@ -69,9 +69,10 @@ def cells_of(rows: Iterable[AnyRow]) -> dict[CellKey, CellSum]:
 
 def cell_row(key: CellKey, change: CellSum, day: object, *, refused: int = 0, revision: int = 1) -> tuple[Any, ...]:
     """In the order of the table's columns; ``day`` as the driver takes it."""
-    sums = map(_stored, (change.quantity, change.cost_nanos, change.weighted))
+    sums = map(stored, (change.quantity, change.cost_nanos, change.weighted))
     return (key.tenant, day, *key[2:], *sums, change.count, refused, revision, change.facts, change.digest)
 
 
-def _stored(number: int) -> int:
+def stored(number: int) -> int:
+    """As the database takes it: past 64 bits it stays at the end of them."""
     return max(-INT64, min(number, INT64))

@@ -35,6 +35,7 @@ tenant = Table(
     Column("forgotten_us", BigInteger, nullable=False, server_default="0"),
     PrimaryKeyConstraint("id", name="mm_tenant_pkey"),
 )
+Index("mm_tenant_since", tenant.c.subscribed_us, tenant.c.id)
 
 tenant_key = Table(  # a tenant's own key, sealed; without it what was sealed with it is noise
     "mm_tenant_key",
@@ -115,6 +116,7 @@ for _name, _columns, _where in (
     ("mm_usage_fact_closes", ("tenant", "target"), IS_CLOSE),
 ):
     Index(_name, *(usage_fact.c[name] for name in _columns), sqlite_where=_where, postgresql_where=_where)
+Index("mm_usage_fact_stored", usage_fact.c.stored_us)  # it grows at its end alone
 
 kept = Table(  # its only row: all facts from this instant on are here
     "mm_kept",
@@ -153,6 +155,21 @@ usage_cell = Table(
     Column("digest", BigInteger, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("tenant", "day", "since_us", "meter", "resource", "scope", name="mm_usage_cell_pkey"),
     sqlite_with_rowid=False,
+)
+Index("mm_usage_cell_day", usage_cell.c.day, usage_cell.c.tenant)
+
+house_day = Table(  # what all tenants together used of a meter on a day; made anew from the cells at any time
+    "mm_house_day",
+    metadata,
+    Column("day", Date, nullable=False),
+    Column("meter", WORD, nullable=False),
+    Column("quantity", BigInteger, nullable=False),
+    Column("cost_nanos", BigInteger, nullable=False),
+    Column("refused", BigInteger, nullable=False),
+    Column("tenants", BigInteger, nullable=False),
+    Column("top", Text, nullable=False),  # JSON: [[tenant, quantity], …]
+    Column("made_us", BigInteger, nullable=False),
+    PrimaryKeyConstraint("day", "meter", name="mm_house_day_pkey"),
 )
 
 usage_level = Table(
@@ -214,6 +231,7 @@ Index(
     sqlite_where=_IS_UNCLOSED,
     postgresql_where=_IS_UNCLOSED,
 )
+Index("mm_alert_history", alert.c.closed_us, alert.c.opened_us, alert.c.kind, alert.c.subject)
 
 lease = Table(
     "mm_lease",
@@ -259,6 +277,8 @@ invoice = Table(
 Index("mm_invoice_period", invoice.c.period, invoice.c.tenant, invoice.c.issue, unique=True)
 Index("mm_invoice_tenant", invoice.c.tenant, invoice.c.period)
 Index("mm_invoice_number", invoice.c.number, unique=True)
+Index("mm_invoice_status", invoice.c.status, invoice.c.period, invoice.c.tenant, invoice.c.issue)
+Index("mm_invoice_total", invoice.c.period, invoice.c.status, invoice.c.total)
 
 invoice_line = Table(
     "mm_invoice_line",
@@ -357,11 +377,13 @@ collection = Table(  # an invoice on its way to be paid
     Column("provider_invoice", WORD),
     Column("next_us", BigInteger),
     Column("document", Text, nullable=False),
+    Column("amount", BigInteger, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("invoice", name="mm_collection_pkey"),
 )
 Index("mm_collection_tenant", collection.c.tenant, collection.c.period)
 Index("mm_collection_next", collection.c.next_us)
 Index("mm_collection_provider", collection.c.provider_invoice, unique=True)
+Index("mm_collection_state", collection.c.state, collection.c.amount)
 
 hint = Table(  # what the payment provider says has happened
     "mm_webhook_inbox",
@@ -378,6 +400,7 @@ hint = Table(  # what the payment provider says has happened
     PrimaryKeyConstraint("id", name="mm_webhook_inbox_pkey"),
 )
 Index("mm_webhook_inbox_next", hint.c.next_us)
+Index("mm_webhook_inbox_stored", hint.c.stored_us, hint.c.id)
 
 notice = Table(  # what others are told
     "mm_outbox",
@@ -396,6 +419,7 @@ notice = Table(  # what others are told
 Index("mm_outbox_next", notice.c.next_us, notice.c.made_us)
 Index("mm_outbox_made", notice.c.made_us)
 Index("mm_outbox_tenant", notice.c.tenant, notice.c.made_us, notice.c.id)
+Index("mm_outbox_type", notice.c.type, notice.c.made_us, notice.c.id)
 IS_FRESH = text("fanned = false")
 Index("mm_outbox_fresh", notice.c.made_us, notice.c.id, sqlite_where=IS_FRESH, postgresql_where=IS_FRESH)
 
@@ -429,6 +453,7 @@ audit_log = Table(
 )
 Index("mm_audit_log_at", audit_log.c.at_us)
 Index("mm_audit_log_tenant", audit_log.c.tenant, audit_log.c.at_us)
+Index("mm_audit_log_action", audit_log.c.action, audit_log.c.at_us, audit_log.c.id)
 Index("mm_audit_log_seq", audit_log.c.seq, unique=True)
 
 audit_head = Table(  # one row: where the audit log's chain ends
@@ -504,3 +529,10 @@ Index("mm_webhook_delivery_notice", delivery.c.endpoint, delivery.c.notice, uniq
 Index("mm_webhook_delivery_next", delivery.c.next_us, delivery.c.id)
 Index("mm_webhook_delivery_tenant", delivery.c.tenant, delivery.c.occurred_us, delivery.c.id)
 Index("mm_webhook_delivery_made", delivery.c.occurred_us)
+Index("mm_webhook_delivery_counts", delivery.c.occurred_us, delivery.c.endpoint, delivery.c.state)
+for _owner in ("endpoint", "tenant"):
+    Index(
+        f"mm_webhook_delivery_{_owner}_state",
+        *(delivery.c[name] for name in (_owner, "state", "occurred_us", "id")),
+    )
+Index("mm_webhook_delivery_state", delivery.c.state, delivery.c.occurred_us, delivery.c.id)

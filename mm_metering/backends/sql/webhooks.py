@@ -170,7 +170,7 @@ def _moved(each: Delivery) -> dict[str, Any]:
     }
 
 
-def _delivery(row: AnyRow) -> Delivery:
+def delivery_of(row: AnyRow) -> Delivery:
     return Delivery(
         id=row.id,
         tenant=row.tenant,
@@ -238,7 +238,7 @@ async def _lock_due(tx: Transaction, names: Sequence[str], now_us: int) -> dict[
         return {}
     due = and_(delivery.c.id.in_(sorted(names)), delivery.c.next_us <= now_us)
     statement = select(delivery).where(due).order_by(delivery.c.id).with_for_update(skip_locked=True)
-    return {row.id: _delivery(row) for row in await tx.all(statement)}
+    return {row.id: delivery_of(row) for row in await tx.all(statement)}
 
 
 async def settle(tx: Transaction, results: Sequence[Result], act: Act | None = None) -> int:
@@ -246,7 +246,7 @@ async def settle(tx: Transaction, results: Sequence[Result], act: Act | None = N
     claimed = await tx.all(select(delivery.c.endpoint).where(delivery.c.id.in_(names)).distinct())
     before = await _endpoints(tx, (row.endpoint for row in claimed), lock=True)  # before their deliveries: see _update
     statement = select(delivery).where(delivery.c.id.in_(names)).order_by(delivery.c.id).with_for_update()
-    stand = {row.id: _delivery(row) for row in await tx.all(statement)}
+    stand = {row.id: delivery_of(row) for row in await tx.all(statement)}
     now_is, counted, notices = dict(before), 0, list[Notice]()
     for result in results:
         each = stand.get(result.delivery)
@@ -278,7 +278,7 @@ async def open_again(tx: Transaction, deliveries: Sequence[Delivery], act: Act |
 
 async def find(tx: Transaction, delivery_id: str) -> Delivery | None:
     row = await tx.first(select(delivery).where(delivery.c.id == delivery_id))
-    return None if row is None else _delivery(row)
+    return None if row is None else delivery_of(row)
 
 
 async def page(
@@ -298,7 +298,7 @@ async def page(
     if before is not None:
         statement = statement.where(tuple_(*key) < before)
     rows = await tx.all(statement.order_by(*(each.desc() for each in key)).limit(limit))
-    return [_delivery(row) for row in rows]
+    return [delivery_of(row) for row in rows]
 
 
 async def forget(tx: Transaction, before_us: int) -> int:
