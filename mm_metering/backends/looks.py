@@ -5,7 +5,7 @@ Nothing here decides anything, and none of it is needed to meter or to bill: it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, timedelta
 from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
@@ -41,7 +41,8 @@ class HouseDay(NamedTuple):
     """What all tenants together used of a meter on a day: each tenant's own local day of that date. Scopes are left
     out; the meters of event types ("*api_call") are among them. ``quantity``: units, nano-units for a money meter, the
     day's change for a level. ``tenants``: how many have facts of it. ``top``: the TOP tenants with the most of it, and
-    how much, most first. ``made_us``: when it was added up."""
+    how much, most first. ``made_us``: when it was added up. ``resources``, of an event type's meter: the TOP models or
+    routes with their quantity and nano-units, the dearest first and then the most used."""
 
     day: date
     meter: str
@@ -51,6 +52,7 @@ class HouseDay(NamedTuple):
     tenants: int
     top: tuple[tuple[str, int], ...]
     made_us: int
+    resources: tuple[tuple[str, int, int], ...] = ()
 
 
 class Place(NamedTuple):
@@ -230,6 +232,11 @@ def alert_key(place: Place) -> AlertKey:
     if len(rest) == 2 and opened_us.removeprefix("-").isdecimal() and len(opened_us) < 19:
         return place.at_us, int(opened_us), rest[0], rest[1]
     raise InvalidInput("before", f"{place.id[:40]!r} is no place of an alert; begin without one")
+
+
+def top_resources(found: Iterable[tuple[str, int, int]]) -> tuple[tuple[str, int, int], ...]:
+    """The TOP of (resource, quantity, nano-units)."""
+    return tuple(sorted(found, key=lambda each: (-each[2], -each[1], each[0]))[:TOP])
 
 
 def refuse_days(first: date, last: date) -> None:

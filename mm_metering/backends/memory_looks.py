@@ -28,11 +28,12 @@ from mm_metering.backends.looks import (
     lowered,
     refuse_days,
     refuse_types,
+    top_resources,
 )
 from mm_metering.backends.work import Alert
 from mm_metering.core.audit import AuditEntry
 from mm_metering.core.audit_chain import Link
-from mm_metering.core.cells import CellKey, CellSum
+from mm_metering.core.cells import CellKey, CellSum, event_meter
 from mm_metering.core.collecting import Collection, Notice
 from mm_metering.core.deliveries import Delivery, DeliveryState, EndpointRow
 from mm_metering.core.facts import Fact
@@ -92,6 +93,7 @@ class MemoryLooks:
     def _added_up(self, day: date, now_us: int) -> list[HouseDay]:
         used: dict[str, Counter[str]] = defaultdict(Counter)
         costs, refused = Counter[str](), Counter[str]()
+        resources: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0]))
         for tenant, books in self._each().items():
             for key, cell in books.shown():
                 if key.day == day and not key.scope:
@@ -99,6 +101,9 @@ class MemoryLooks:
                     refused[key.meter] += books.refused.get(key, 0)
                     if cell.count:
                         used[key.meter][tenant] += cell.quantity
+                        if key.meter.startswith(event_meter("")):
+                            of = resources[key.meter][key.resource]
+                            of[0], of[1] = of[0] + cell.quantity, of[1] + cell.cost_nanos
         return [
             HouseDay(
                 day,
@@ -109,6 +114,7 @@ class MemoryLooks:
                 len(used[meter]),
                 _top(used[meter]),
                 now_us,
+                top_resources(name, of[0], of[1]) for name, of in resources[meter].items(),
             )
             for meter in sorted(costs)
         ]

@@ -107,8 +107,9 @@ class LooksContract:
         days = {each.meter: each for each in await ledger.house_days(DAY, DAY)}
         assert list(days) == ["*ai_call", "*api_call", "*storage", "ai_requests", "api_calls", "storage_mb"]
         assert days["api_calls"] == HouseDay(DAY, "api_calls", 11, 30, 8, 2, (("beta", 8), ("acme", 3)), 5)
-        assert days["*api_call"] == HouseDay(DAY, "*api_call", 11, 30, 0, 2, (("beta", 8), ("acme", 3)), 5)
-        assert days["*ai_call"] == HouseDay(DAY, "*ai_call", 1, 70, 0, 1, (("acme", 1),), 5)
+        routes = (("/v1/items", 4, 30), ("/v2", 7, 0))
+        assert days["*api_call"] == HouseDay(DAY, "*api_call", 11, 30, 0, 2, (("beta", 8), ("acme", 3)), 5, routes)
+        assert days["*ai_call"] == HouseDay(DAY, "*ai_call", 1, 70, 0, 1, (("acme", 1),), 5, (("gpt-4", 1, 70),))
         assert days["storage_mb"] == HouseDay(DAY, "storage_mb", 130, 0, 0, 2, (("acme", 90), ("beta", 40)), 5)
 
     async def test_a_day_names_the_tenants_with_the_most_and_none_that_has_less_than_before(
@@ -123,7 +124,7 @@ class LooksContract:
         await ledger.roll_up(DAY + timedelta(1), now_us=5)
         days = {(each.day, each.meter): each for each in await ledger.house_days(DAY, DAY + timedelta(1))}
         most = [*((each, 2) for each in tenants[6:]), *((each, 1) for each in tenants[:3])]
-        assert days[DAY, "api_calls"][-2:] == (tuple(most), 5)
+        assert days[DAY, "api_calls"][-3:] == (tuple(most), 5, ())
         assert days[DAY + timedelta(1), "storage_mb"][2:7] == (-6, 0, 0, 1, ())
 
     async def test_a_tenants_day_is_its_own_local_day(self, ledger: Ledger) -> None:

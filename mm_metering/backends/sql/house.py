@@ -9,11 +9,12 @@ from typing import Any, Final
 
 from sqlalchemy import Double, cast, delete, func, select
 
-from mm_metering.backends.looks import TOP, HouseDay
+from mm_metering.backends.looks import TOP, HouseDay, top_resources
 from mm_metering.backends.sql.cells import IS_SHOWN, exact_sum, joined
 from mm_metering.backends.sql.engine import Transaction
 from mm_metering.backends.sql.rows import stored
 from mm_metering.backends.sql.tables import house_day, usage_cell
+from mm_metering.core.cells import event_meter
 
 ROLLING: Final = 0x6D6D_726F_6C6C_7570
 """The advisory lock's number: "mmrollup"."""
@@ -28,11 +29,11 @@ async def added_up(tx: Transaction, day: date, now_us: int) -> list[HouseDay]:
     sums = (*exact_sum(_CELL.quantity), *exact_sum(_CELL.cost_nanos), *exact_sum(_CELL.refused))
     users = func.count(_CELL.tenant.distinct()).filter(_COUNTS)
     rows = await tx.all(select(_CELL.meter, users, *sums).where(*theirs).group_by(_CELL.meter).order_by(_CELL.meter))
-    top = await _top(tx, day)
+    top, resources = await _top(tx, day), await _resources(tx, day)
     found = []
     for meter, number, *halves in rows:
         quantity, cost_nanos, refused = map(stored, map(joined, halves[::2], halves[1::2]))
-        found.append(HouseDay(day, meter, quantity, cost_nanos, refused, number, top[meter], now_us))
+        found.append(HouseDay(day, meter, quantity, cost_nanos, refused, number, top[meter], now_us, resources[meter]))
     return found
 
 
@@ -53,6 +54,29 @@ async def _top(tx: Transaction, day: date) -> dict[str, tuple[tuple[str, int], .
     return defaultdict(tuple, top)
 
 
+async def _resources(tx: Transaction, day: date) -> dict[str, tuple[tuple[str, int, int], ...]]:
+    """By meter of an event type."""
+    quantity: Any = func.sum(cast(_CELL.quantity, Double()))
+    cost: Any = func.sum(cast(_CELL.cost_nanos, Double()))
+    rank = func.row_number().over(partition_by=_CELL.meter, order_by=(cost.desc(), quantity.desc(), _CELL.resource))
+    of_resources = (
+        select(
+            _CELL.meter,
+            _CELL.resource,
+            *exact_sum(_CELL.quantity),
+            *exact_sum(_CELL.cost_nanos),
+            rank.label("rank"),
+        )
+        .where(_CELL.day == day, _CELL.scope == "", _COUNTS, _CELL.meter.startswith(event_meter(""), autoescape=True))
+        .group_by(_CELL.meter, _CELL.resource)
+        .subquery()
+    )
+    found: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
+    for meter, name, *halves, _ in await tx.all(select(of_resources).where(of_resources.c.rank <= TOP)):
+        found[meter].append((name, *map(stored, map(joined, halves[::2], halves[1::2]))))
+    return defaultdict(tuple, {meter: top_resources(theirs) for meter, theirs in found.items()})
+
+
 def _rank(about: Any) -> Any:
     order = (about.desc(), _CELL.tenant)
     return func.row_number().over(partition_by=_CELL.meter, order_by=order).label("rank")
@@ -65,16 +89,22 @@ async def put(tx: Transaction, day: date, days: list[HouseDay], now_us: int) -> 
     if stands is not None and stands[0] is not None and stands[0] > now_us:
         return
     await tx.run(delete(house_day).where(house_day.c.day == day))
-    await tx.run_each(house_day.insert(), [each._asdict() | {"top": json.dumps(each.top)} for each in days])
+    await tx.run_each(house_day.insert(), [each._asdict() | _texts(each) for each in days])
+
+
+def _texts(each: HouseDay) -> dict[str, str]:
+    return {"top": json.dumps(each.top), "resources": json.dumps(each.resources)}
 
 
 async def days(tx: Transaction, first: date, last: date) -> list[HouseDay]:
     statement = select(house_day).where(house_day.c.day.between(first, last)).order_by(*house_day.primary_key)
-    return [HouseDay._make(row)._replace(top=_top_of(row.top)) for row in await tx.all(statement)]
+    return [_read(HouseDay._make(row)) for row in await tx.all(statement)]
 
 
-def _top_of(text: str) -> tuple[tuple[str, int], ...]:
-    return tuple((tenant, quantity) for tenant, quantity in json.loads(text))
+def _read(row: Any) -> HouseDay:
+    """With its two lists from their JSON."""
+    top, resources = (tuple(map(tuple, json.loads(text))) for text in (row.top, row.resources))
+    return row._replace(top=top, resources=resources)  # type: ignore[no-any-return]
 
 
 async def first_day(tx: Transaction) -> date | None:

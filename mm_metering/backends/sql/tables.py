@@ -169,6 +169,7 @@ house_day = Table(  # what all tenants together used of a meter on a day; made a
     Column("tenants", BigInteger, nullable=False),
     Column("top", Text, nullable=False),  # JSON: [[tenant, quantity], …]
     Column("made_us", BigInteger, nullable=False),
+    Column("resources", Text, nullable=False),  # JSON: [[resource, quantity, nano-units], …]
     PrimaryKeyConstraint("day", "meter", name="mm_house_day_pkey"),
 )
 

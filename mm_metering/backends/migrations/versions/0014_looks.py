@@ -59,6 +59,7 @@ def upgrade() -> None:
         *(_number(name) for name in ("quantity", "cost_nanos", "refused", "tenants")),
         sa.Column("top", sa.Text, nullable=False),
         _number("made_us"),
+        sa.Column("resources", sa.Text, nullable=False),
         sa.PrimaryKeyConstraint("day", "meter", name="mm_house_day_pkey"),
     )
     _add_amounts()
