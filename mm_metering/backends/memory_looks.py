@@ -114,7 +114,7 @@ class MemoryLooks:
                 len(used[meter]),
                 _top(used[meter]),
                 now_us,
-                top_resources(name, of[0], of[1]) for name, of in resources[meter].items(),
+                top_resources((name, of[0], of[1]) for name, of in resources[meter].items()),
             )
             for meter in sorted(costs)
         ]
