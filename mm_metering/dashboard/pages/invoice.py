@@ -52,8 +52,7 @@ class Choice(NamedTuple):
 
 
 async def invoice(visit: Visit) -> Page:
-    house, wanted = visit.house, visit.text("id")
-    found = await house.get_invoice(wanted)
+    house, found = visit.house, await _found(visit)
     row, payment, notes = await asyncio.gather(
         row_of(visit, found.tenant), house.ledger.collection(found.id), house.ledger.credit_notes(found.id)
     )
@@ -68,7 +67,13 @@ async def invoice(visit: Visit) -> Page:
         "forms": get_args(DocumentForm),
         "is_preview": False,
     }
-    return Page("invoice.html", found.number or f"Draft of {found.period}", data, files=_files(found), value=found)
+    value = found.model_dump(mode="json")
+    return Page("invoice.html", found.number or f"Draft of {found.period}", data, files=_files(found), value=value)
+
+
+async def _found(visit: Visit) -> Invoice:
+    """NotFound also for another tenant's, in a portal."""
+    return await visit.house.get_invoice(visit.text("id"), tenant=visit.tenant or None)
 
 
 def shown(found: Invoice, row: TenantRow) -> dict[str, Any]:
@@ -92,7 +97,7 @@ def _choices(found: Invoice) -> Iterable[Choice]:
 
 async def _made(visit: Visit, found: Invoice) -> Made | None:
     """None unless it was asked for; a draft is made anew by each close."""
-    if not visit.text("again") or found.status == "draft":
+    if not visit.text("again") or found.status == "draft" or visit.tenant:
         return None
     again = await visit.house.rerun_invoice(found.id)
     return Made([name for name in Invoice.model_fields if getattr(again, name) != getattr(found, name)])
@@ -110,7 +115,7 @@ async def document(visit: Visit) -> Document:
     if form not in MEDIA:
         raise InvalidInput("form", f"{form[:20]!r} is none of {', '.join(MEDIA)}")
     known = cast(DocumentForm, form)
-    found = await visit.house.get_invoice(visit.text("id"))
+    found = await _found(visit)
     content = await visit.house.invoice_document(found.id, known)
     return Document(content, MEDIA[known], f"{found.number or f'draft-{found.period}'}.{form}")
 
@@ -120,7 +125,7 @@ async def document(visit: Visit) -> Document:
 
 async def preview(visit: Visit) -> Page:
     """The month as it stands; nothing is written."""
-    row = await row_of(visit, visit.text("tenant"))
+    row = await row_of(visit, visit.tenant or visit.text("tenant"))
     found = await visit.house.preview_invoice(row.id, period=visit.text("period") or None)
     now = await visit.house.preview_invoice(row.id) if visit.text("period") else found
     data = shown(found, row) | {
@@ -131,7 +136,8 @@ async def preview(visit: Visit) -> Page:
     }
     if found.period == now.period and found.status == "draft":
         data |= await _coming(visit, row)
-    return Page("invoice.html", f"{row.id}, {found.period} so far", data, files=_files(found), value=found)
+    value = found.model_dump(mode="json")
+    return Page("invoice.html", f"{row.id}, {found.period} so far", data, files=_files(found), value=value)
 
 
 async def _coming(visit: Visit, row: TenantRow) -> dict[str, Any]:
@@ -148,8 +154,8 @@ async def _coming(visit: Visit, row: TenantRow) -> dict[str, Any]:
 
 async def facts(visit: Visit) -> Page:
     """A page of the facts in a line's windows, the oldest first."""
-    name = visit.text("line")
-    why = await visit.house.explain(name)
+    name, owner = visit.text("line"), visit.tenant or None
+    why = await visit.house.explain(name, tenant=owner)
     found = await visit.house.ledger.invoice_of_line(name)
     if found is None:
         raise NotFound(f"no invoice that was closed has a line {name!r}")
@@ -157,7 +163,7 @@ async def facts(visit: Visit) -> Page:
     place = visit.place("after")
     after = (from_micros(min(place[0], LAST_US)), place[1]) if place else None
     size = IN_FILE if "csv" in visit.query else PAGE
-    there = await visit.house.line_facts(name, after=after, limit=size + 1)
+    there = await visit.house.line_facts(name, after=after, limit=size + 1, tenant=owner)
     page, last = there[:size], there[size - 1] if len(there) > size else None
     data = {
         "invoice": found,

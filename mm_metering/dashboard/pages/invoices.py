@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from typing import Any, Final, Literal, cast
@@ -14,7 +13,7 @@ from mm_metering.core.invoices import Invoice, InvoiceStatus
 from mm_metering.core.lifecycles import INVOICE
 from mm_metering.core.money import EXACT, from_nanos
 from mm_metering.dashboard.access import Role
-from mm_metering.dashboard.page import PAGE, Done, Link, Page, Rows, Visit
+from mm_metering.dashboard.page import PAGE, Done, Link, Page, Rows, Show, Visit
 from mm_metering.dashboard.pages.invoice import document, facts, invoice, preview
 from mm_metering.dashboard.render import amount, link
 from mm_metering.errors import InvalidInput
@@ -43,18 +42,16 @@ class Month:
 
 
 async def invoices(visit: Visit) -> Page:
-    status = visit.text("status")
+    """All of them; in a portal the tenant's own, without what is added up over all."""
+    status, ledger = visit.text("status"), visit.house.ledger
     wanted: dict[str, Any] = {
-        "tenant": visit.text("tenant") or None,
+        "tenant": visit.tenant or visit.text("tenant") or None,
         "period": visit.text("period") or None,
         "status": status if status in STATUSES else None,
     }
     skip = visit.number("skip", most=MAX_COUNT)
-    (found, total), totals = await asyncio.gather(
-        visit.house.ledger.invoices_page(**wanted, skip=skip, limit=PAGE),
-        visit.house.ledger.invoice_totals(months=MONTHS),
-    )
-    months = _by_month(totals)
+    found, total = await ledger.invoices_page(**wanted, skip=skip, limit=PAGE)
+    months = [] if visit.tenant else _by_month(await ledger.invoice_totals(months=MONTHS))
     rows = await _all(visit, wanted) if visit.text("csv") == "invoices" else ()
     data = {
         "invoices": found,
@@ -67,7 +64,9 @@ async def invoices(visit: Visit) -> Page:
         "filtered": any(wanted.values()),
         "currency": visit.house.catalogue.currency,
     }
-    return Page("invoices.html", "Invoices", data, files={"invoices": _file(rows), "months": _months_file(months)})
+    files = {"invoices": _file(rows)} | ({} if visit.tenant else {"months": _months_file(months)})
+    value = {"invoices": [each.model_dump(mode="json") for each in found], "total": total, "skip": skip}
+    return Page("invoices.html", "Invoices", data, files=files, value=value)
 
 
 async def _all(visit: Visit, wanted: dict[str, Any]) -> list[Invoice]:
@@ -148,11 +147,12 @@ def _done(invoice: Invoice, said: str) -> Done:
     return Done(said, link("invoice", id=invoice.id))
 
 
+ALSO: Final[Mapping[str, Show]] = {"invoice": invoice, "preview": preview, "facts": facts, "document": document}
 LINK = Link(
     "invoices",
     "Invoices",
     invoices,
-    also={"invoice": invoice, "preview": preview, "facts": facts, "document": document},
+    also=ALSO,
     actions={
         "finalize": (Role.FINANCE, finalize),
         "void": (Role.FINANCE, void),
@@ -160,3 +160,5 @@ LINK = Link(
         "mark": (Role.FINANCE, mark),
     },
 )
+OWN = Link("invoices", "Invoices", invoices, also=ALSO)
+"""The same of one tenant, in its portal: to be looked at."""
