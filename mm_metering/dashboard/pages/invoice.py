@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, cast, get_args
 
 from mm_metering.billing.documents.document import document_of
 from mm_metering.billing.invoices import DocumentForm
-from mm_metering.core.invoices import BilledFact, Invoice
+from mm_metering.core.invoices import BilledFact, CreditNote, Invoice
 from mm_metering.core.lifecycles import INVOICE
 from mm_metering.core.periods import from_micros, micros
 from mm_metering.core.tenancy import TenantRow
@@ -61,7 +61,7 @@ async def invoice(visit: Visit) -> Page:
         "provider": house.billing.has_adapter,
         "notes": notes,
         "moves": moves_of(found),
-        "creditable": found.status in CREDITABLE and found.subtotal > sum((each.amount for each in notes), Decimal(0)),
+        "creditable": _is_creditable(found, notes),
         "choices": [*_choices(found)],
         "made": await _made(visit, found),
         "forms": get_args(DocumentForm),
@@ -86,6 +86,12 @@ def shown(found: Invoice, row: TenantRow) -> dict[str, Any]:
 def moves_of(found: Invoice) -> Sequence[str]:
     """What may happen to it. What has credit notes stays, so it cannot be voided."""
     return [each for each in INVOICE.moves[found.status] if each != "void" or not found.credited]
+
+
+def _is_creditable(found: Invoice, notes: Iterable[CreditNote]) -> bool:
+    """Whether anything is left that it charged: before tax, and of what credit did not pay."""
+    before_tax = found.subtotal > sum((each.amount for each in notes), Decimal(0))
+    return found.status in CREDITABLE and before_tax and found.total > found.credited
 
 
 def _choices(found: Invoice) -> Iterable[Choice]:

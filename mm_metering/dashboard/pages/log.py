@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, TypeAlias
 from mm_metering.backends.collecting import Hint
 from mm_metering.backends.looks import Place
 from mm_metering.core.audit import AuditEntry
+from mm_metering.core.audit_chain import MOST_BROKEN
 from mm_metering.core.cards import masked
 from mm_metering.core.collecting import Notice
 from mm_metering.core.periods import from_micros, micros
@@ -200,7 +201,7 @@ async def verify(visit: Visit) -> Page:
     head = await visit.house.audit_anchor()
     entries = head.seq if head else 0
     report = await visit.house.verify_audit() if entries <= MAX_VERIFIED else None
-    data = {"report": report, "entries": entries, "head": head, "most": MAX_VERIFIED}
+    data = {"report": report, "entries": entries, "head": head, "most": MAX_VERIFIED, "most_broken": MOST_BROKEN}
     return Page("verify.html", "Is the log whole?", data)
 
 
