@@ -11,7 +11,19 @@ from starlette.responses import Response
 
 from mm_metering.dashboard.access import Auth, Role, Visitor, visitor_of
 from mm_metering.dashboard.page import Link
-from mm_metering.dashboard.pages import ai, alerts, events, overview, own, tenants, webhooks
+from mm_metering.dashboard.pages import (
+    ai,
+    alerts,
+    events,
+    invoices,
+    log,
+    overview,
+    own,
+    payments,
+    plans,
+    tenants,
+    webhooks,
+)
 from mm_metering.dashboard.site import Guest, Look, Site
 from mm_metering.errors import InvalidInput
 from mm_metering.middleware.tenants import Resolver, begin
@@ -24,12 +36,17 @@ MENU: Final[Sequence[Link]] = (
     overview.LINK,
     tenants.LINK,
     ai.LINK,
+    invoices.LINK,
+    payments.LINK,
+    log.LINK,
     events.LINK,
     webhooks.LINK,
     alerts.LINK,
+    plans.LINK,
 )
 OWN_MENU: Final[Sequence[Link]] = (
     own.LINK,
+    invoices.OWN,
     webhooks.OWN,
 )
 ORIGIN: Final = re.compile(r"'self'|https?://[a-z0-9.-]+(:[0-9]{1,5})?", re.ASCII | re.IGNORECASE)

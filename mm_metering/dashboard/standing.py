@@ -157,7 +157,7 @@ def daily_chart(usage: Usage, meter: str) -> Chart:
 def month_chart(usage: Usage, meter: str, seen: Forecast | None = None) -> Chart:
     """What the running month adds up to, its limit, and where it is likely to end."""
     first = month_first(usage.today, usage.row.anchor_day)
-    end = _month_end(usage)
+    end = month_end(usage)
     days = [*days_between(first, end - timedelta(1))]
     by_day = {day.date: day.meters[meter] for day in usage.days.days}
     total: int | Decimal = 0
@@ -186,7 +186,7 @@ def month_forecast(usage: Usage, meter: str) -> Forecast:
         today=usage.today,
         spent_today=Decimal(usage.days.days[-1].meters[meter]),
         period_start=month_first(usage.today, usage.row.anchor_day),
-        period_end=_month_end(usage),
+        period_end=month_end(usage),
         today_gone=share_gone(usage.now, tz),
         budget=None if not most else Decimal(most),
     )
@@ -218,7 +218,7 @@ def _short(value: Decimal) -> Decimal:
     return value.quantize(Decimal("0.01"))
 
 
-def _month_end(usage: Usage) -> date:
+def month_end(usage: Usage) -> date:
     tz = zone(usage.row.timezone)
     return local_day(window_span(Window.MONTH, usage.now, tz, usage.row.anchor_day).end, tz)
 

@@ -66,6 +66,8 @@ class Row:
     late: str
     """The month that late usage belongs to; "" for the invoice's own."""
     reason: Reason | None
+    line: str = ""
+    """The id of the invoice's line; "" where the row is of none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +198,7 @@ def _row(number: int, line: InvoiceLine, invoice: Invoice, tz: tzinfo) -> Row:
         amount=amount(line.amount),
         late=clean(line.period) if line.period and line.period != invoice.period else "",
         reason=reason(line, invoice.currency, tz),
+        line=clean(line.id),
     )
 
 
