@@ -21,6 +21,7 @@ from mm_metering.dashboard.pages import (
     own,
     payments,
     plans,
+    system,
     tenants,
     webhooks,
 )
@@ -43,6 +44,7 @@ MENU: Final[Sequence[Link]] = (
     webhooks.LINK,
     alerts.LINK,
     plans.LINK,
+    system.LINK,
 )
 OWN_MENU: Final[Sequence[Link]] = (
     own.LINK,
