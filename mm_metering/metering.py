@@ -128,6 +128,7 @@ from mm_metering.worker.rebuild import Rebuilt, rebuild_all, rebuild_one
 from mm_metering.worker.reconcile import Reconciling
 from mm_metering.worker.runner import Worker
 from mm_metering.worker.shadow import EVERY, ShadowWatch
+from mm_metering.worker.status import Lookout, Status
 from mm_metering.worker.upkeep import upkeep
 from mm_metering.worker.webhooks import webhook_jobs
 
@@ -368,6 +369,9 @@ class Metering:
             unconfirmed=self._unconfirmed,
             files=None if self._journal is None else self._journal.count,
             shadowed=lambda: blocks,
+        )
+        self._lookout = Lookout(
+            self.counters, self.ledger, places=self.places, journal=self._journal, close_job=CLOSE_MONTH
         )
 
     def _locks(self, secret_key: str | None, *, ephemeral: bool) -> tuple[Vault, Keyring]:
@@ -756,6 +760,14 @@ class Metering:
         except MeteringError as error:
             found.append(Finding("FAIL", str(error)))
         return found
+
+    async def status(self) -> Status:
+        """How the house stands now: workers, what waits and since when, jobs, dead letters, alerts, invoices. It reads
+        little and changes nothing; asked again some seconds later it also knows which workers live. StoreUnavailable
+        where the ledger does not answer."""
+        if not self._open:
+            await self.ledger.setup(apply=False)
+        return await self._lookout.look(self.clock.now())
 
     # -- what the middleware and the decorators call ------------------------------------------------------------------
 

@@ -114,7 +114,7 @@ def _write(line: str | None) -> None:
 
 def emit(value: object) -> None:
     """A value as JSON: amounts as exact strings, instants in UTC, stretches of time in seconds."""
-    print(json.dumps(jsonable(value), indent=2, ensure_ascii=False))  # noqa: T201
+    print(json.dumps(jsonable(value), indent=2, ensure_ascii=False), flush=True)  # noqa: T201
 
 
 def jsonable(value: object) -> object:

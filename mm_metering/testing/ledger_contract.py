@@ -46,6 +46,7 @@ from mm_metering.errors import ChangedMeanwhile, InvalidInput, UnknownTenant, Wr
 from mm_metering.testing.accounts_contract import AccountsContract
 from mm_metering.testing.audit_contract import AuditContract
 from mm_metering.testing.collecting_contract import CollectingContract
+from mm_metering.testing.overview_contract import OverviewContract
 from mm_metering.testing.privacy_contract import PrivacyContract
 from mm_metering.testing.usage_reports_contract import UsageReportsContract
 from mm_metering.testing.webhooks_contract import WebhooksContract
@@ -187,6 +188,7 @@ class LedgerContract(
     UsageReportsContract,
     WebhooksContract,
     PrivacyContract,
+    OverviewContract,
 ):
     """Each test quotes one law."""
 
