@@ -19,6 +19,7 @@ from mm_metering.cli.options import PREFIX
 from mm_metering.cli.payments import payments, reconcile
 from mm_metering.cli.plans import plans
 from mm_metering.cli.proof import prove, rebuild
+from mm_metering.cli.routes import explain, routes
 from mm_metering.cli.simulate import simulate
 from mm_metering.cli.status import status
 from mm_metering.cli.tenants import tenants
@@ -35,7 +36,7 @@ def commands() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": PREFIX},
     )
     program.callback()(root)
-    for command in (worker, status, migrate, doctor, prove, rebuild):
+    for command in (worker, status, migrate, doctor, routes, explain, prove, rebuild):
         program.command()(command)
     program.command("dead-letters")(dead_letters)
     program.command()(simulate)

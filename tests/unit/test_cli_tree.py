@@ -32,7 +32,7 @@ audit list|verify|export
 keys list|rotate
 """
 NOT_YET: Final = {
-    *("init", "dev", "demo", "routes", "explain", "forecast"),
+    *("init", "dev", "demo", "forecast"),
     *("usage/show", "usage/adjust", "usage/backfill", "usage/export"),
     *("tenants/show", "tenants/set-plan", "tenants/override", "tenants/suspend", "tenants/resume", "tenants/cancel"),
 }
