@@ -93,6 +93,7 @@ from mm_metering.gate.acting import act_now, acting
 from mm_metering.gate.admission import Admission, Wish
 from mm_metering.gate.context import Bound, bind, bound_here, current
 from mm_metering.gate.deadlines import Timing
+from mm_metering.gate.explaining import RequestExplanation, explained
 from mm_metering.gate.gate import Gate
 from mm_metering.gate.journal_place import journal_directory
 from mm_metering.gate.keyring import Keyring
@@ -110,6 +111,8 @@ from mm_metering.middleware.asgi import install
 from mm_metering.middleware.callers import Callers, always, otherwise
 from mm_metering.middleware.doctor import Notes, check_routes
 from mm_metering.middleware.endpoint_guard import EndpointGuard, EndpointRules
+from mm_metering.middleware.listing import Met, RouteList, list_routes, met
+from mm_metering.middleware.matches import Costs
 from mm_metering.middleware.routes import Resolver as HostRoutes
 from mm_metering.middleware.shapes import HeaderStyle, Shape
 from mm_metering.middleware.tenants import Found, Resolver, found_id
@@ -130,6 +133,7 @@ from mm_metering.worker.rebuild import Rebuilt, rebuild_all, rebuild_one
 from mm_metering.worker.reconcile import Reconciling
 from mm_metering.worker.runner import Worker
 from mm_metering.worker.shadow import EVERY, ShadowWatch
+from mm_metering.worker.status import Lookout, Status
 from mm_metering.worker.upkeep import upkeep
 from mm_metering.worker.webhooks import webhook_jobs
 
@@ -371,6 +375,9 @@ class Metering:
             unconfirmed=self._unconfirmed,
             files=None if self._journal is None else self._journal.count,
             shadowed=lambda: blocks,
+        )
+        self._lookout = Lookout(
+            self.counters, self.ledger, places=self.places, journal=self._journal, close_job=CLOSE_MONTH
         )
 
     def _locks(self, secret_key: str | None, *, ephemeral: bool) -> tuple[Vault, Keyring]:
@@ -786,6 +793,14 @@ class Metering:
             found.append(Finding("FAIL", str(error)))
         return found
 
+    async def status(self) -> Status:
+        """How the house stands now: workers, what waits and since when, jobs, dead letters, alerts, invoices. It reads
+        little and changes nothing; asked again some seconds later it also knows which workers live. StoreUnavailable
+        where the ledger does not answer."""
+        if not self._open:
+            await self.ledger.setup(apply=False)
+        return await self._lookout.look(self.clock.now())
+
     # -- what the middleware and the decorators call ------------------------------------------------------------------
 
     def take(self, tenant: str, wishes: Sequence[Wish]) -> Coroutine[Any, Any, Admission]:
@@ -834,6 +849,42 @@ class Metering:
     async def check_limit(self, tenant: str, meter: str, quantity: int = 1, *, resource: str | None = None) -> Decision:
         """Whether ``quantity`` more of a meter would be allowed now. Truthy if so; consumes nothing."""
         return await self._decide(tenant, meter, quantity, resource, look=True)
+
+    async def explain_request(
+        self, tenant: str, *, route: str | None = None, meter: str | None = None, quantity: int = 1
+    ) -> RequestExplanation:
+        """Why a request would be allowed or refused now: each limit with its numbers and a sentence. Truthy if allowed;
+        it consumes nothing, and makes no tenant.
+
+        ``route``, such as "POST /v1/reports", is what that uses, times ``quantity``; ``meter`` so many of one meter;
+        neither: so many of each meter that has a limit. InvalidInput for both or a route that no app has.
+        """
+        if route is not None and meter is not None:
+            raise InvalidInput("route", "or meter may be named, and not both")
+        await self.startup()
+        if await self.ledger.tenant(tenant_id(tenant)) is None:
+            raise UnknownTenant(f"tenant {tenant!r} is not known; put_tenant or its first request makes it")
+        at = None if route is None else met(self._hosts, route)
+        groups = self._groups(at, meter, whole_quantity(quantity))
+        looks = [await self.gate.take(tenant, wishes, look=True) for wishes in groups]
+        return explained(tenant, looks, now=self.clock.now(), asked=self._asked(groups), at=at)
+
+    def _groups(self, at: Met | None, meter: str | None, quantity: int) -> Sequence[tuple[Wish, ...]]:
+        """What is looked at together: a route's wishes, else each meter by itself."""
+        if at is not None:
+            return [tuple(each._replace(quantity=each.quantity * quantity) for each in at.wishes)]
+        names = [self.catalogue.meter(meter).name] if meter else [*self.catalogue.meters]
+        return [(Wish("", "", quantity, meter=name),) for name in names]
+
+    def _asked(self, groups: Sequence[tuple[Wish, ...]]) -> dict[str, int]:
+        by_meter, costs = dict[str, int](), Costs(self.catalogue)
+        for wishes in groups:
+            by_meter = costs.by_meter(wishes) | by_meter
+        return by_meter
+
+    def list_routes(self) -> RouteList:
+        """The apps' routes: what each costs, which are exempt, and which patterns match nothing."""
+        return list_routes(self._hosts)
 
     async def enforce_quota(
         self, tenant: str, meter: str, quantity: int = 1, *, resource: str | None = None

@@ -11,6 +11,7 @@ from mm_metering.backends.accounts import Accounts
 from mm_metering.backends.audit_log import Audited
 from mm_metering.backends.collecting import Collecting
 from mm_metering.backends.looks import Looks
+from mm_metering.backends.overview import Overviewed
 from mm_metering.backends.privacy import Privacy
 from mm_metering.backends.usage_reports import UsageReports
 from mm_metering.backends.webhooks import Outgoing
@@ -117,7 +118,7 @@ class Retired(NamedTuple):
     more: bool
 
 
-class Ledger(Work, Accounts, Audited, Collecting, UsageReports, Outgoing, Privacy, Looks, Protocol):
+class Ledger(Work, Accounts, Audited, Collecting, UsageReports, Outgoing, Privacy, Overviewed, Looks, Protocol):
     """The law that every implementation keeps; ``mm_metering.testing.LedgerContract`` checks it.
 
     Each method is one transaction. All may raise StoreUnavailable; nothing was written then, or all of it.

@@ -31,6 +31,7 @@ from mm_metering.backends.memory_privacy import MemoryPrivacy
 from mm_metering.backends.memory_reports import MemoryReports
 from mm_metering.backends.memory_webhooks import MemoryWebhooks
 from mm_metering.backends.memory_work import MemoryWork
+from mm_metering.backends.overview import MOST_ALERTS, PERIODS, Overview, Queue
 from mm_metering.backends.work import DeadLetter
 from mm_metering.core import cells as folding
 from mm_metering.core.audit import Act
@@ -39,7 +40,7 @@ from mm_metering.core.books import timeline_news
 from mm_metering.core.cells import LEVEL_KINDS, NO_LEVEL, Calendar, Cell, CellKey, CellSum, LevelEnd
 from mm_metering.core.digest import Digest, hash_of, total
 from mm_metering.core.facts import Fact, encode, flaw
-from mm_metering.core.periods import FIRST_US, days_us, month_start_us
+from mm_metering.core.periods import FIRST_US, days_us, micros, month_start_us
 from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow, changed_tenant, forgotten, with_change
 from mm_metering.core.timeline import Change
 from mm_metering.errors import UnknownTenant, Unstorable
@@ -520,8 +521,39 @@ class MemoryLedger(MemoryWork, MemoryAccounts, MemoryReports, MemoryWebhooks, Me
         with self._lock:
             return self._kept_us
 
+    # -- the house ----------------------------------------------------------------------------------------------------
+
+    async def overview(self) -> Overview:
+        with self._lock:
+            holds = [hold.occurred_us for books in self._books.values() for hold in books.open_holds()]
+            return Overview(
+                leases=tuple(sorted(self._leases.values())),
+                positions={number: row[:2] for number, row in sorted(self._shards.items())},
+                runs=tuple({job: run for (job, _), run in sorted(self._runs.items())}.values()),
+                dead_letters=len(self._letters),
+                alerts=tuple(self._alerts[key] for key in sorted(self._alerts))[:MOST_ALERTS],
+                invoices=self._invoices_by_status(),
+                deliveries=_queue(micros(each.next_at) for each in self._deliveries.values() if each.next_at),
+                notices=_queue(each.next_us for each in self._outbox.values()),
+                hints=_queue(each.next_us for each in self._hints.values()),
+                holds=_queue(holds),
+            )
+
+    def _invoices_by_status(self) -> dict[str, dict[str, int]]:
+        newest = sorted({each.period for each in self._invoices.values()}, reverse=True)[:PERIODS]
+        counted = Counter((each.period, each.status) for each in self._invoices.values())
+        return {
+            period: {status: count for (of, status), count in sorted(counted.items()) if of == period}
+            for period in newest
+        }
+
     async def aclose(self) -> None:
         pass
+
+
+def _queue(due_us: Iterable[int | None]) -> Queue:
+    waiting = sorted(each for each in due_us if each is not None)
+    return Queue(len(waiting), waiting[0] if waiting else None)
 
 
 def _take_out(books: Books, end_us: int) -> int:

@@ -3,77 +3,99 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import Annotated
 
-from mm_metering.cli.host import REASON
-from mm_metering.cli.invoices import run
-from mm_metering.cli.show import console, say, table
+import typer
+
+from mm_metering.backends.collecting import Mute
+from mm_metering.cli.host import run
+from mm_metering.cli.options import App, Json, OfTenant, Reason, group
+from mm_metering.cli.show import console, emit, say, table
 from mm_metering.core.collecting import Notice
 from mm_metering.core.periods import from_micros
 from mm_metering.metering import Metering
 
-if TYPE_CHECKING:
-    import typer
+alerts = group("What was told of usage and of the house.")
 
 
-def commands() -> typer.Typer:
-    import typer
+@alerts.command("list")
+def list_(
+    *,
+    tenant: OfTenant = "",
+    limit: Annotated[int, typer.Option("--limit", min=1, help="The newest so many.")] = 100,
+    json: Json = False,
+    app: App = "",
+) -> None:
+    """What was told in the last 40 days, the newest first; and what is muted."""
 
-    host = typer.Option(
-        "", envvar="MM_METERING_APP", metavar="MODULE:NAME", help="Your Metering; else one from MM_METERING_*."
-    )
-    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What was told of usage and of the house.")
+    async def both(metering: Metering) -> tuple[list[Notice], list[Mute]]:
+        return await metering.list_alerts(tenant=tenant or None, limit=limit), await metering.list_mutes()
 
-    @group.command("list")
-    def list_(
-        *,
-        tenant: str = typer.Option("", "--tenant", help="Of this tenant."),
-        limit: int = typer.Option(100, "--limit", min=1, help="The newest so many."),
-        app: str = host,
-    ) -> None:
-        """What was told in the last 40 days, the newest first; and what is muted."""
-        show(run(app, lambda metering: metering.list_alerts(tenant=tenant or None, limit=limit)))
-        show_mutes(app)
-
-    @group.command()
-    def test(*, tenant: str = typer.Option(..., "--tenant", help="As if it was this one's."), app: str = host) -> None:
-        """Tell one that means nothing, by every way that is set up: the log, hooks, webhooks."""
-        show([run(app, lambda metering: metering.test_alert(tenant))])
-
-    @group.command()
-    def mute(
-        rule: str,
-        *,
-        tenant: str = typer.Option("*", "--tenant", help="Of this tenant; of all by default."),
-        hours: float = typer.Option(24.0, "--hours", min=0, help="For how long; 0 ends it."),
-        reason: str = typer.Option("", "--reason", help=REASON),
-        app: str = host,
-    ) -> None:
-        """Tell nothing by a rule (quota, budget, overage, forecast, spike, unpriced, worker.lag, journal.waiting,
-        counters.drift, or "*") for a while. What still is so then is told."""
-
-        async def put(metering: Metering) -> datetime:
-            until = metering.clock.now() + timedelta(hours=hours)
-            await metering.mute_alerts(rule, tenant=tenant, until=until)
-            return until
-
-        say(console(), f"{rule} of {tenant}: nothing is told until {run(app, put, reason=reason):%Y-%m-%d %H:%M} UTC")
-
-    return group
+    told, muted = run(app, both)
+    if json:
+        emit({"alerts": told, "muted": [_mute(*each) for each in muted]})
+    else:
+        show_alerts(told)
+        show_mutes(muted)
 
 
-def show(alerts: list[Notice]) -> None:
+@alerts.command("test")
+def try_alert(
+    *,
+    tenant: Annotated[str, typer.Option("--tenant", help="As if it was this one's.")],
+    json: Json = False,
+    app: App = "",
+) -> None:
+    """Tell one that means nothing, by every way that is set up: the log, hooks, webhooks."""
+    told = run(app, lambda metering: metering.test_alert(tenant))
+    if json:
+        emit(told)
+    else:
+        show_alerts([told])
+
+
+@alerts.command()
+def mute(
+    rule: Annotated[str, typer.Argument(metavar="RULE", help='Such as quota; "*" for all of them.')],
+    *,
+    tenant: Annotated[str, typer.Option("--tenant", help="Of this tenant; of all by default.")] = "*",
+    hours: Annotated[float, typer.Option("--hours", min=0, help="For how long; 0 ends it.")] = 24.0,
+    json: Json = False,
+    reason: Reason = "",
+    app: App = "",
+) -> None:
+    """Tell nothing by a rule (quota, budget, overage, forecast, spike, unpriced, worker.lag, journal.waiting,
+    counters.drift, or "*") for a while. What still is so then is told."""
+
+    async def put(metering: Metering) -> datetime:
+        until = metering.clock.now() + timedelta(hours=hours)
+        await metering.mute_alerts(rule, tenant=tenant, until=until)
+        return until
+
+    until = run(app, put, reason=reason)
+    if json:
+        emit({"rule": rule, "tenant": tenant, "until": until})
+    else:
+        say(console(), f"{rule} of {tenant}: nothing is told until {until:%Y-%m-%d %H:%M} UTC")
+
+
+def show_alerts(told: list[Notice]) -> None:
+    """A row for each."""
     rows = table("at (UTC)", "tenant", "what", "details")
-    for each in alerts:
+    for each in told:
         details = " ".join(f"{name}={value}" for name, value in each.data.items())
         rows.add_row(f"{each.made_at:%Y-%m-%d %H:%M}", each.tenant, each.type, details)
     screen = console()
-    if alerts:
+    if told:
         screen.print(rows)
-    say(screen, f"alerts: {len(alerts):,}")
+    say(screen, f"alerts: {len(told):,}")
 
 
-def show_mutes(app: str) -> None:
-    for rule, tenant, until_us in run(app, lambda metering: metering.list_mutes()):
-        until = f"{from_micros(until_us):%Y-%m-%d %H:%M} UTC"
-        say(console(), f"muted: {rule} of {tenant} until {until}")
+def show_mutes(muted: list[Mute]) -> None:
+    """A line for each."""
+    for rule, tenant, until_us in muted:
+        say(console(), f"muted: {rule} of {tenant} until {from_micros(until_us):%Y-%m-%d %H:%M} UTC")
+
+
+def _mute(rule: str, tenant: str, until_us: int) -> dict[str, object]:
+    return {"rule": rule, "tenant": tenant, "until": from_micros(until_us)}

@@ -5,46 +5,52 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated
+
+import typer
 
 from mm_metering import catalogues
-from mm_metering.cli.show import bar, console, say
+from mm_metering.cli.options import Json, Quiet
+from mm_metering.cli.show import bar, console, emit, say
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.pumps import MOVES, Pump, attack, tries, words
 from mm_metering.core.scenario_file import to_toml
 from mm_metering.errors import InvalidInput
 
-if TYPE_CHECKING:
-    import typer
-
 ALL = "all"
 KNOWN = ", ".join((*MOVES, ALL))
 
 
-def register(group: typer.Typer) -> None:
-    """Adds the command."""
-    import typer
-
-    @group.command("attack")
-    def attack_plans(
-        file: str = typer.Argument(..., metavar="FILE", help="The plans file; or seed, starter: the shipped ones."),
-        *,
-        allow: str = typer.Option(
-            "", "--allow", metavar="MOVES", help=f"What tenants can do: {', '.join(MOVES)}, all."
-        ),
-        save: str = typer.Option("", "--save", metavar="FOLDER", help="Write each as a scenario that can be run."),
-    ) -> None:
-        """Search a catalogue for money pumps: round trips within a month that make the same usage cheaper, and tiers
-        where one unit more does. Exit code 1 where one is found."""
-        catalogue, allowed = catalogues.named(file), _moves(allow)
-        total = sum(1 for _ in tries(catalogue, allowed))
-        with bar("trying", total) as progress:
-            pumps = attack(catalogue, allowed, progress)
+def attack_plans(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The plans file; or seed, starter: the shipped ones.")],
+    *,
+    allow: Annotated[
+        str, typer.Option("--allow", metavar="MOVES", help=f"What tenants can do: {', '.join(MOVES)}, all.")
+    ] = "",
+    save: Annotated[
+        str, typer.Option("--save", metavar="FOLDER", help="Write each as a scenario that can be run.")
+    ] = "",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Search a catalogue for money pumps: round trips within a month that make the same usage cheaper, and tiers
+    where one unit more does. Exit code 1 where one is found."""
+    catalogue, allowed = catalogues.named(file), _moves(allow)
+    total = sum(1 for _ in tries(catalogue, allowed))
+    with bar("trying", total) as progress:
+        pumps = attack(catalogue, allowed, progress)
+    if json:
+        emit({"tried": total, "allowed": allowed, "pumps": [_parts(pump, catalogue) for pump in pumps]})
+    else:
         _show(pumps, catalogue, total, allowed)
-        if save and pumps:
-            _save(pumps, catalogue, file, Path(save))
-        if pumps:
-            raise typer.Exit(1)
+    if save and pumps:
+        _save(pumps, catalogue, file, Path(save))
+    if pumps:
+        raise typer.Exit(1)
+
+
+def _parts(pump: Pump, catalogue: Catalogue) -> dict[str, object]:
+    return {"kind": pump.kind, "plan": pump.plan, "words": words(pump, catalogue.currency)}
 
 
 def _moves(text: str) -> Sequence[str]:

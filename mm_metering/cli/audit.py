@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import sys
+import json as _json
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Annotated, Final
 
-from mm_metering.cli.host import load, refuse_memory
-from mm_metering.cli.show import bar, console, say, table
+import typer
+
+from mm_metering.cli.host import on_ledger
+from mm_metering.cli.options import App, Json, Quiet, group
+from mm_metering.cli.show import bar, console, emit, say, table
 from mm_metering.core.audit import AuditEntry
 from mm_metering.core.audit_chain import AuditReport, Link, anchors_in
 from mm_metering.core.events import aware
 from mm_metering.errors import InvalidInput
 from mm_metering.metering import Metering
-
-if TYPE_CHECKING:
-    import typer
 
 MOVED_EVERY: Final = 1_000
 """So many entries move the bar."""
@@ -27,58 +25,80 @@ SHOWN: Final = 10
 """How much of what is broken is printed."""
 
 
-def commands() -> typer.Typer:
-    import typer
-
-    host = typer.Option(
-        "", envvar="MM_METERING_APP", metavar="MODULE:NAME", help="Your Metering; else one from MM_METERING_*."
-    )
-    one_anchor = typer.Option([], "--anchor", metavar="SEQ:MAC", help="Where the log ended once; any number of them.")
-    file_of_anchors = typer.Option([], "--anchors", metavar="FILE", help="With anchors, such as a log of the worker's.")
-    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Who changed what, and whether that is true.")
-
-    @group.command("list")
-    def list_(
-        *,
-        tenant: str | None = typer.Option(None, "--tenant", help='Of this tenant; "" for the house.'),
-        limit: int = typer.Option(100, "--limit", min=1, help="The newest so many."),
-        app: str = host,
-    ) -> None:
-        """Who did what, when, to what and why, the newest first."""
-        metering = _ledger_of(app)
-        show(asyncio.run(_listed(metering, tenant, limit)))
-
-    @group.command()
-    def verify(
-        *,
-        anchor: list[str] = one_anchor,
-        anchors: list[str] = file_of_anchors,
-        app: str = host,
-    ) -> None:
-        """Whether each entry is what was written, where it was written; with an anchor, also whether the end is still
-        there. Exit code 1 if not, with the first entry that is wrong."""
-        known = [*_given(anchor), *_read(anchors)]
-        tell(asyncio.run(_verified(_ledger_of(app), known)), anchored=bool(known))
-
-    @group.command()
-    def export(
-        *,
-        from_: str = typer.Option("", "--from", metavar="INSTANT", help="Such as 2026-01-01T00:00:00Z."),
-        to: str = typer.Option("", "--to", metavar="INSTANT", help="Up to then, which is left out."),
-        app: str = host,
-    ) -> None:
-        """Every entry as a line of JSON, in the order in which they were written, with what chains them."""
-        span = [aware(text, name) if text else None for text, name in ((from_, "from"), (to, "to"))]
-        asyncio.run(_exported(_ledger_of(app), *span))
-
-    return group
+audit = group("Who changed what, and whether that is true.")
 
 
-def _ledger_of(app: str) -> Metering:
-    """Its ledger alone is opened: whatever else is broken, the log can be read."""
-    metering = load(app) if app else Metering.from_env()
-    refuse_memory(metering.places[1], "ledger")
-    return metering
+@audit.command("list")
+def list_(
+    *,
+    tenant: Annotated[str | None, typer.Option("--tenant", help='Of this tenant; "" for the house.')] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="The newest so many.")] = 100,
+    json: Json = False,
+    app: App = "",
+) -> None:
+    """Who did what, when, to what and why, the newest first."""
+
+    async def read(metering: Metering) -> list[AuditEntry]:
+        return [*await metering.ledger.audit(tenant=tenant, limit=limit)]
+
+    found = on_ledger(app, read)
+    if json:
+        emit(found)
+    else:
+        show(found)
+
+
+@audit.command()
+def verify(
+    *,
+    anchor: Annotated[
+        list[str] | None,
+        typer.Option("--anchor", metavar="SEQ:MAC", help="Where the log ended once; any number of them."),
+    ] = None,
+    anchors: Annotated[
+        list[str] | None,
+        typer.Option("--anchors", metavar="FILE", help="With anchors, such as a log of the worker's."),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    app: App = "",
+) -> None:
+    """Whether each entry is what was written, where it was written; with an anchor, also whether the end is still
+    there. Exit code 1 if not, with the first entry that is wrong."""
+    known = [*_given(anchor or ()), *_read(anchors or ())]
+    found = on_ledger(app, lambda metering: _verified(metering, known))
+    if json:
+        emit({"holds": found.holds, "found": found, "anchored": bool(known)})
+    else:
+        tell(found, anchored=bool(known))
+    if not found.holds:
+        raise typer.Exit(1)
+
+
+@audit.command()
+def export(
+    *,
+    start: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            envvar="MM_METERING_AUDIT_EXPORT_FROM",
+            metavar="INSTANT",
+            help="Such as 2026-01-01T00:00:00Z.",
+        ),
+    ] = "",
+    end: Annotated[
+        str,
+        typer.Option(
+            "--to", envvar="MM_METERING_AUDIT_EXPORT_TO", metavar="INSTANT", help="Up to then, which is left out."
+        ),
+    ] = "",
+    quiet: Quiet = False,
+    app: App = "",
+) -> None:
+    """Every entry as a line of JSON, in the order in which they were written, with what chains them."""
+    first, past = (aware(text, name) if text else None for text, name in ((start, "from"), (end, "to")))
+    on_ledger(app, lambda metering: _exported(metering, first, past))
 
 
 def _given(texts: Iterable[str]) -> Iterable[str]:
@@ -99,39 +119,23 @@ def _read(files: Iterable[str]) -> Iterable[str]:
         yield text
 
 
-async def _listed(metering: Metering, tenant: str | None, limit: int) -> list[AuditEntry]:
-    try:
-        await metering.ledger.setup(apply=False)
-        return [*await metering.ledger.audit(tenant=tenant, limit=limit)]
-    finally:
-        await metering.aclose()
-
-
 async def _verified(metering: Metering, anchors: Iterable[str]) -> AuditReport:
-    try:
-        await metering.ledger.setup(apply=False)
-        _, head = await metering.ledger.audit_links(limit=1)
-        with bar("verifying", head.seq) as progress:
-            return await metering.verify_audit(anchors=anchors, progress=progress)
-    finally:
-        await metering.aclose()
+    _, head = await metering.ledger.audit_links(limit=1)
+    with bar("verifying", head.seq) as progress:
+        return await metering.verify_audit(anchors=anchors, progress=progress)
 
 
 async def _exported(metering: Metering, start: datetime | None, end: datetime | None) -> None:
-    try:
-        await metering.ledger.setup(apply=False)
-        _, head = await metering.ledger.audit_links(limit=1)
-        with bar("exporting", head.seq) as progress:
-            async for link in metering.export_audit(start=start, end=end):
-                print(line_of(link))  # noqa: T201
-                if link.seq and link.seq % MOVED_EVERY == 0:
-                    progress(link.seq)
-    finally:
-        await metering.aclose()
+    _, head = await metering.ledger.audit_links(limit=1)
+    with bar("exporting", head.seq) as progress:
+        async for link in metering.export_audit(start=start, end=end):
+            print(line_of(link))  # noqa: T201
+            if link.seq and link.seq % MOVED_EVERY == 0:
+                progress(link.seq)
 
 
 def line_of(link: Link) -> str:
-    return json.dumps({"at": link.entry.at.isoformat(), **link._asdict()})
+    return _json.dumps({"at": link.entry.at.isoformat(), **link._asdict()})
 
 
 def show(entries: list[AuditEntry]) -> None:
@@ -147,7 +151,7 @@ def show(entries: list[AuditEntry]) -> None:
 
 
 def tell(found: AuditReport, *, anchored: bool) -> None:
-    """Exit code 1 where the chain is broken."""
+    """What was found, and the first of what is broken."""
     screen = console()
     say(screen, f"entries: {found.entries:,}, of which signed: {found.signed:,}")
     if found.outside:
@@ -164,7 +168,7 @@ def tell(found: AuditReport, *, anchored: bool) -> None:
             f"not verified from entry {first:,} on: keep this database as it is, and compare a copy with an older "
             "backup or with an export; docs/audit.md says what each finding means",
         )
-        sys.exit(1)
+        return
     if found.head.seq:
         say(screen, f"verified. It ends with {found.head.seq}:{found.head.mac}; keep that elsewhere, as an anchor")
     else:

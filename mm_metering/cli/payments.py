@@ -2,85 +2,86 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING
+from typing import Annotated
+
+import typer
 
 from mm_metering.billing.collection import BillingRun
 from mm_metering.billing.reconcile import Reconciliation
-from mm_metering.cli.host import REASON
-from mm_metering.cli.invoices import run
-from mm_metering.cli.show import bar, console, say, table
-from mm_metering.core.collecting import Collection
+from mm_metering.cli.host import run
+from mm_metering.cli.options import App, Json, OfTenant, Quiet, Reason, group
+from mm_metering.cli.show import bar, console, emit, say, table
+from mm_metering.core.collecting import Collection, CollectionState
 from mm_metering.core.money import plain
 from mm_metering.core.periods import micros
 from mm_metering.errors import InvalidInput
 from mm_metering.metering import Metering
 
-if TYPE_CHECKING:
-    import typer
+payments = group("Send invoices to be paid; see how that went.")
 
 
-def register(program: typer.Typer) -> None:
-    """Adds ``reconcile`` and the group ``payments``."""
-    import typer
-
-    host = typer.Option(
-        "", envvar="MM_METERING_APP", metavar="MODULE:NAME", help="Your Metering; else one from MM_METERING_*."
+@payments.command("list")
+def list_(
+    *,
+    period: Annotated[str, typer.Option("--period", help="Of this month.")] = "",
+    tenant: OfTenant = "",
+    state: Annotated[CollectionState | None, typer.Option("--state", help="Of this state.")] = None,
+    json: Json = False,
+    app: App = "",
+) -> None:
+    """How each invoice that was sent stands: tries, the next one, when its tenant is suspended."""
+    found = run(
+        app,
+        lambda metering: metering.list_payments(period=period or None, tenant=tenant or None, state=state),
     )
-    group = typer.Typer(
-        no_args_is_help=True, rich_markup_mode=None, help="Send invoices to be paid; see how that went."
-    )
+    show_payments(found, json=json)
 
-    @group.command("list")
-    def list_(
-        *,
-        period: str = typer.Option("", "--period", help="Of this month."),
-        tenant: str = typer.Option("", "--tenant", help="Of this tenant."),
-        state: str = typer.Option(
-            "", "--state", help="open, failing, confirming, parked, paid, void or uncollectible."
-        ),
-        app: str = host,
-    ) -> None:
-        """How each invoice that was sent stands: tries, the next one, when its tenant is suspended."""
-        show_payments(
-            run(
-                app,
-                lambda metering: metering.list_payments(
-                    period=period or None,
-                    tenant=tenant or None,
-                    state=state or None,  # type: ignore[arg-type]
-                ),
-            )
-        )
 
-    @group.command("run")
-    def run_(*, app: str = host) -> None:
-        """Do now what the worker does every ten seconds: send what is finalized, have paid what is due. It may be
-        repeated and interrupted at any time. Exit code 1 if the provider takes no call, or something is parked."""
-        show_run(run(app, collect))
+@payments.command("run")
+def run_(*, json: Json = False, quiet: Quiet = False, app: App = "") -> None:
+    """Do now what the worker does every ten seconds: send what is finalized, have paid what is due. It may be
+    repeated and interrupted at any time. Exit code 1 if the provider takes no call, or something is parked."""
+    done = run(app, collect)
+    if json:
+        emit(done)
+    else:
+        show_run(done)
+    if done.stopped or done.became["parked"]:
+        raise typer.Exit(1)
 
-    @group.command()
-    def retry(invoice_id: str, *, reason: str = typer.Option("", "--reason", help=REASON), app: str = host) -> None:
-        """Have an invoice paid at the next run: what is parked, and what waits for another day."""
-        show_payments([run(app, lambda metering: metering.retry_payment(invoice_id), reason=reason)])
 
-    program.add_typer(group, name="payments")
+@payments.command()
+def retry(
+    invoice_id: Annotated[str, typer.Argument(metavar="INVOICE", help="Its id, as `payments list` shows it.")],
+    *,
+    json: Json = False,
+    reason: Reason = "",
+    app: App = "",
+) -> None:
+    """Have an invoice paid at the next run: what is parked, and what waits for another day."""
+    show_payments([run(app, lambda metering: metering.retry_payment(invoice_id), reason=reason)], json=json)
 
-    @program.command()
-    def reconcile(
-        *,
-        provider: str = typer.Option(..., "--provider", help="Which the app has, such as stripe."),
-        period: str = typer.Option(..., "--period", help="The month, such as 2026-10."),
-        apply: bool = typer.Option(
-            False,  # noqa: FBT003
-            "--apply",
-            help="Follow the provider's payment states, and send what was not.",
-        ),
-        app: str = host,
-    ) -> None:
-        """A month's invoices against those at the payment provider, line by line. It changes nothing without --apply.
-        Exit code 1 on drift."""
-        show_drift(run(app, lambda metering: compare(metering, provider, period, apply=apply)), period)
+
+def reconcile(
+    *,
+    provider: Annotated[str, typer.Option("--provider", help="Which the app has, such as stripe.")],
+    period: Annotated[str, typer.Option("--period", help="The month, such as 2026-10.")],
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Follow the provider's payment states, and send what was not.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    app: App = "",
+) -> None:
+    """A month's invoices against those at the payment provider, line by line. It changes nothing without --apply.
+    Exit code 1 on drift."""
+    found = run(app, lambda metering: compare(metering, provider, period, apply=apply))
+    if json:
+        emit(found)
+    else:
+        show_drift(found, period)
+    if found.drift:
+        raise typer.Exit(1)
 
 
 async def collect(metering: Metering) -> BillingRun:
@@ -98,8 +99,11 @@ async def compare(metering: Metering, provider: str, period: str, *, apply: bool
         return await metering.reconcile_payments(period, apply=apply, progress=progress)
 
 
-def show_payments(payments: list[Collection]) -> None:
-    """A row for each."""
+def show_payments(payments: list[Collection], *, json: bool) -> None:
+    """A row for each, or JSON."""
+    if json:
+        emit(payments)
+        return
     rows = table("month", "tenant", "state", ">amount", ">tries", "next", "last answer", "invoice", "there")
     for each in payments:
         last = each.attempts[-1] if each.attempts else None
@@ -115,7 +119,7 @@ def show_payments(payments: list[Collection]) -> None:
 
 
 def show_run(done: BillingRun) -> None:
-    """How many became what. Exit code 1 where somebody must look."""
+    """How many became what."""
     screen = console()
     say(screen, f"invoices: {done.done:,}")
     for state, count in sorted(done.became.items()):
@@ -124,12 +128,10 @@ def show_run(done: BillingRun) -> None:
         say(screen, f"  not answered by the provider, tried again later: {done.unanswered:,}")
     if done.stopped:
         say(screen, f"stopped: {done.stopped}")
-    if done.stopped or done.became["parked"]:
-        sys.exit(1)
 
 
 def show_drift(found: Reconciliation, period: str) -> None:
-    """A row for each difference. Exit code 1 if there is one."""
+    """A row for each difference."""
     screen = console()
     if found.drift:
         rows = table("tenant", "invoice", "what", "ours", "theirs", "--apply")
@@ -139,5 +141,3 @@ def show_drift(found: Reconciliation, period: str) -> None:
     say(screen, f"{period}: invoices compared: {found.invoices:,}, differences: {len(found.drift):,}")
     if found.mended:
         say(screen, f"  followed the provider for: {found.mended:,}")
-    if found.drift:
-        sys.exit(1)

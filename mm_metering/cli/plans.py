@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated
+
+import typer
 
 from mm_metering import catalogues
 from mm_metering.billing.plan_review import Review, count, dropped_words, refuse_dropped, review, store, stored_plans
 from mm_metering.billing.shadow import ShadowPlans
-from mm_metering.cli import attack, push
-from mm_metering.cli.host import PROGRAM, REASON, by_hand, load, refuse_memory
+from mm_metering.cli import push
+from mm_metering.cli.attack import attack_plans
+from mm_metering.cli.host import PROGRAM, of_project, on_ledger
+from mm_metering.cli.options import App, DryRun, Json, Quiet, Reason, group
 from mm_metering.cli.shadow import show as show_shadow
-from mm_metering.cli.show import bar, count_tenants
+from mm_metering.cli.show import bar, count_tenants, emit
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.money import from_nanos, plain
 from mm_metering.core.plan_changes import (
@@ -32,120 +35,131 @@ from mm_metering.errors import InvalidInput
 from mm_metering.gate.plans import PlanBook
 from mm_metering.metering import Metering
 
-if TYPE_CHECKING:
-    import typer
-
-T = TypeVar("T")
 Row = Sequence[str]
+PlansFile = Annotated[str, typer.Argument(metavar="FILE", help="The plans file, such as plans.toml.")]
+
+plans = group("Write, check, compare and apply plans.")
+plans.command("attack")(attack_plans)
 
 
-def commands() -> typer.Typer:
-    """The group ``plans``."""
-    import typer
+@plans.command()
+def init(
+    file: Annotated[str, typer.Argument(metavar="[FILE]", help="Where to; plans.toml if absent.")] = "plans.toml",
+) -> None:
+    """Write a short plans file with comments. A file that is there stays as it is."""
+    catalogues.write_starter(file)
+    _say(f"wrote {file}: {_size(catalogues.load(file))}; next: {PROGRAM} plans diff {file}")
 
-    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Write, check, compare and apply plans.")
-    host = typer.Option(
-        "", envvar="MM_METERING_APP", metavar="MODULE:NAME", help="Your Metering; else one from MM_METERING_*."
+
+@plans.command()
+def validate(file: PlansFile, *, json: Json = False) -> None:
+    """Read a plans file and check every rule. What is wrong is told with its line."""
+    found = catalogues.load(file)
+    if json:
+        emit({name: [*getattr(found, name)] for name in ("plans", "meters", "addons")})
+    else:
+        _say(f"ok: {_size(found)}")
+
+
+@plans.command()
+def diff(file: PlansFile, *, json: Json = False, quiet: Quiet = False, app: App = "") -> None:
+    """What differs from the newest plans in the ledger, and what it would mean for the tenants on them if they were
+    moved. Nothing is written."""
+    catalogue = catalogues.load(file)
+    found = on_ledger(app, lambda metering: _reviewed(metering, catalogue))
+    if json:
+        emit(_review_parts(found))
+        return
+    _show_review(found, catalogue)
+    for each in found.dropped:
+        _say(f"apply would refuse it: {dropped_words(each)}")
+
+
+@plans.command()
+def apply(
+    file: PlansFile,
+    *,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    reason: Reason = "",
+    app: App = "",
+) -> None:
+    """Store what differs as new versions. Tenants keep the version that they are on."""
+    catalogue = catalogues.load(file)
+    found, made = on_ledger(
+        app,
+        lambda metering: _applied(metering, catalogue, file, dry_run=dry_run),
+        applies=not dry_run,
+        reason=reason,
     )
-    plans_file = typer.Argument(..., metavar="FILE", help="The plans file, such as plans.toml.")
+    if json:
+        emit({**_review_parts(found), "stored": made})
+        return
+    _show_review(found, catalogue)
+    if not found.to_store:
+        _say("nothing to apply")
+    elif dry_run:
+        _say(f"dry run, nothing was stored; it would be: {_versions(found.next_versions)}")
+    else:
+        _say(f"stored: {_versions(made)}")
 
-    @group.command()
-    def init(
-        file: str = typer.Argument("plans.toml", metavar="[FILE]", help="Where to; plans.toml if absent."),
-    ) -> None:
-        """Write a short plans file with comments. A file that is there stays as it is."""
-        catalogues.write_starter(file)
-        _say(f"wrote {file}: {_size(catalogues.load(file))}; next: {PROGRAM} plans diff {file}")
 
-    @group.command()
-    def validate(file: str = plans_file) -> None:
-        """Read a plans file and check every rule. What is wrong is told with its line."""
-        _say(f"ok: {_size(catalogues.load(file))}")
+@plans.command()
+def shadow(
+    file: PlansFile,
+    *,
+    json: Json = False,
+    tenant: Annotated[str, typer.Option("--tenant", help="This tenant alone, with all of its limits.")] = "",
+    quiet: Quiet = False,
+    app: App = "",
+) -> None:
+    """What a plans file would have decided and billed in the running day and month, by what is in the ledger.
+    Nothing is written."""
+    catalogue, own = catalogues.load(file), bool(app or of_project())
+    found = on_ledger(app, lambda metering: _shadowed(metering, catalogue, tenant or None, knows_plans=own))
+    if json:
+        emit(found)
+    else:
+        show_shadow(found, file)
 
-    @group.command()
-    def diff(file: str = plans_file, *, app: str = host) -> None:
-        """What differs from the newest plans in the ledger, and what it would mean for the tenants on them if they were
-        moved. Nothing is written."""
-        catalogue = catalogues.load(file)
-        found = on_ledger(app, lambda metering: _reviewed(metering, catalogue))
-        _show_review(found, catalogue)
-        for each in found.dropped:
-            _say(f"apply would refuse it: {dropped_words(each)}")
 
-    @group.command()
-    def apply(
-        file: str = plans_file,
-        *,
-        dry_run: bool = typer.Option(False, "--dry-run", help="Say what would be stored, and store nothing."),  # noqa: FBT003
-        reason: str = typer.Option("", "--reason", help=REASON),
-        app: str = host,
-    ) -> None:
-        """Store what differs as new versions. Tenants keep the version that they are on."""
-        with by_hand(reason):
-            apply_file(file, app, dry_run=dry_run)
+@plans.command()
+def show(
+    plan: Annotated[str, typer.Argument(metavar="[PLAN]", help="With its limits.")] = "",
+    *,
+    json: Json = False,
+    quiet: Quiet = False,
+    app: App = "",
+) -> None:
+    """The stored versions of each plan, and how many tenants are on each now."""
+    stored, audiences = on_ledger(app, _counted)
+    if plan and plan not in newest_versions(stored.keys()):
+        raise InvalidInput("plan", unknown("stored plan", plan, newest_versions(stored.keys())))
+    if json:
+        emit(_version_parts(plan, stored, audiences))
+    elif plan:
+        _show_plan(plan, stored, audiences)
+    else:
+        _show_versions(stored, audiences)
 
-    @group.command()
-    def shadow(
-        file: str = plans_file,
-        *,
-        json: bool = typer.Option(False, "--json", help="The whole value as JSON, amounts as exact strings."),  # noqa: FBT003
-        tenant: str = typer.Option("", "--tenant", help="This tenant alone, with all of its limits."),
-        app: str = host,
-    ) -> None:
-        """What a plans file would have decided and billed in the running day and month, by what is in the ledger.
-        Nothing is written."""
-        catalogue = catalogues.load(file)
-        found = on_ledger(app, lambda metering: _shadowed(metering, catalogue, tenant or None, knows_plans=bool(app)))
-        if json:
-            _say(found.model_dump_json(indent=2))
-        else:
-            show_shadow(found, file)
 
-    @group.command()
-    def show(plan: str = typer.Argument("", metavar="[PLAN]", help="With its limits."), *, app: str = host) -> None:
-        """The stored versions of each plan, and how many tenants are on each now."""
-        stored, audiences = on_ledger(app, _counted)
-        if plan:
-            _show_plan(plan, stored, audiences)
-        else:
-            _show_versions(stored, audiences)
-
-    @group.command("push")
-    def push_prices(
-        *,
-        dry_run: bool = typer.Option(False, "--dry-run", help="Say what would be made, and make nothing."),  # noqa: FBT003
-        app: str = host,
-    ) -> None:
-        """Make the plans' prices at the payment provider, and say of each what there is. None is changed. Exit code 1
-        where one is priced otherwise there."""
-        found = push.push(app, dry_run=dry_run)
+@plans.command("push")
+def push_prices(*, dry_run: DryRun = False, json: Json = False, app: App = "") -> None:
+    """Make the plans' prices at the payment provider, and say of each what there is. None is changed. Exit code 1
+    where one is priced otherwise there."""
+    found = push.push(app, dry_run=dry_run)
+    trouble = push.trouble(found)
+    if json:
+        emit(found)
+    else:
         _table(push.table(found))
-        if words := push.trouble(found):
-            _say(words)
-            raise typer.Exit(1)
-
-    attack.register(group)
-    return group
+        _say(trouble) if trouble else None
+    if trouble:
+        raise typer.Exit(1)
 
 
 # -- with a ledger -----------------------------------------------------------------------------------------------------
-
-
-def on_ledger(app: str, work: Callable[[Metering], Awaitable[T]], *, applies: bool = False) -> T:
-    """What ``work`` returns, on the ledger of the app's Metering or of the environment; counters and the app's own
-    plans are left alone. ``applies``: its schema may be made ready where that needs no asking."""
-    own = {"catalogue": catalogues.seed, "counters": "memory://", "journal": "off"}
-    metering = load(app) if app else Metering.from_env(**own)
-    refuse_memory(metering.places[1], "ledger")
-    return asyncio.run(_opened(metering, work, applies=applies))
-
-
-async def _opened(metering: Metering, work: Callable[[Metering], Awaitable[T]], *, applies: bool) -> T:
-    try:
-        await metering.ledger.setup(apply=applies and await metering.ledger.may_apply())
-        return await work(metering)
-    finally:
-        await metering.aclose()
 
 
 async def _reviewed(metering: Metering, catalogue: Catalogue) -> Review:
@@ -169,23 +183,16 @@ async def _counted(metering: Metering) -> tuple[Stored, Mapping[str, Audience]]:
         return stored, await count(metering.ledger, stored, now=metering.clock.now(), progress=progress)
 
 
-def apply_file(file: str, app: str, *, dry_run: bool) -> None:
-    """Prints the difference and the versions that it made; CatalogueError for a file that drops what is in use."""
-    catalogue = catalogues.load(file)
-
-    async def work(metering: Metering) -> None:
-        found = await _reviewed(metering, catalogue)
-        refuse_dropped(found, file)
-        _show_review(found, catalogue)
-        if not found.to_store:
-            _say("nothing to apply")
-        elif dry_run:
-            _say(f"dry run, nothing was stored; it would be: {_versions(found.next_versions)}")
-        else:
-            made = await store(metering.ledger, found, file=file, now=metering.clock.now(), act=metering.act())
-            _say(f"stored: {_versions(made)}")
-
-    on_ledger(app, work, applies=not dry_run)
+async def _applied(
+    metering: Metering, catalogue: Catalogue, file: str, *, dry_run: bool
+) -> tuple[Review, Mapping[str, int]]:
+    """The difference and the versions that it made; CatalogueError for a file that drops what is in use."""
+    found = await _reviewed(metering, catalogue)
+    refuse_dropped(found, file)
+    if dry_run or not found.to_store:
+        return found, {}
+    now, act = metering.clock.now(), metering.act()
+    return found, await store(metering.ledger, found, file=file, now=now, act=act)
 
 
 # -- what is shown -----------------------------------------------------------------------------------------------------
@@ -202,6 +209,36 @@ def _show_review(found: Review, catalogue: Catalogue) -> None:
     for holding in holdings(found.audiences.values()):
         if words := moved_words(holding, catalogue.addons.get(holding.addon)):
             _say(words)
+
+
+def _review_parts(found: Review) -> dict[str, object]:
+    differences = [
+        {"plan": each.plan, "kind": each.kind, "words": headline(each), "tenants": _audience(found, each.plan)}
+        for each in found.differences
+    ]
+    dropped = [dropped_words(each) for each in found.dropped]
+    return {"differences": differences, "next_versions": found.next_versions, "refused": dropped}
+
+
+def _audience(found: Review, plan: str) -> dict[str, object]:
+    audience = found.audiences.get(plan, Audience())
+    versions = {_label(plan, version): tenants for version, tenants in audience.versions.items()}
+    return {"count": audience.tenants, "versions": versions, "over_a_new_limit": audience.over_tenants}
+
+
+def _version_parts(plan: str, stored: Stored, audiences: Mapping[str, Audience]) -> list[dict[str, object]]:
+    newest = newest_versions(stored.keys())
+    return [
+        {
+            "plan": name,
+            "version": version,
+            "is_newest": version == newest[name],
+            "tenants": audiences.get(name, Audience()).versions[version],
+            "definition": stored[name, version].definition(),
+        }
+        for name, version in sorted(stored)
+        if plan in ("", name)
+    ]
 
 
 def _facts(each: PlanDifference, audience: Audience, currency: str) -> Iterator[Row]:
@@ -258,8 +295,6 @@ def _show_versions(stored: Stored, audiences: Mapping[str, Audience]) -> None:
 
 def _show_plan(plan: str, stored: Stored, audiences: Mapping[str, Audience]) -> None:
     newest = newest_versions(stored.keys())
-    if plan not in newest:
-        raise InvalidInput("plan", unknown("stored plan", plan, newest))
     audience = audiences.get(plan, Audience())
     for version in range(1, newest[plan] + 1):
         found = stored[plan, version]

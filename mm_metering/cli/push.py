@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from mm_metering.billing.plan_prices import PlanPrice, PlanPusher
-from mm_metering.cli.host import load
+from mm_metering.cli.host import metering_of
 from mm_metering.core.money import plain
 from mm_metering.core.schema import money_text
 from mm_metering.errors import InvalidInput
@@ -19,8 +19,7 @@ UNREAD: Final = {"counters": "memory://", "ledger": "memory://", "journal": "off
 
 def push(app: str, *, dry_run: bool) -> tuple[PlanPrice, ...]:
     """Of the app's catalogue at its provider, or of the environment's."""
-    metering = load(app) if app else Metering.from_env(**UNREAD)
-    return asyncio.run(_pushed(metering, dry_run=dry_run))
+    return asyncio.run(_pushed(metering_of(app, **UNREAD), dry_run=dry_run))
 
 
 async def _pushed(metering: Metering, *, dry_run: bool) -> tuple[PlanPrice, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from mm_metering.billing.documents.rows import guarded
-from mm_metering.cli.show import BAR_WIDTH, bar, console, say, table
+from mm_metering.cli.show import BAR_WIDTH, bar, console, emit, say, table
 from mm_metering.core.money import plain
 from mm_metering.errors import InvalidInput
 from mm_metering.testing.scenario import ScenarioMonth, ScenarioResult, instants, load_scenario, run_scenario
@@ -23,7 +23,7 @@ def run_file(file: str, *, json: bool, csv: str) -> bool:
     """Runs a scenario file and shows what it comes to; whether that is what it expects."""
     found = asyncio.run(_run(file))
     if json:
-        print(found.model_dump_json(indent=2))  # noqa: T201
+        emit(found)
     else:
         _show(found, file)
     if csv:

@@ -7,13 +7,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
 
 from mm_metering import catalogues
 from mm_metering.billing.documents.rows import guarded
-from mm_metering.cli.invoices import run
+from mm_metering.cli.host import run
+from mm_metering.cli.options import App, CsvFile, Json, Quiet
 from mm_metering.cli.scenario import run_file
-from mm_metering.cli.show import BAR_WIDTH, bar, console, count_tenants, say, table
+from mm_metering.cli.show import BAR_WIDTH, bar, console, count_tenants, emit, say, table
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.money import plain
 from mm_metering.core.simulation import Amounts, MonthChange, Simulation, TenantChange, Units
@@ -21,7 +24,6 @@ from mm_metering.errors import InvalidInput
 from mm_metering.metering import Metering
 
 if TYPE_CHECKING:
-    import typer
     from rich.console import Console
 
 MOST_REFUSED: Final = 10
@@ -39,42 +41,48 @@ COLUMNS: Final = (
 """The header row of the CSV file."""
 
 
-def register(program: typer.Typer) -> None:
-    """Adds the command."""
-    import typer
-
-    @program.command()
-    def simulate(
-        scenario: str = typer.Argument("", metavar="[SCENARIO]", help="A scenario file, run instead of real usage."),
-        *,
-        catalogue: str = typer.Option("", "--catalogue", metavar="FILE", help="The plans to compare with."),
-        start: str = typer.Option("", "--from", metavar="MONTH", help="The first month, such as 2024-01."),
-        end: str = typer.Option("", "--to", metavar="MONTH", help="The last month; at most 36 of them."),
-        json: bool = typer.Option(False, "--json", help="The whole value as JSON, amounts as exact strings."),  # noqa: FBT003
-        csv: str = typer.Option("", "--csv", metavar="FILE", help="Write a row per tenant as a table, too."),
-        app: str = typer.Option(
-            "", envvar="MM_METERING_APP", metavar="MODULE:NAME", help="Your Metering; else one from MM_METERING_*."
+def simulate(
+    scenario: Annotated[
+        str, typer.Argument(metavar="[SCENARIO]", help="A scenario file, run instead of real usage.")
+    ] = "",
+    *,
+    catalogue: Annotated[str, typer.Option("--catalogue", metavar="FILE", help="The plans to compare with.")] = "",
+    start: Annotated[
+        str,
+        typer.Option(
+            "--from", envvar="MM_METERING_SIMULATE_FROM", metavar="MONTH", help="The first month, such as 2024-01."
         ),
-    ) -> None:
-        """Rate months of real usage under another catalogue's plans, and compare; or run a scenario under a test clock.
-        Nothing is written. Exit code 1 where a scenario expects something else."""
-        named = {"--catalogue": catalogue, "--from": start, "--to": end}
-        if scenario:
-            if given := [name for name, value in named.items() if value]:
-                raise InvalidInput(given[0], "compares real usage; leave it out to run a scenario")
-            if not run_file(scenario, json=json, csv=csv):
-                raise typer.Exit(1)
-            return
-        if missing := [name for name, value in named.items() if not value]:
-            raise InvalidInput(missing[0], "is missing; name --catalogue, --from and --to, or a scenario file")
-        new = catalogues.load(catalogue)
-        found = run(app, lambda metering: simulated(metering, new, start, end), counts=True)
-        if json:
-            print(found.model_dump_json(indent=2))  # noqa: T201
-        else:
-            show(found, catalogue)
-        if csv:
-            write_csv(found, csv)
+    ] = "",
+    end: Annotated[
+        str,
+        typer.Option(
+            "--to", envvar="MM_METERING_SIMULATE_TO", metavar="MONTH", help="The last month; at most 36 of them."
+        ),
+    ] = "",
+    json: Json = False,
+    csv: CsvFile = "",
+    quiet: Quiet = False,
+    app: App = "",
+) -> None:
+    """Rate months of real usage under another catalogue's plans, and compare; or run a scenario under a test clock.
+    Nothing is written. Exit code 1 where a scenario expects something else."""
+    named = {"--catalogue": catalogue, "--from": start, "--to": end}
+    if scenario:
+        if given := [name for name, value in named.items() if value]:
+            raise InvalidInput(given[0], "compares real usage; leave it out to run a scenario")
+        if not run_file(scenario, json=json, csv=csv):
+            raise typer.Exit(1)
+        return
+    if missing := [name for name, value in named.items() if not value]:
+        raise InvalidInput(missing[0], "is missing; name --catalogue, --from and --to, or a scenario file")
+    new = catalogues.load(catalogue)
+    found = run(app, lambda metering: simulated(metering, new, start, end), counts=True)
+    if json:
+        emit(found)
+    else:
+        show(found, catalogue)
+    if csv:
+        write_csv(found, csv)
 
 
 async def simulated(metering: Metering, new: Catalogue, start: str, end: str) -> Simulation:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import sys
 import time
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from mm_metering.cli.invoices import run
-from mm_metering.cli.show import console, say, table
+import typer
+
+from mm_metering.cli.host import run
+from mm_metering.cli.options import App, Json, TenantArgument, group
+from mm_metering.cli.show import console, emit, say, table
 from mm_metering.core import strict_json
 from mm_metering.core.deliveries import Attempt, Delivery, DeliveryState
 from mm_metering.errors import InvalidInput, WebhookRefused
@@ -22,145 +24,162 @@ from mm_metering.webhooks.signing import checked_secret, verify
 from mm_metering.worker.health import listen, serving
 
 if TYPE_CHECKING:
-    import typer
     from starlette.requests import Request
     from starlette.responses import Response
 
 MAX_BODY: Final = 256 * 1024
-STATES: Final = ("pending", "delivered", "dead")
 ENDPOINT: Final = "ep_"
 
+EndpointId = Annotated[str, typer.Argument(metavar="ENDPOINT", help="Its id, ep_…")]
 
-def commands() -> typer.Typer:
-    """The group ``webhooks``."""
-    import typer
-
-    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Tenants' endpoints, and what they are sent.")
-    host = typer.Option(
-        "", envvar="MM_METERING_APP", metavar="MODULE:NAME", help="Your Metering; else one from MM_METERING_*."
-    )
-
-    _register_looks(group, host)
-    _register_sends(group, host)
-    _register_receiver(group)
-    return group
+webhooks = group("Tenants' endpoints, and what they are sent.")
 
 
-def _register_looks(group: typer.Typer, host: Any) -> None:
-    import typer
+@webhooks.command("list")
+def list_(
+    tenant: TenantArgument,
+    *,
+    state: Annotated[DeliveryState | None, typer.Option("--state", help="Deliveries in this state.")] = None,
+    endpoint: Annotated[str, typer.Option("--endpoint", help="Of this endpoint.")] = "",
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="The newest so many.")] = 50,
+    json: Json = False,
+    app: App = "",
+) -> None:
+    """A tenant's endpoints, and its newest deliveries: tries, the next one, the last answer."""
 
-    @group.command("list")
-    def list_(
-        tenant: str,
-        *,
-        state: str = typer.Option("", "--state", help="pending, delivered or dead."),
-        endpoint: str = typer.Option("", "--endpoint", help="Of this endpoint."),
-        limit: int = typer.Option(50, "--limit", min=1, max=1000),
-        app: str = host,
-    ) -> None:
-        """A tenant's endpoints, and its newest deliveries: tries, the next one, the last answer."""
-        if state not in ("", *STATES):
-            raise InvalidInput("state", f"{state[:40]!r} is not one of {', '.join(STATES)}")
+    async def both(metering: Metering) -> tuple[list[Endpoint], list[Delivery]]:
+        hooks = metering.webhooks
+        found = await hooks.list_deliveries(tenant, endpoint=endpoint or None, state=state, limit=limit)
+        return await hooks.list_endpoints(tenant), found
 
-        async def both(metering: Metering) -> tuple[list[Endpoint], list[Delivery]]:
-            hooks, wanted = metering.webhooks, cast(DeliveryState | None, state or None)
-            found = await hooks.list_deliveries(tenant, endpoint=endpoint or None, state=wanted, limit=limit)
-            return await hooks.list_endpoints(tenant), found
-
-        endpoints, deliveries = run(app, both)
+    endpoints, deliveries = run(app, both)
+    if json:
+        emit({"endpoints": endpoints, "deliveries": deliveries})
+    else:
         show_endpoints(endpoints)
         show_deliveries(deliveries)
 
-    @group.command()
-    def show(name: str, *, app: str = host) -> None:
-        """An endpoint (ep_…), or a delivery (dlv_…) with its attempts."""
-        if name.startswith(ENDPOINT):
-            show_endpoints([run(app, lambda metering: metering.webhooks.get_endpoint(name))])
-        else:
-            show_delivery(run(app, lambda metering: metering.webhooks.get_delivery(name)))
+
+@webhooks.command()
+def show(
+    name: Annotated[str, typer.Argument(metavar="ID", help="Of an endpoint (ep_…) or a delivery (dlv_…).")],
+    *,
+    json: Json = False,
+    app: App = "",
+) -> None:
+    """An endpoint (ep_…), or a delivery (dlv_…) with its attempts."""
+    if name.startswith(ENDPOINT):
+        endpoint = run(app, lambda metering: metering.webhooks.get_endpoint(name))
+        emit(endpoint) if json else show_endpoints([endpoint])
+    else:
+        delivery = run(app, lambda metering: metering.webhooks.get_delivery(name))
+        emit(delivery) if json else show_delivery(delivery)
 
 
-def _register_sends(group: typer.Typer, host: Any) -> None:
-    import typer
+@webhooks.command()
+def resend(
+    delivery: Annotated[str, typer.Argument(metavar="DELIVERY", help="Its id, dlv_…")],
+    *,
+    json: Json = False,
+    app: App = "",
+) -> None:
+    """Send a delivery again, whatever became of it. The worker does it."""
+    found = run(app, lambda metering: metering.webhooks.resend(delivery))
+    emit(found) if json else show_deliveries([found])
 
-    @group.command()
-    def resend(delivery: str, *, app: str = host) -> None:
-        """Send a delivery again, whatever became of it. The worker does it."""
-        show_deliveries([run(app, lambda metering: metering.webhooks.resend(delivery))])
 
-    @group.command()
-    def recover(
-        endpoint: str,
-        *,
-        since: str = typer.Option(..., "--since", help="Such as 2026-10-01T00:00:00Z."),
-        app: str = host,
-    ) -> None:
-        """Send what happened since then and did not reach the endpoint. The worker does it."""
-        said = run(app, lambda metering: metering.webhooks.recover(endpoint, since))
-        say(console(), f"to be sent: {said:,}")
+@webhooks.command()
+def recover(
+    endpoint: EndpointId,
+    *,
+    since: Annotated[str, typer.Option("--since", help="Such as 2026-10-01T00:00:00Z.")],
+    json: Json = False,
+    app: App = "",
+) -> None:
+    """Send what happened since then and did not reach the endpoint. The worker does it."""
+    _tell(run(app, lambda metering: metering.webhooks.recover(endpoint, since)), json=json)
 
-    @group.command()
-    def replay(
-        endpoint: str,
-        *,
-        start: str = typer.Option(..., "--start", help="Such as 2026-10-01T00:00:00Z."),
-        end: str = typer.Option(..., "--end", help="The first instant that is left out."),
-        app: str = host,
-    ) -> None:
-        """Send all that happened in a range again, also what was delivered. The worker does it."""
-        said = run(app, lambda metering: metering.webhooks.replay(endpoint, start, end))
-        say(console(), f"to be sent: {said:,}")
 
-    @group.command("rotate-secret")
-    def rotate_secret(
-        endpoint: str,
-        *,
-        keep_hours: float = typer.Option(
-            24, "--keep-hours", min=0, max=24 * 30, help="How long the old one signs too."
+@webhooks.command()
+def replay(
+    endpoint: EndpointId,
+    *,
+    start: Annotated[str, typer.Option("--start", help="Such as 2026-10-01T00:00:00Z.")],
+    end: Annotated[str, typer.Option("--end", help="The first instant that is left out.")],
+    json: Json = False,
+    app: App = "",
+) -> None:
+    """Send all that happened in a range again, also what was delivered. The worker does it."""
+    _tell(run(app, lambda metering: metering.webhooks.replay(endpoint, start, end)), json=json)
+
+
+@webhooks.command("rotate-secret")
+def rotate_secret(
+    endpoint: EndpointId,
+    *,
+    keep_hours: Annotated[
+        float, typer.Option("--keep-hours", min=0, max=24 * 30, help="How long the old one signs too.")
+    ] = 24,
+    json: Json = False,
+    app: App = "",
+) -> None:
+    """Give an endpoint a new secret. It is shown this once."""
+    keep = timedelta(hours=keep_hours)
+    made = run(app, lambda metering: metering.webhooks.rotate_secret(endpoint, keep=keep))
+    if json:
+        emit({"endpoint": endpoint, "secret": made.secret, "keep_hours": keep_hours})
+        return
+    screen = console()
+    say(screen, f"{made.secret}")
+    say(screen, f"the one before signs beside it for {keep_hours:g} hours")
+
+
+@webhooks.command()
+def trigger(
+    tenant: TenantArgument,
+    type: Annotated[str, typer.Argument(metavar="TYPE", help="Such as report.ready.")],
+    *,
+    data: Annotated[str, typer.Option("--data", help="JSON.")] = "{}",
+    json: Json = False,
+    app: App = "",
+) -> None:
+    """Send an event to a tenant's endpoints. The worker does it."""
+    given = _json(data)
+    sent = run(app, lambda metering: metering.webhooks.send_event(tenant, type, given))
+    emit(sent) if json else say(console(), f"{sent.type} {sent.id}")
+
+
+@webhooks.command("test")
+def try_endpoint(endpoint: EndpointId, *, json: Json = False, app: App = "") -> None:
+    """Send a test to an endpoint now and show its answer. Exit code 1 if it is no success."""
+    attempt = run(app, lambda metering: metering.webhooks.test_endpoint(endpoint))
+    emit(attempt) if json else say(console(), _answer(attempt))
+    if not attempt.succeeded:
+        raise typer.Exit(1)
+
+
+@webhooks.command("listen")
+def listen_(
+    *,
+    secret: Annotated[
+        str,
+        typer.Option(
+            "--secret",
+            envvar=["MM_METERING_WEBHOOKS_LISTEN_SECRET", "MM_WEBHOOK_SECRET"],
+            help="The endpoint's, whsec_…",
         ),
-        app: str = host,
-    ) -> None:
-        """Give an endpoint a new secret. It is shown this once."""
-        keep = timedelta(hours=keep_hours)
-        made = run(app, lambda metering: metering.webhooks.rotate_secret(endpoint, keep=keep))
-        screen = console()
-        say(screen, f"{made.secret}")
-        say(screen, f"the one before signs beside it for {keep_hours:g} hours")
-
-    @group.command()
-    def trigger(
-        tenant: str,
-        type: str,
-        *,
-        data: str = typer.Option("{}", "--data", help="JSON."),
-        app: str = host,
-    ) -> None:
-        """Send an event to a tenant's endpoints. The worker does it."""
-        given = _json(data)
-        sent = run(app, lambda metering: metering.webhooks.send_event(tenant, type, given))
-        say(console(), f"{sent.type} {sent.id}")
-
-    @group.command("test")
-    def test_(endpoint: str, *, app: str = host) -> None:
-        """Send a test to an endpoint now and show its answer. Exit code 1 if it is no success."""
-        attempt = run(app, lambda metering: metering.webhooks.test_endpoint(endpoint))
-        say(console(), _answer(attempt))
-        if not attempt.succeeded:
-            sys.exit(1)
+    ],
+    at: Annotated[
+        str, typer.Option("--at", metavar="[HOST:]PORT", help="On this machine alone without a host.")
+    ] = "8787",
+    count: Annotated[int, typer.Option("--count", min=0, help="End after so many; 0: at Ctrl-C.")] = 0,
+) -> None:
+    """Receive webhooks, verify and print each. An endpoint at http://localhost needs rules that allow it."""
+    asyncio.run(receive(at, checked_secret(secret), count))
 
 
-def _register_receiver(group: typer.Typer) -> None:
-    import typer
-
-    @group.command("listen")
-    def listen_(
-        *,
-        secret: str = typer.Option(..., "--secret", envvar="MM_WEBHOOK_SECRET", help="The endpoint's, whsec_…"),
-        at: str = typer.Option("8787", "--at", metavar="[HOST:]PORT", help="On this machine alone without a host."),
-        count: int = typer.Option(0, "--count", min=0, help="End after so many; 0: at Ctrl-C."),
-    ) -> None:
-        """Receive webhooks, verify and print each. An endpoint at http://localhost needs rules that allow it."""
-        asyncio.run(receive(at, checked_secret(secret), count))
+def _tell(count: int, *, json: bool) -> None:
+    emit({"to_be_sent": count}) if json else say(console(), f"to be sent: {count:,}")
 
 
 # -- the receiver -----------------------------------------------------------------------------------------------------

@@ -40,6 +40,15 @@ def sentence(decision: Decision, now: datetime) -> str:
             return f"{meter}: {_WITHOUT_NUMBERS.get(reason or '', reason or 'refused')}"
 
 
+def standing(decision: Decision, now: datetime) -> str:
+    """Why a limit has room: "api_calls: 12 of 10,000 used today, and this needs 1; resets in 9 hours"."""
+    of = f" of {decision.scope}" if decision.scope else ""
+    held = f", {_text(decision.reserved)} held by calls that still run" if decision.reserved else ""
+    past = ", charged past it" if decision.overage else ""
+    resets = f"; resets in {span(max(1, until_s(decision.resets_at, now)))}" if decision.resets_at else ""
+    return f"{decision.meter}{of}: {_used(decision)}{held}, and this needs {_text(decision.requested)}{past}{resets}"
+
+
 def wait_s(decision: Decision, now: datetime) -> int:
     """Seconds until asking again makes sense, rounded up; at least 1."""
     known = decision.retry_after_s

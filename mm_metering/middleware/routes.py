@@ -59,6 +59,10 @@ class Resolver:
             self._table = self._read()
         return self._table
 
+    def unchecked(self) -> Table:
+        """The table as of now, whatever is wrong with it."""
+        return self._read()
+
     def _read(self) -> Table:
         catalogue = self._catalogue()
         return Table(self._app, Costs(catalogue), frozenset((*catalogue.exempt, *self._exempt)))
@@ -81,6 +85,29 @@ class Table:
         paths = set() if reader.is_conditional else {*reader.paths, *exempt}
         self._fixed = {path: self._all_methods(path) for path in paths}
         self._varying = tuple(each for each in self._entries if not (paths and isinstance(each, Leaf) and each.fixed))
+
+    @property
+    def keys(self) -> Iterable[str]:
+        """The keys of [routes]."""
+        return self._costs.keys
+
+    @property
+    def exempt(self) -> Iterable[str]:
+        """What is not metered: paths, templates, mounts."""
+        return sorted(self._exempt)
+
+    def has_path(self, path: str) -> bool:
+        """Whether a route or a mount is there, by its template or as a path."""
+        if path in self._methods_of or any(template == path for _, template in self.listed):
+            return True
+        asked = Request("", path, "", None)
+        return any(
+            each.find(request, path) for each in self._entries for request in (asked, asked._replace(method=WEBSOCKET))
+        )
+
+    def find_path(self, method: str, path: str) -> RouteMatch:
+        """What a request to a path meets, as far as that can be told without one."""
+        return self._search(method, path, {"type": "http", "method": method, "path": path, "headers": []}, known=True)
 
     def is_stale(self) -> bool:
         for routes, size in self._sizes:  # noqa: SIM110 - once per request, and any() costs three times as much

@@ -47,6 +47,7 @@ from mm_metering.testing.accounts_contract import AccountsContract
 from mm_metering.testing.audit_contract import AuditContract
 from mm_metering.testing.collecting_contract import CollectingContract
 from mm_metering.testing.looks_contract import LooksContract
+from mm_metering.testing.overview_contract import OverviewContract
 from mm_metering.testing.privacy_contract import PrivacyContract
 from mm_metering.testing.usage_reports_contract import UsageReportsContract
 from mm_metering.testing.webhooks_contract import WebhooksContract
@@ -189,6 +190,7 @@ class LedgerContract(
     WebhooksContract,
     PrivacyContract,
     LooksContract,
+    OverviewContract,
 ):
     """Each test quotes one law."""
 

@@ -92,12 +92,12 @@ def run(part: Part) -> None:
 
 def run_worker(stores: Mapping[str, str], failpoint: str, log: Path) -> None:
     """``mm-metering worker``, in a process that was forked."""
-    from mm_metering import cli
+    from mm_metering.cli import worker
 
     begin(failpoint, log)
     os.environ.update({f"MM_METERING_{name.upper()}": value for name, value in stores.items()})
     with unless_unreachable():
-        cli.run_worker(Metering.from_env(), once=False)
+        worker.run_worker(Metering.from_env(), once=False)
 
 
 @contextmanager

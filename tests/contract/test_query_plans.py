@@ -58,6 +58,7 @@ async def work(ledger: SqlLedger) -> None:
     await books.fold(void(fact), ai_close(hold), level("y", "2024-01-15 11:00", 4, kind="add"))
     await look(ledger, "acme")
     await ledger.facts("acme", after=(0, ""), limit=9)
+    await ledger.overview()
 
 
 async def test_sqlite_uses_the_index_that_was_made_for_it(sqlite: SqlLedger) -> None:
@@ -71,6 +72,7 @@ async def test_sqlite_uses_the_index_that_was_made_for_it(sqlite: SqlLedger) -> 
         "INDEX mm_usage_fact_holds (tenant=? AND id=?)",
         "INDEX mm_usage_fact_closes (tenant=? AND target=?)",
         "INDEX mm_usage_fact_open (tenant=? AND open=?)",
+        "COVERING INDEX mm_usage_fact_open",  # how many holds are open in the house
     }
 
 

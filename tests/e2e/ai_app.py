@@ -157,10 +157,10 @@ def serve(stores: Mapping[str, str], place: Path, llm: str, key: str, log: Path)
 
 def work(stores: Mapping[str, str], log: Path) -> None:
     """A worker's process."""
-    from mm_metering import cli
+    from mm_metering.cli.worker import run_worker
 
     to_file(log)
-    cli.run_worker(Metering(PLANS, **stores, worker="off"), once=False)  # type: ignore[arg-type]
+    run_worker(Metering(PLANS, **stores, worker="off"), once=False)  # type: ignore[arg-type]
 
 
 def to_file(log: Path) -> None:

@@ -99,6 +99,7 @@ BOUNDS: Final[Mapping[str, int | str]] = {
     "worker/runner.Worker.*": BY_CODE,
     "worker/shadow.ShadowWatch.blocks": BY_CODE,
     "worker/shadow.ShadowWatch._marks": shadow.MOST_MARKS,
+    "worker/status.Watch._seen": BY_HOST,
     "worker/still.Still._since": BY_CODE,
     "worker/touched.Touched._tenants": touched.MOST,
 }

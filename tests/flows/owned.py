@@ -31,9 +31,9 @@ IDS: Final = frozenset(
 TENANTS: Final = ("tenant", "organization_id")
 """Parameters that say who asks."""
 OF_THE_HOST: Final[Mapping[str, str]] = {
-    "metering": "startup shutdown aclose work flush migrate check_up prove dead_letters retry_dead_letters from_sync "
-    "current on collect report_usage reconcile_payments simulate list_mutes stripe_webhook reverse "
-    "act acting audit_anchor verify_audit export_audit list_keys rotate_keys catch_up",
+    "metering": "startup shutdown aclose work flush migrate check_up status prove dead_letters retry_dead_letters "
+    "from_sync current on collect report_usage reconcile_payments simulate list_mutes list_routes stripe_webhook "
+    "reverse act acting audit_anchor verify_audit export_audit list_keys rotate_keys catch_up",
     "billing": "",
     "webhooks": "add_event_type deliver",
     "ai": "scope wrap",

@@ -102,7 +102,7 @@ def test_from_a_trigger_to_a_listener_and_again(
     [
         (("trigger", "acme", "invoce.paid"), 'did you mean "invoice.paid"'),
         (("trigger", "acme", TYPE, "--data", "[1]"), "no JSON object"),
-        (("list", "acme", "--state", "lost"), "pending, delivered, dead"),
+        (("list", "acme", "--state", "lost"), "'pending', 'delivered', 'dead'"),
         (("listen", "--secret", "hunter2"), "whsec_ and the base64"),
         (("show", "dlv_nothing"), "there is no delivery"),
     ],

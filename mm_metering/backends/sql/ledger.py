@@ -26,6 +26,7 @@ from mm_metering.backends.ledger import (
     Snapshot,
     Used,
 )
+from mm_metering.backends.overview import Overview
 from mm_metering.backends.privacy import Forgotten, KeyRow
 from mm_metering.backends.sql import (
     accounts,
@@ -35,6 +36,7 @@ from mm_metering.backends.sql import (
     facts,
     keeping,
     levels,
+    overview,
     payers,
     plans,
     privacy,
@@ -514,6 +516,9 @@ class SqlLedger(SqlLooks):
 
     async def forget_runs(self, *, before_us: int) -> int:
         return await self._store.write(lambda tx: workers.forget_runs(tx, before_us))
+
+    async def overview(self) -> Overview:
+        return await self._store.read(overview.look)
 
     async def aclose(self) -> None:
         await self._store.aclose()
