@@ -15,6 +15,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlencode
 
+from mm_metering.billing.documents.texts import clean
 from mm_metering.core.cards import masked
 from mm_metering.core.collecting import Notice
 from mm_metering.core.money import plain
@@ -91,8 +92,8 @@ def environment() -> Environment:
     return found
 
 
-def html(template: str, values: Mapping[str, Any]) -> str:
-    return environment().get_template(template).render(values)
+def html(template: str, values: Mapping[str, Any]) -> bytes:
+    return environment().get_template(template).render(values).encode("utf-8", "replace")
 
 
 # -- wording ----------------------------------------------------------------------------------------------------------
@@ -134,6 +135,8 @@ def lasting(seconds: float | timedelta | None) -> str:
 
 
 def short(text: str, most: int = 40) -> str:
+    """One line, in which nothing turns its neighbours' direction."""
+    text = clean(text)
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
