@@ -17,7 +17,7 @@ from mm_metering.dashboard.render import link
 from mm_metering.errors import InvalidInput
 
 SIZE: Final = 50
-ENDPOINTS: Final = 100
+ENDPOINTS: Final = 25
 IN_FILE: Final = 500
 LATELY: Final = timedelta(days=7)
 STATES: Final = get_args(DeliveryState)
