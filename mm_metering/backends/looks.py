@@ -25,9 +25,9 @@ MAX_DAYS: Final = 400
 """Most days that ``house_days`` is asked for."""
 MAX_COUNT: Final = 10_000
 """As far as is counted: an answer of that many stands for that many or more. Nothing past it can be skipped to."""
-LOOK: Final = 10_000
+LOOK: Final = 5_000
 """Most facts that one ``latest_facts`` looks at."""
-COUNTED: Final = 20_000
+COUNTED: Final = 10_000
 """Most deliveries that one ``delivery_stats`` counts, the newest."""
 MAX_TYPES: Final = 40
 """Most types of one ``notices_page``."""

@@ -159,32 +159,34 @@ class MemoryLedger(MemoryWork, MemoryAccounts, MemoryReports, MemoryWebhooks, Me
                 raise Unstorable(flawed)
             self._shards[shard] = row._replace(position=after)
             self._bury(dead)
-            came_us = self._came(facts)
             by_tenant: dict[str, list[Fact]] = {}
             for fact in facts:
                 by_tenant.setdefault(fact.tenant, []).append(fact)
             for tenant, theirs in by_tenant.items():
                 books = self._books.setdefault(tenant, Books(timezone=defaults.timezone))
                 stood = books.digest
-                self._fold_tenant(books, theirs, came_us)
+                self._fold_tenant(books, theirs)
                 came = books.digest.plus(-stood.facts, -stood.hashes)
                 self._folded[shard] = self._folded.get(shard, Digest()).plus(*came)
+            self._say_when_stored(facts)
             return True
 
-    def _came(self, facts: Sequence[Fact]) -> Mapping[tuple[str, str], int]:
-        """When each is stored: later than all before it."""
+    def _say_when_stored(self, facts: Sequence[Fact]) -> None:
+        """Each a microsecond after the one before it, as in SQL, and later than all before them."""
         first_us = max(self._stored_us + 1, time.time_ns() // 1000)
         self._stored_us = first_us + len(facts)
-        return {(fact.tenant, fact.id): at_us for at_us, fact in enumerate(facts, first_us)}
+        for stored_us, fact in enumerate(facts, first_us):
+            books = self._books[fact.tenant]
+            if fact.id in books.facts:
+                books.stored.setdefault(fact.id, stored_us)
 
-    def _fold_tenant(self, books: Books, facts: Sequence[Fact], came_us: Mapping[tuple[str, str], int]) -> None:
+    def _fold_tenant(self, books: Books, facts: Sequence[Fact]) -> None:
         calendar, changes, levels = books.calendar, dict[CellKey, CellSum](), set[tuple[str, str]]()
         for fact in facts:
             if fact.kind == "void":
                 self._void(books, fact, calendar, changes, levels)
             elif fact.id not in books.facts and fact.id not in books.voided:
                 books.facts[fact.id] = fact
-                books.stored[fact.id] = came_us[fact.tenant, fact.id]
                 if fact.occurred_us < self._kept_us and fact.kind not in LEVEL_KINDS:
                     books.voided.add(fact.id)
                     continue

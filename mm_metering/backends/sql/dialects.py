@@ -16,6 +16,7 @@ from sqlalchemy import (
     FromClause,
     Insert,
     Integer,
+    Select,
     Table,
     Text,
     bindparam,
@@ -125,6 +126,11 @@ class Dialect(Protocol):
         when it last looked, and would go on reading all of one that was small then."""
         ...
 
+    async def in_order(self, connection: AsyncConnection) -> None:
+        """Has every statement of the transaction read its rows in the order of an index, and no more than are wanted.
+        PostgreSQL would read and sort all of a table that was small when it last looked."""
+        ...
+
     def reading(self) -> dict[str, Any]:
         """Execution options of a transaction that reads as of one instant."""
         ...
@@ -224,6 +230,9 @@ class Sqlite:
     async def steady(self, connection: AsyncConnection) -> None:
         pass
 
+    async def in_order(self, connection: AsyncConnection) -> None:
+        pass
+
     def reading(self) -> dict[str, Any]:
         return {"mm_reading": True}
 
@@ -271,12 +280,13 @@ def _on_begin(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN" if options.get("mm_reading") else "BEGIN IMMEDIATE")
 
 
-_STEADY: Final = select(
-    *(
-        func.set_config(name, "off", literal(value=True))  # until the transaction ends
-        for name in ("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit")
-    )
-)
+def _off(*names: str) -> Select[Any]:
+    """Until the transaction ends."""
+    return select(*(func.set_config(name, "off", literal(value=True)) for name in names))
+
+
+_STEADY: Final = _off("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit")
+_IN_ORDER: Final = _off("enable_bitmapscan", "enable_sort")
 
 
 class Postgres:
@@ -366,6 +376,9 @@ class Postgres:
 
     async def steady(self, connection: AsyncConnection) -> None:
         await connection.execute(_STEADY)
+
+    async def in_order(self, connection: AsyncConnection) -> None:
+        await connection.execute(_IN_ORDER)
 
     def reading(self) -> dict[str, Any]:
         return {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date
-from typing import Any
+from typing import Any, TypeVar
 
 from mm_metering.backends.collecting import Hint
 from mm_metering.backends.looks import (
@@ -19,7 +19,7 @@ from mm_metering.backends.looks import (
     refuse_types,
 )
 from mm_metering.backends.sql import finding, house, latest, pages
-from mm_metering.backends.sql.engine import Store
+from mm_metering.backends.sql.engine import Store, Transaction, Work
 from mm_metering.backends.work import Alert
 from mm_metering.core.audit import AuditEntry
 from mm_metering.core.collecting import Notice
@@ -27,11 +27,20 @@ from mm_metering.core.deliveries import Delivery, DeliveryState, EndpointRow
 from mm_metering.core.invoices import Invoice, InvoiceStatus
 from mm_metering.core.tenancy import TenantRow
 
+T = TypeVar("T")
+
 
 class SqlLooks:
     """A part of a ledger with a store."""
 
     _store: Store
+
+    async def _in_order(self, work: Work[T]) -> T:
+        async def ordered(tx: Transaction) -> T:
+            await tx.dialect.in_order(tx.connection)
+            return await work(tx)
+
+        return await self._store.read(ordered)
 
     # -- the house by day ---------------------------------------------------------------------------------------------
 
@@ -82,7 +91,7 @@ class SqlLooks:
         if not can_be_found(tenant, event_type, kind, text, *(before or ()), *(after or ())):
             return FactPage([], None)
         chosen: dict[str, Any] = {"tenant": tenant, "event_type": event_type, "kind": kind, "text": text}
-        return await self._store.read(lambda tx: latest.page(tx, before=before, after=after, limit=limit, **chosen))
+        return await self._in_order(lambda tx: latest.page(tx, before=before, after=after, limit=limit, **chosen))
 
     # -- what was done, told and heard --------------------------------------------------------------------------------
 
@@ -91,7 +100,7 @@ class SqlLooks:
     ) -> list[AuditEntry]:
         if not can_be_found(tenant, action, *(before or ())):
             return []
-        return await self._store.read(lambda tx: pages.entries(tx, tenant, action, before, limit))
+        return await self._in_order(lambda tx: pages.entries(tx, tenant, action, before, limit))
 
     async def notices_page(
         self, *, tenant: str | None = None, types: Sequence[str] = (), before: Place | None = None, limit: int = 100
@@ -99,12 +108,12 @@ class SqlLooks:
         refuse_types(types)
         if not can_be_found(tenant, *types, *(before or ())):
             return []
-        return await self._store.read(lambda tx: pages.notices(tx, tenant, types, before, limit))
+        return await self._in_order(lambda tx: pages.notices(tx, tenant, types, before, limit))
 
     async def hints_page(self, *, before: Place | None = None, limit: int = 100) -> list[Hint]:
         if not can_be_found(*(before or ())):
             return []
-        return await self._store.read(lambda tx: pages.hints(tx, before, limit))
+        return await self._in_order(lambda tx: pages.hints(tx, before, limit))
 
     async def deliveries_page(
         self,
@@ -118,17 +127,18 @@ class SqlLooks:
         if not can_be_found(tenant, endpoint, state, *(before or ())):
             return []
         chosen: dict[str, Any] = {"tenant": tenant, "endpoint_id": endpoint, "state": state}
-        return await self._store.read(lambda tx: pages.deliveries(tx, before=before, limit=limit, **chosen))
+        return await self._in_order(lambda tx: pages.deliveries(tx, before=before, limit=limit, **chosen))
 
     async def endpoints_page(
         self, *, tenant: str | None = None, after: str = "", limit: int = 100
     ) -> list[EndpointRow]:
         if not can_be_found(tenant, after):
             return []
-        return await self._store.read(lambda tx: pages.endpoints(tx, tenant, after, limit))
+        run = self._in_order if tenant is None else self._store.read  # one tenant has few: they may be sorted
+        return await run(lambda tx: pages.endpoints(tx, tenant, after, limit))
 
     async def delivery_stats(self, *, since_us: int) -> Mapping[str, tuple[int, int]]:
-        return await self._store.read(lambda tx: pages.stats(tx, since_us))
+        return await self._in_order(lambda tx: pages.stats(tx, since_us))
 
     # -- money and alerts ---------------------------------------------------------------------------------------------
 
@@ -156,4 +166,4 @@ class SqlLooks:
         key = None if before is None else alert_key(before)
         if not can_be_found(*(key or ())):
             return []
-        return await self._store.read(lambda tx: pages.alerts(tx, key, limit))
+        return await self._in_order(lambda tx: pages.alerts(tx, key, limit))

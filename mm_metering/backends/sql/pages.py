@@ -14,6 +14,7 @@ from mm_metering.backends.looks import COUNTED, MAX_COUNT, OPEN_US, AlertKey, Pl
 from mm_metering.backends.sql import audit, finding, webhooks
 from mm_metering.backends.sql.cells import exact_sum, joined
 from mm_metering.backends.sql.collecting import notice_of
+from mm_metering.backends.sql.dialects import Columns
 from mm_metering.backends.sql.engine import Rows, Transaction
 from mm_metering.backends.sql.rows import AnyRow
 from mm_metering.backends.sql.tables import alert, audit_log, collection, delivery, endpoint, hint, invoice, notice
@@ -115,13 +116,15 @@ async def stats(tx: Transaction, since_us: int) -> Mapping[str, tuple[int, int]]
 # -- money ------------------------------------------------------------------------------------------------------------
 
 _INVOICE: Final = invoice.c
+_NAMED: Final = (_INVOICE.period, _INVOICE.tenant, _INVOICE.issue)
+_NAMES: Final[Columns] = {each.name: each.type for each in _NAMED}
 
 
 async def invoices(
     tx: Transaction, *, tenant: str | None, period: str | None, status: InvoiceStatus | None, skip: int, limit: int
 ) -> tuple[list[Invoice], int]:
     """Found by what an index has of them; documents are read for one page."""
-    wanted = select(_INVOICE.id)
+    wanted = select(*_NAMED)
     for column, value in ((_INVOICE.tenant, tenant), (_INVOICE.period, period), (_INVOICE.status, status)):
         if value is not None:
             wanted = wanted.where(column == value)
@@ -129,10 +132,10 @@ async def invoices(
     if skip >= number:
         return [], number
     order = (_INVOICE.period.desc(), _INVOICE.tenant, _INVOICE.issue.desc())
-    ids = [row.id for row in await tx.all(wanted.order_by(*order).offset(skip).limit(min(limit, MAX_COUNT - skip)))]
-    documents = await tx.all(select(_INVOICE.id, _INVOICE.document).where(_INVOICE.id.in_(ids)))
-    found = {row.id: row.document for row in documents}
-    return [Invoice.model_validate_json(found[each]) for each in ids], number
+    page = wanted.order_by(*order).offset(skip).limit(min(limit, MAX_COUNT - skip))
+    names = [tuple(row) for row in await tx.all(page)]
+    found = {tuple(row[:-1]): row.document for row in await tx.matching((*_NAMED, _INVOICE.document), _NAMES, names)}
+    return [Invoice.model_validate_json(found[each]) for each in names], number
 
 
 async def invoice_totals(tx: Transaction, months: int) -> list[tuple[str, InvoiceStatus, int, int]]:
