@@ -48,6 +48,11 @@ class AuditLog:
         self._file = None if anchors is None else Path(anchors)
         ledger.use_audit_keys(keys)
 
+    @property
+    def keeps_anchors(self) -> bool:
+        """Whether there is a file that anchors go to."""
+        return self._file is not None
+
     async def anchor(self) -> AuditAnchor | None:
         _, head = await self._ledger.audit_links(limit=1)
         return AuditAnchor(*head, self._clock.now()) if head.seq else None

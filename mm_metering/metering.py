@@ -17,7 +17,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, Unpack
@@ -109,7 +109,7 @@ from mm_metering.logs import guard_logs
 from mm_metering.middleware import provider_webhook
 from mm_metering.middleware.asgi import install
 from mm_metering.middleware.callers import Callers, always, otherwise
-from mm_metering.middleware.doctor import Notes, check_routes
+from mm_metering.middleware.doctor import Notes, check_apps, check_routes
 from mm_metering.middleware.endpoint_guard import EndpointGuard, EndpointRules
 from mm_metering.middleware.listing import Met, RouteList, list_routes, met
 from mm_metering.middleware.matches import Costs
@@ -123,17 +123,20 @@ from mm_metering.webhooks.endpoints import Webhooks
 from mm_metering.webhooks.guard import Rules as WebhookRules
 from mm_metering.worker import dead_letters
 from mm_metering.worker.alerts import Alerts
+from mm_metering.worker.checkup import Settings, check_house, check_journal, check_processes, check_settings
 from mm_metering.worker.drain import Drain
 from mm_metering.worker.house_days import HouseDays
 from mm_metering.worker.jobs import Job, Jobs
 from mm_metering.worker.leases import Leases
 from mm_metering.worker.monitor import Monitor
 from mm_metering.worker.payments import collect_now, payment_jobs
+from mm_metering.worker.processes import command_lines, version_of
 from mm_metering.worker.rebuild import Rebuilt, rebuild_all, rebuild_one
 from mm_metering.worker.reconcile import Reconciling
 from mm_metering.worker.runner import Worker
 from mm_metering.worker.shadow import EVERY, ShadowWatch
-from mm_metering.worker.status import Lookout, Status
+from mm_metering.worker.status import Lookout, Status, settled
+from mm_metering.worker.unpriced import check_models
 from mm_metering.worker.upkeep import upkeep
 from mm_metering.worker.webhooks import webhook_jobs
 
@@ -261,6 +264,7 @@ class Metering:
         )
         self.callers = Callers()
         self._hosts: list[HostRoutes] = []
+        self._apps: list[Any] = []
         self._soon: set[asyncio.Task[None]] = set()
         self._journal = journal_directory(journal, counters=_url(counters), ledger=_url(ledger))
         plans = self.plans = PlanBook(self.ledger, proration=self.catalogue.changes.proration)
@@ -382,6 +386,7 @@ class Metering:
 
     def _locks(self, secret_key: str | None, *, ephemeral: bool) -> tuple[Vault, Keyring]:
         """What seals, and what knows tenants' keys; and what is done with both."""
+        self._seals = bool(secret_key)
         vault = Vault.of(secret_key, ephemeral=ephemeral)
         keyring = Keyring(self.ledger, vault, is_on=bool(secret_key))
         self._sealed = SealedValues(self.ledger, vault)
@@ -481,6 +486,8 @@ class Metering:
 
     async def _start(self) -> None:
         guard_logs()  # by now what the stores and the provider need is loaded, with its loggers
+        for found in check_processes(self.places, os.environ, command_lines()):
+            log.warning("%s", found.text)
         try:
             await self._apply_plans()
             await self.gate.open()
@@ -668,6 +675,7 @@ class Metering:
         """
         options: Any = {"exempt": exempt, "headers": headers, "error_shapes": error_shapes}
         self._hosts.append(install(app, metering=self, tenant=tenant, **options))
+        self._apps.append(app)
 
     def dashboard(self, auth: Auth | None = None) -> ASGIApp:
         """What the people who run this look at, as ``app.mount("/metering", metering.dashboard(auth=...))``.
@@ -771,27 +779,60 @@ class Metering:
         return f"metering: counters {counters}, ledger {ledger}, {size}"
 
     async def check_up(self) -> list[Finding]:
-        """What ``mm-metering doctor`` prints: the apps' routes, what was noticed in this process, and the stores, which
-        it opens and closes."""
-        found = [*check_routes(self._hosts), *self.notes.findings()]
+        """What ``mm-metering doctor`` prints: the apps' routes and middlewares, what was noticed in this process, its
+        settings, the stores, which it opens and closes unless they are open, and how the house stands."""
+        settings = self._settings
+        found = [*check_routes(self._hosts), *self.notes.findings(), *check_apps(self._apps, version_of)]
+        found += [*check_processes(self.places, os.environ, command_lines()), *check_settings(settings, os.environ)]
         if not self._hosts:
             found.append(
                 Finding("warn", "no app is installed: import the module that calls metering.install(app, ...)")
             )
-        if self._journal is not None and (waiting := self._journal.count()).files:
-            what = f"{waiting.facts:,} facts in {waiting.files:,} files wait for a process that takes them over"
-            found.append(Finding("warn", f"journal: {self._journal.path}: {what}"))
-        elif self._journal is not None:
-            found.append(Finding("ok", f"journal: {self._journal.path}: nothing waits"))
+        found += check_journal(self._journal)
         try:
-            async with self:
+            async with self._opened():
                 found.append(Finding("ok", self.summary))
-                for store in (self.counters, self.ledger):
-                    if isinstance(store, Examined):
-                        found += await store.examine(now_us=micros(self.clock.now()))
+                found += await self._examine_stores()
+                found += check_house(await self._known_status(), settings)
+                found += await check_models(self.ledger, self.ai.insight, self.clock.now())
         except MeteringError as error:
             found.append(Finding("FAIL", str(error)))
         return found
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[None]:
+        """Open within the block, and afterwards as it was."""
+        if self._open:
+            yield
+            return
+        try:
+            await self.startup()
+        except MeteringError:
+            await self.aclose()
+            raise
+        try:
+            yield
+        finally:
+            await self.shutdown()
+
+    async def _examine_stores(self) -> list[Finding]:
+        now_us, stores = micros(self.clock.now()), (self.counters, self.ledger)
+        return [each for store in stores if isinstance(store, Examined) for each in await store.examine(now_us=now_us)]
+
+    async def _known_status(self) -> Status:
+        """Whether workers live is looked at where that is not this process's own business."""
+        return await (self.status() if self._inline else settled(self.status))
+
+    @property
+    def _settings(self) -> Settings:
+        provider = self.billing.adapter if self.billing.has_adapter else None
+        return Settings(
+            self.places,
+            worker_inside=self._inline,
+            seals=self._seals,
+            keeps_anchors=self._audit.keeps_anchors,
+            provider=provider,
+        )
 
     async def status(self) -> Status:
         """How the house stands now: workers, what waits and since when, jobs, dead letters, alerts, invoices. It reads

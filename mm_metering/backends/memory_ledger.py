@@ -539,6 +539,7 @@ class MemoryLedger(MemoryWork, MemoryAccounts, MemoryReports, MemoryWebhooks, Me
                 notices=_queue(each.next_us for each in self._outbox.values()),
                 hints=_queue(each.next_us for each in self._hints.values()),
                 holds=_queue(holds),
+                endpoints_off=sum(each.was_switched_off for each in self._endpoints.values()),
             )
 
     def _invoices_by_status(self) -> dict[str, dict[str, int]]:

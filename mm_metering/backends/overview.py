@@ -10,6 +10,7 @@ from mm_metering.backends.work import Alert, Lease, Run
 MOST_COUNTED: Final = 100_000
 """Where a count ends: so many, or more."""
 MOST_ALERTS: Final = 100
+MOST_ENDPOINTS: Final = 1_000
 PERIODS: Final = 2
 """Of so many months, the newest, invoices are counted."""
 
@@ -32,6 +33,8 @@ class Overview(NamedTuple):
     notices     what hooks are still to be called with
     hints       what the payment provider said, and was not followed yet
     holds       reservations of AI cost that no call has closed
+    endpoints_off
+                webhook endpoints that are off since they are gone or failing, of the first MOST_ENDPOINTS that are off
     """
 
     leases: tuple[Lease, ...]
@@ -44,6 +47,7 @@ class Overview(NamedTuple):
     notices: Queue
     hints: Queue
     holds: Queue
+    endpoints_off: int
 
 
 class Overviewed(Protocol):

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Final
 
-from mm_metering.core.findings import Finding
-
-MAX_OFFSET_S: Final = 1.0
-"""How far the server's clock may be from the host's."""
+from mm_metering.core.findings import Finding, clock_finding
 
 
 def facts_of(info: bytes) -> Mapping[str, str]:
@@ -26,12 +22,7 @@ def findings(where: str, facts: Mapping[str, str], offset_s: float) -> Iterator[
         yield Finding("FAIL", f"{where} is a replica and takes no usage: name its master in the counters URL")
     elif facts.get("role") == "master":
         yield Finding("ok", f"{where} is a master with {facts.get('connected_slaves', '0')} replicas")
-    if abs(offset_s) > MAX_OFFSET_S:
-        yield Finding(
-            "warn", f"the clock of {where} is {offset_s:+.1f} s from this host's: keep both on one time server"
-        )
-    else:
-        yield Finding("ok", f"the clock of {where} is {offset_s:+.1f} s from this host's")
+    yield clock_finding(where, offset_s)
 
 
 def _eviction(where: str, policy: str) -> Finding:

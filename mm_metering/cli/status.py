@@ -15,16 +15,11 @@ from mm_metering.cli.host import closing, metering_of, refuse_memory
 from mm_metering.cli.options import App, Json
 from mm_metering.cli.show import console, emit, table
 from mm_metering.metering import Metering
-from mm_metering.worker.leases import LEASE_S
-from mm_metering.worker.status import Status
+from mm_metering.worker.status import Status, settled
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-LOOK_S: Final = 0.5
-"""How long after another look it looks again whether workers live."""
-LOOKS: Final = int(LEASE_S / LOOK_S) + 2
-"""Enough of them to tell that one does not."""
 ALIVE: Final = {True: "yes", False: "NO", None: "not known yet"}
 
 
@@ -42,24 +37,13 @@ def status(
     if watch:
         asyncio.run(closing(metering, lambda metering: _watched(metering, every, json=json)))
         return
-    found = asyncio.run(closing(metering, _known))
+    found = asyncio.run(closing(metering, lambda metering: settled(metering.status)))
     if json:
         emit({**found.model_dump(mode="json"), "troubles": found.troubles})
     else:
         console().print(*shown(found), sep="\n")
     if found.troubles:
         raise typer.Exit(1)
-
-
-async def _known(metering: Metering) -> Status:
-    """Looks until it is known of each worker whether it lives."""
-    found = await metering.status()
-    for _ in range(LOOKS):
-        if all(each.alive is not None for each in found.workers):
-            break
-        await asyncio.sleep(LOOK_S)
-        found = await metering.status()
-    return found
 
 
 async def _watched(metering: Metering, every: float, *, json: bool) -> None:
@@ -128,6 +112,7 @@ def _queues(found: Status) -> Iterator[RenderableType]:
         queue = getattr(found, name)
         rows.add_row(name.replace("_", " "), f"{queue.waiting:,}", _at(queue.oldest_at))
     rows.add_row("dead letters", f"{found.dead_letters:,}", "")
+    rows.add_row("webhook endpoints switched off", f"{found.endpoints_off:,}", "")
     rows.add_row("facts in journal files here", f"{found.journal.facts:,}", "")
     yield rows
 

@@ -78,6 +78,11 @@ class EndpointRow(Value):
     throttled_until: datetime | None = None
     revision: int = 1
 
+    @property
+    def was_switched_off(self) -> bool:
+        """By the house, and not by somebody's hand."""
+        return self.why_disabled in ("gone", "failing")
+
     def live(self, now: datetime) -> tuple[Sealed, ...]:
         """The secrets that sign now."""
         return tuple(each for each in self.secrets if each.until is None or now < each.until)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Final, Literal, NamedTuple, Protocol, runtime_checkable
+
+MAX_OFFSET_S: Final = 1.0
+"""How far a server's clock may be from the host's."""
 
 
 class Finding(NamedTuple):
@@ -10,6 +13,14 @@ class Finding(NamedTuple):
 
     level: Literal["ok", "warn", "FAIL"]
     text: str
+
+
+def clock_finding(where: str, offset_s: float) -> Finding:
+    """``offset_s``: how far its clock is ahead of the host's."""
+    if abs(offset_s) > MAX_OFFSET_S:
+        way = "keep both on one time server"
+        return Finding("warn", f"the clock of {where} is {offset_s:+.1f} s from this host's: {way}")
+    return Finding("ok", f"the clock of {where} is {offset_s:+.1f} s from this host's")
 
 
 @runtime_checkable

@@ -9,6 +9,8 @@ from typing import Final
 from mm_metering.core.cards import refuse_card
 from mm_metering.errors import InvalidEvent, InvalidInput, InvalidTenant
 
+CANARY: Final = "mm-metering:canary"
+"""The tenant of the check-up's own event. No run over tenants meets it."""
 MAX_ID_BYTES: Final = 256
 MAX_RESOURCE_BYTES: Final = 512
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from opentelemetry import metrics
+from starlette.middleware.base import BaseHTTPMiddleware
 
 from mm_metering.core.findings import Finding
 from mm_metering.errors import CatalogueError
+from mm_metering.middleware.responses import EXPOSED_HEADERS
 from mm_metering.middleware.routes import Resolver
 
 log = logging.getLogger("mm_metering.middleware")
 
 NOTES_AT_MOST: Final = 100
+MISREAD: Final = frozenset({"0.137.0", "0.137.1"})
+"""FastAPIs whose routers cannot be walked."""
 COUNTER: Final = "mm_metering.http.findings"
 
 Kind = Literal["misread", "unidentified"]
@@ -48,6 +52,39 @@ def check_routes(hosts: Iterable[Resolver]) -> Iterator[Finding]:
         yield Finding("ok", f"{len(table.known())} routes read, and the catalogue fits them")
         for route, earlier in table.shadowed():
             yield Finding("warn", f"{route} is never reached: {earlier} comes first")
+        for template in table.unread():
+            way = "say below it in [routes] what there is, or exempt it"
+            yield Finding("warn", f"{template}: its routes cannot be read, so all of them are metered as one; {way}")
+        for path in table.unused_paths():
+            yield Finding("warn", f"exempt {path} matches no route and no mount")
+
+
+def check_apps(apps: Iterable[Any], versions: Callable[[str], str | None]) -> Iterator[Finding]:
+    """What stands around the meter: what browsers cannot read, what does not see what is bound. A middleware that is
+    wrapped around the app from outside is not seen."""
+    if (fastapi := versions("fastapi")) in MISREAD:
+        yield Finding("FAIL", f"FastAPI {fastapi} does not say its included routes: take 0.137.2 or newer")
+    for app in apps:
+        for each in app.user_middleware:
+            yield from _around(each)
+
+
+def _around(each: Any) -> Iterator[Finding]:
+    name = getattr(each.cls, "__name__", str(each.cls))
+    if name == "CORSMiddleware":
+        yield from _cors(each.kwargs.get("expose_headers", ()))
+    elif isinstance(each.cls, type) and issubclass(each.cls, BaseHTTPMiddleware):
+        shown = getattr(each.kwargs.get("dispatch"), "__name__", name)
+        why = "what is bound below it, as metering.current(), is not seen in it"
+        yield Finding("warn", f"BaseHTTPMiddleware {shown!r} is outside the meter: {why}; write it as plain ASGI")
+
+
+def _cors(exposed: Iterable[str]) -> Iterator[Finding]:
+    known = {name.lower() for name in exposed}
+    missing = [name for name in EXPOSED_HEADERS if name.lower() not in known]
+    if missing and "*" not in known:
+        way = "CORSMiddleware(..., expose_headers=mm_metering.EXPOSED_HEADERS)"
+        yield Finding("warn", f"browsers cannot read {', '.join(missing)}: {way}")
 
 
 @lru_cache(maxsize=1)

@@ -73,7 +73,7 @@ def _unused(tables: list[Table]) -> Iterator[str]:
     """What no app has: a key of [routes] is one app's, and so may be a path."""
     keys = dict.fromkeys(key for table in tables for key in table.keys)
     yield from (key for key in keys if not any(table.has_route(plain_key(key)) for table in tables))
-    paths = dict.fromkeys(path for table in tables for path in table.exempt)
+    paths = dict.fromkeys(path for table in tables for path in table.unused_paths())
     yield from (path for path in paths if not any(table.has_path(path) for table in tables))
 
 

@@ -96,14 +96,19 @@ class Table:
         """What is not metered: paths, templates, mounts."""
         return sorted(self._exempt)
 
+    def unused_paths(self) -> Iterator[str]:
+        """What is exempt and not there."""
+        return (path for path in self.exempt if not self.has_path(path))
+
+    def unread(self) -> Iterator[str]:
+        """Mounts whose routes cannot be read, and that are metered."""
+        return (template for (_, template), each in self.listed.items() if each.match.kind is Kind.MOUNT)
+
     def has_path(self, path: str) -> bool:
         """Whether a route or a mount is there, by its template or as a path."""
         if path in self._methods_of or any(template == path for _, template in self.listed):
             return True
-        asked = Request("", path, "", None)
-        return any(
-            each.find(request, path) for each in self._entries for request in (asked, asked._replace(method=WEBSOCKET))
-        )
+        return any(each.find(request, request.path) for each in self._entries for request in _asks(path))
 
     def find_path(self, method: str, path: str) -> RouteMatch:
         """What a request to a path meets, as far as that can be told without one."""
@@ -176,6 +181,13 @@ class Table:
         # "$" in a pattern also matches before a final newline, so /x%0A is served by the route /x
         entries = self._entries if known or path.endswith("\n") else self._varying
         return walk(entries, Request(method, path, "", scope))
+
+
+def _asks(path: str) -> Iterator[Request]:
+    """Of a mount only what is below it is found."""
+    for each in (path, path + "/"):
+        for method in ("", WEBSOCKET):
+            yield Request(method, each, "", None)
 
 
 def check(catalogue: Catalogue, table: Table) -> None:

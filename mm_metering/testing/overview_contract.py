@@ -12,11 +12,11 @@ from mm_metering.core.facts import Fact
 from mm_metering.core.periods import micros
 from mm_metering.testing.accounts_contract import an_invoice, book, open_accounts
 from mm_metering.testing.collecting_contract import a_hint, a_notice
-from mm_metering.testing.webhooks_contract import NOW, an_event, told
+from mm_metering.testing.webhooks_contract import NOW, an_endpoint, an_event, told
 from mm_metering.testing.work_contract import LETTER, fold, use
 
 TAKEN_US = 1_705_320_000_000_000
-NOTHING = Overview((), {}, (), 0, (), {}, Queue(), Queue(), Queue(), Queue())
+NOTHING = Overview((), {}, (), 0, (), {}, Queue(), Queue(), Queue(), Queue(), 0)
 
 
 class OverviewContract:
@@ -49,6 +49,12 @@ class OverviewContract:
         paid = an_invoice("inv_paid", period="2024-01", issue=2, status="paid")
         await book(ledger, Entries(invoices=(*made, paid)))
         assert (await ledger.overview()).invoices == {"2024-01": {"draft": 1, "paid": 1}, "2023-12": {"draft": 1}}
+
+    async def test_endpoints_that_the_house_has_switched_off_are_counted(self, ledger: Ledger) -> None:
+        for number, why in enumerate(("by hand", "gone", "failing", "")):
+            row = an_endpoint(f"ep_{number}", enabled=not why, why_disabled=why)
+            assert await ledger.put_endpoint(row, instead_of=None)
+        assert (await ledger.overview()).endpoints_off == 2
 
     async def test_what_waits_is_counted_from_its_oldest_on(self, ledger: Ledger) -> None:
         hold = Fact("h", TAKEN_US, "hold", "acme", "ai_hold", "gpt", 1, 5, (), target=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -23,6 +23,12 @@ PING_S: Final = 2.0
 """How long a shard's server may take to say what waits there."""
 FORGET_S: Final = 60.0
 """Who has not looked for longer has not seen whether a worker lives."""
+
+
+LOOK_S: Final = 0.5
+"""How long after another look it is looked again whether workers live."""
+LOOKS: Final = int(LEASE_S / LOOK_S) + 2
+"""Enough of them to tell that one does not."""
 
 
 class _Value(BaseModel):
@@ -95,6 +101,8 @@ class Status(_Value):
     invoices    by month, of the newest two: how many there are by status
     deliveries  webhooks that will be tried, notices hooks that are still to be called, provider_webhooks what the
                 payment provider said and was not followed yet, holds what AI calls hold and have not closed
+    endpoints_off
+                webhook endpoints that the house has switched off: gone, or failing for days
     """
 
     as_of: datetime
@@ -112,6 +120,7 @@ class Status(_Value):
     notices: QueueStatus
     provider_webhooks: QueueStatus
     holds: QueueStatus
+    endpoints_off: int
 
     @property
     def lag_s(self) -> float:
@@ -167,6 +176,17 @@ def _lives(moved: bool, still_s: float) -> bool | None:  # noqa: FBT001 - what _
     return True if moved else None
 
 
+async def settled(look: Callable[[], Awaitable[Status]]) -> Status:
+    """The status once it is known of each worker whether it lives: after a second where they do."""
+    found = await look()
+    for _ in range(LOOKS):
+        if all(each.alive is not None for each in found.workers):
+            break
+        await asyncio.sleep(LOOK_S)
+        found = await look()
+    return found
+
+
 class Lookout:
     """Looks at the house. It changes nothing, and may be asked by several at once."""
 
@@ -209,6 +229,7 @@ class Lookout:
             notices=_queue(seen.notices),
             provider_webhooks=_queue(seen.hints),
             holds=_queue(seen.holds),
+            endpoints_off=seen.endpoints_off,
         )
 
     async def _shard(self, shard: int, seen: Overview, now: datetime) -> ShardStatus:

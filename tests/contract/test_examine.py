@@ -135,7 +135,11 @@ async def test_sqlite_says_whether_it_writes_through(tmp_path: Path) -> None:
 async def test_postgres_says_whether_it_writes_through(postgres_url: str) -> None:
     """The tests' own server does not."""
     ledger = SqlLedger(postgres_url)
-    assert await ledger.examine(now_us=0) == [
+    clock, *found = await ledger.examine(now_us=now_us())
+    assert (clock.level, clock.text.startswith("the clock of PostgreSQL is ")) == ("ok", True)
+    (late, *_) = await ledger.examine(now_us=now_us() - 90_000_000)
+    assert (late.level, "+90.0 s from this host's" in late.text) == ("warn", True)
+    assert found == [
         Finding("warn", "PostgreSQL has fsync = off: a power cut may take committed usage"),
         Finding("warn", "PostgreSQL has synchronous_commit = off: a power cut may take committed usage"),
     ]

@@ -36,7 +36,8 @@ from sqlalchemy.exc import DataError, DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.types import TypeEngine
 
-from mm_metering.core.findings import Finding
+from mm_metering.core.findings import Finding, clock_finding
+from mm_metering.core.periods import micros
 from mm_metering.errors import InvalidInput
 
 BUSY_TIMEOUT_S: Final = 15.0
@@ -143,8 +144,8 @@ class Dialect(Protocol):
         """Whether the disk takes no more."""
         ...
 
-    async def examine(self, connection: AsyncConnection) -> list[Finding]:
-        """Whether what is committed outlives a power cut."""
+    async def examine(self, connection: AsyncConnection, now_us: int) -> list[Finding]:
+        """Whether what is committed outlives a power cut, and whether its clock is the host's."""
         ...
 
     def refuses_value(self, error: DBAPIError) -> bool:
@@ -239,7 +240,7 @@ class Sqlite:
     def lost_a_race(self, error: DBAPIError) -> bool:
         return getattr(error.orig, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
 
-    async def examine(self, connection: AsyncConnection) -> list[Finding]:
+    async def examine(self, connection: AsyncConnection, now_us: int) -> list[Finding]:
         synchronous, mode = [
             (await connection.execute(text(f"PRAGMA {name}"))).scalar() for name in ("synchronous", "journal_mode")
         ]
@@ -386,8 +387,9 @@ class Postgres:
     def lost_a_race(self, error: DBAPIError) -> bool:
         return getattr(error.orig, "sqlstate", None) in self._races
 
-    async def examine(self, connection: AsyncConnection) -> list[Finding]:
-        found = []
+    async def examine(self, connection: AsyncConnection, now_us: int) -> list[Finding]:
+        there = (await connection.execute(text("SELECT clock_timestamp()"))).scalar_one()
+        found = [clock_finding("PostgreSQL", (micros(there) - now_us) / 1_000_000)]
         for name in ("fsync", "synchronous_commit"):
             if (value := (await connection.execute(text(f"SHOW {name}"))).scalar()) == "off":
                 found.append(Finding("warn", f"PostgreSQL has {name} = off: a power cut may take committed usage"))

@@ -94,7 +94,7 @@ class SqlLedger(SqlLooks):
         return self._store.is_file or await self._store.read(schema.is_empty)
 
     async def examine(self, *, now_us: int) -> list[Finding]:
-        return [*await self._store.read(lambda tx: tx.dialect.examine(tx.connection))]
+        return [*await self._store.read(lambda tx: tx.dialect.examine(tx.connection, now_us))]
 
     # -- shards and facts ---------------------------------------------------------------------------------------------
 

@@ -7,13 +7,14 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Table, and_, func, literal, select
 
-from mm_metering.backends.overview import MOST_ALERTS, MOST_COUNTED, PERIODS, Overview, Queue
+from mm_metering.backends.overview import MOST_ALERTS, MOST_COUNTED, MOST_ENDPOINTS, PERIODS, Overview, Queue
 from mm_metering.backends.sql import work
 from mm_metering.backends.sql.engine import Transaction
 from mm_metering.backends.sql.tables import (
     IS_OPEN,
     dead_letter,
     delivery,
+    endpoint,
     hint,
     invoice,
     job_run,
@@ -23,6 +24,7 @@ from mm_metering.backends.sql.tables import (
     usage_fact,
 )
 from mm_metering.backends.work import Lease, Run
+from mm_metering.core.deliveries import EndpointRow
 
 
 async def look(tx: Transaction) -> Overview:
@@ -37,6 +39,7 @@ async def look(tx: Transaction) -> Overview:
         notices=await _queue(tx, notice, notice.c.next_us, notice.c.next_us.is_not(None)),
         hints=await _queue(tx, hint, hint.c.next_us, hint.c.next_us.is_not(None)),
         holds=await _queue(tx, usage_fact, usage_fact.c.occurred_us, and_(IS_OPEN)),
+        endpoints_off=await _endpoints_off(tx),
     )
 
 
@@ -64,6 +67,11 @@ async def _invoices(tx: Transaction) -> Mapping[str, Mapping[str, int]]:
         found[newest[0]] = {row[0]: row[1] for row in rows}
         before = [invoice.c.period < newest[0]]
     return found
+
+
+async def _endpoints_off(tx: Transaction) -> int:
+    rows = await tx.all(select(endpoint.c.document).where(endpoint.c.enabled.is_(False)).limit(MOST_ENDPOINTS))
+    return sum(EndpointRow.model_validate_json(row[0]).was_switched_off for row in rows)
 
 
 async def _queue(tx: Transaction, table: Table, at: ColumnElement[Any], waits: ColumnElement[bool]) -> Queue:

@@ -57,6 +57,16 @@ class StripeBillingAdapter(Webhooks, Meters):
         Stripe multiplies, the plan's own and those of its units, with their meters. None is changed."""
         return await self._prices.push(catalogue, dry_run=dry_run)
 
+    @property
+    def is_live(self) -> bool:
+        """Whether its key is of live data; False for one of a sandbox."""
+        return self._calls.is_live
+
+    @property
+    def hears(self) -> bool:
+        """Whether it has a webhook_secret, without which all that Stripe sends is refused."""
+        return bool(self._secrets)
+
     async def aclose(self) -> None:
         """Closes this event loop's connections; another call opens new ones."""
         await self._calls.aclose()
