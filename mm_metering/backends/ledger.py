@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from mm_metering.backends.accounts import Accounts
 from mm_metering.backends.audit_log import Audited
+from mm_metering.backends.bulk import Bulk
 from mm_metering.backends.collecting import Collecting
 from mm_metering.backends.privacy import Privacy
 from mm_metering.backends.usage_reports import UsageReports
@@ -116,7 +117,7 @@ class Retired(NamedTuple):
     more: bool
 
 
-class Ledger(Work, Accounts, Audited, Collecting, UsageReports, Outgoing, Privacy, Protocol):
+class Ledger(Work, Bulk, Accounts, Audited, Collecting, UsageReports, Outgoing, Privacy, Protocol):
     """The law that every implementation keeps; ``mm_metering.testing.LedgerContract`` checks it.
 
     Each method is one transaction. All may raise StoreUnavailable; nothing was written then, or all of it.
