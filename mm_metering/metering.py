@@ -114,6 +114,7 @@ from mm_metering.middleware.shapes import HeaderStyle, Shape
 from mm_metering.middleware.tenants import Found, Resolver, found_id
 from mm_metering.privacy import KeyUse, Rotated, SealedValues, TenantData
 from mm_metering.proof import Proof, prove
+from mm_metering.usage.backfill import Backfill, BackfillTally, Events, left_out
 from mm_metering.vault import Vault
 from mm_metering.webhooks.endpoints import Webhooks
 from mm_metering.webhooks.guard import Rules as WebhookRules
@@ -373,7 +374,7 @@ class Metering:
     def _locks(self, secret_key: str | None, *, ephemeral: bool) -> tuple[Vault, Keyring]:
         """What seals, and what knows tenants' keys; and what is done with both."""
         vault = Vault.of(secret_key, ephemeral=ephemeral)
-        keyring = Keyring(self.ledger, vault, is_on=bool(secret_key))
+        keyring = self._keyring = Keyring(self.ledger, vault, is_on=bool(secret_key))
         self._sealed = SealedValues(self.ledger, vault)
         self._tenant_data = TenantData(
             self.ledger,
@@ -1063,6 +1064,52 @@ class Metering:
         """Records many; all are checked first. Answers (recorded, duplicates, conflicts)."""
         await self.startup()
         return await self._recorder.record_many(events)
+
+    async def backfill(
+        self,
+        events: Events,
+        *,
+        dry_run: bool = False,
+        start_at: int = 0,
+        tally: BackfillTally | None = None,
+        strict: bool = False,
+        progress: Callable[[BackfillTally], None] = lambda _: None,
+    ) -> BackfillTally:
+        """Records events of the past or from elsewhere in large batches, straight into the ledger, at a few times the
+        speed of ``record_many``. Each needs an id of its own: what is recorded already counts as a duplicate, so that a
+        run that was ended is simply run again. An event that cannot be recorded is rejected and hinders no other,
+        unless ``strict``; an item may also be the InvalidInput that reading it has raised, or None.
+
+        ``start_at``: how many events are left out, which an earlier run had ``settled``. Whoever gives them from there
+        on himself names that run's ``tally`` instead, and goes on counting. ``progress`` hears of each batch that is
+        in the ledger. Usage goes on meanwhile; limits know of what was recorded within some seconds. ``dry_run``
+        writes nothing.
+        """
+        await self.startup()
+        if tally is None:
+            tally = BackfillTally(read=start_at, settled=start_at)
+            events = left_out(events, start_at)
+        backfill = Backfill(
+            self.gate,
+            self.ledger,
+            catalogue=self.catalogue,
+            stating=self._recorder.stating,
+            keyring=self._keyring,
+            clock=self.clock,
+            defaults=self._defaults,
+            shards=self.counters.shards,
+            tally=tally._replace(dry_run=dry_run),
+            strict=strict,
+        )
+        try:
+            return await backfill.run(events, progress)
+        finally:
+            await self._note_backfill(backfill.tally)
+
+    async def _note_backfill(self, tally: BackfillTally) -> None:
+        if not tally.dry_run:
+            counts = {name: getattr(tally, name) for name in ("recorded", "duplicates", "conflicts", "rejected")}
+            await self.ledger.add_audit([self.act().did("usage backfilled", "", "usage", after=counts)])
 
     async def record_api_call(self, tenant: str, resource: str, **details: Unpack[Details]) -> Outcome:
         """Records one API call on a route; details are success, cost, id, occurred_at and metadata."""

@@ -27,7 +27,7 @@ class Stated(NamedTuple):
 class Landed(NamedTuple):
     """What became of it. Nothing is written of one that is not "recorded".
 
-    duplicate  it is there already      conflict   its id was claimed for another payload
+    duplicate  it is there already, at ``occurred_us``     conflict   its id was claimed for another payload
     unknown    there is no such tenant, and no default plan      forgotten  the tenant was forgotten
     retired    it lies before ``kept_us``
     billed     it lies before ``books.late_us``, and the invoice of its month, which is ``period``, stands
@@ -35,6 +35,7 @@ class Landed(NamedTuple):
 
     landing: Landing
     period: str = ""
+    occurred_us: int = 0
 
 
 class DayUse(NamedTuple):

@@ -80,10 +80,10 @@ class MemoryBulk:
         if claim.outcome == "conflict":
             return Landed("conflict")
         is_new = claim.outcome == "new" and not self._has(fact)
+        fact = fact._replace(occurred_us=claim.occurred_us)
         if writes:
-            fact = fact._replace(occurred_us=claim.occurred_us)
             self._fold_into(shard_of(fact.tenant, shards), [fact], defaults.timezone, acknowledges=is_new)
-        return Landed("recorded" if is_new else "duplicate")
+        return Landed("recorded") if is_new else Landed("duplicate", occurred_us=fact.occurred_us)
 
     def _refusal(self, fact: Fact, row: TenantRow | None, defaults: TenantDefaults, now_us: int) -> Landed | None:
         if row is None and not defaults.plan:

@@ -55,7 +55,7 @@ class Recorder:
         self._catalogue = catalogue
         self._clock = clock
         self._new_id = new_id
-        self._stating = Stating(catalogue, new_id)
+        self.stating = Stating(catalogue, new_id)
 
     async def record(self, event: UsageEvent) -> Outcome:
         """Records one event; EventConflict if its id was used for another payload. The first one stays."""
@@ -72,7 +72,7 @@ class Recorder:
     async def record_many(self, events: Iterable[UsageEvent]) -> Tally:
         """Records events in order. All are checked before any is recorded; conflicts are counted, not raised."""
         now_us = micros(self._clock.now())
-        facts = [(event, self._stating.fact(event, now_us)) for event in events]
+        facts = [(event, self.stating.fact(event, now_us)) for event in events]
         await self._gate.refuse_forgotten(dict.fromkeys(fact.tenant for _, fact in facts))
         facts = [(event, await self._keyring.sealed(fact)) for event, fact in facts]
         await self._refuse_too_late([fact for _, fact in facts], now_us)

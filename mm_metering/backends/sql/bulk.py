@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import Final
 
@@ -14,7 +14,7 @@ from mm_metering.backends.counters import shard_of
 from mm_metering.backends.ledger import Claim, ClaimRequest
 from mm_metering.backends.sql import claims, folding, keeping, reports, shards
 from mm_metering.backends.sql import tenants as tenancy
-from mm_metering.backends.sql.batch import Batch, FactKey
+from mm_metering.backends.sql.batch import Batch
 from mm_metering.backends.sql.cells import of_day
 from mm_metering.backends.sql.dialects import Columns
 from mm_metering.backends.sql.engine import Transaction
@@ -28,7 +28,7 @@ from mm_metering.core.tenancy import TenantDefaults, TenantRow
 from mm_metering.errors import UnknownTenant
 
 _MONTH: Final[Columns] = {"tenant": Text(), "period": Text()}
-_RECORDED, _DUPLICATE, _CONFLICT = Landed("recorded"), Landed("duplicate"), Landed("conflict")
+_RECORDED, _CONFLICT = Landed("recorded"), Landed("conflict")
 _UNKNOWN, _FORGOTTEN, _RETIRED = Landed("unknown"), Landed("forgotten"), Landed("retired")
 
 
@@ -43,23 +43,40 @@ async def backfill(
         await tenancy.make(tx, unknown, defaults, now_us)
         rows |= {row.id: row for row in await tenancy.find_all(tx, unknown)}
     landed = await _refused(tx, stated, rows, now_us)
-    open_ = [number for number in range(len(stated)) if number not in landed]
-    claimed = await claims.claim_all(tx, [_request(stated[number]) for number in open_])
-    by_claim: dict[tuple[str, bool], list[tuple[int, Fact]]] = defaultdict(list)
-    for number, claim in zip(open_, claimed, strict=True):
-        fact = stated[number].fact._replace(occurred_us=claim.occurred_us)
-        by_claim[claim.outcome, claim.in_ledger].append((number, fact))
-    batch = await _write(tx, [fact for _, fact in by_claim["new", False]], count, defaults, acknowledges=True)
-    await _write(tx, [fact for _, fact in by_claim["known", False]], count, defaults, acknowledges=False)
-    for (outcome, _), theirs in by_claim.items():
-        for number, fact in theirs:
-            is_new = batch is not None and batch.new.get(FactKey(fact.tenant, fact.id)) is fact
-            landed[number] = _RECORDED if is_new else _CONFLICT if outcome == "conflict" else _DUPLICATE
+    open_ = [number for number in range(len(stated)) if number not in landed] if landed else range(len(stated))
+    new, again = await _claimed(tx, stated, open_, landed)
+    batch = await _write(tx, new.values(), count, defaults, acknowledges=True)
+    await _write(tx, again, count, defaults, acknowledges=False)
+    if batch is not None and len(batch.new) == len(stated):
+        return [_RECORDED] * len(stated)
+    came = set(map(id, batch.new.values())) if batch else ()
+    for number, fact in new.items():
+        landed[number] = _RECORDED if id(fact) in came else Landed("duplicate", occurred_us=fact.occurred_us)
     return [landed[number] for number in range(len(stated))]
 
 
+async def _claimed(
+    tx: Transaction, stated: Sequence[Stated], numbers: Sequence[int], landed: dict[int, Landed]
+) -> tuple[dict[int, Fact], list[Fact]]:
+    """The facts of ids that are claimed now, by number, and of those that were before and are not here."""
+    requests = [_request(stated[number]) for number in numbers]
+    if await claims.claim_new(tx, requests):
+        return {number: stated[number].fact for number in numbers}, []
+    new, again = dict[int, Fact](), list[Fact]()
+    for number, claim in zip(numbers, await claims.claim_all(tx, requests), strict=True):
+        fact = stated[number].fact
+        if claim.outcome == "new":
+            new[number] = fact
+        elif claim.outcome == "conflict":
+            landed[number] = _CONFLICT
+        else:
+            landed[number] = Landed("duplicate", occurred_us=claim.occurred_us)
+            again += () if claim.in_ledger else (fact._replace(occurred_us=claim.occurred_us),)
+    return new, again
+
+
 async def _write(
-    tx: Transaction, new: Sequence[Fact], count: int, defaults: TenantDefaults, *, acknowledges: bool
+    tx: Transaction, new: Collection[Fact], count: int, defaults: TenantDefaults, *, acknowledges: bool
 ) -> Batch | None:
     """In the order of their rows, which are then written side by side."""
     if not new:
@@ -95,13 +112,17 @@ async def foresee(tx: Transaction, stated: Sequence[Stated], defaults: TenantDef
     claimed = await claims.foresee(tx, [_request(stated[number]) for number in open_])
     for number, claim in zip(open_, claimed, strict=True):
         is_new = claim.outcome == "new" and not claim.in_ledger
-        landed[number] = _RECORDED if is_new else _CONFLICT if claim.outcome == "conflict" else _DUPLICATE
+        already = _CONFLICT if claim.outcome == "conflict" else Landed("duplicate", occurred_us=claim.occurred_us)
+        landed[number] = _RECORDED if is_new else already
     return [landed[number] for number in range(len(stated))]
 
 
 def _request(stated: Stated) -> ClaimRequest:
-    fact = stated.fact
-    return ClaimRequest(fact.tenant, stated.event_id, stated.digest, fact.occurred_us, fact.id)
+    fact, event_id, digest = stated
+    return _new_request((fact[3], event_id, digest, fact[1], fact[0]))
+
+
+_new_request: Final = partial(tuple.__new__, ClaimRequest)
 
 
 # -- what may not be recorded ------------------------------------------------------------------------------------------
@@ -112,8 +133,11 @@ async def _refused(
 ) -> dict[int, Landed]:
     """By number. A row that is None is yet to be made."""
     kept_us, oldest_us, late = await keeping.since_us(tx), late_us(now_us), list[int]()
+    all_known = rows.keys() >= {each.fact.tenant for each in stated}
     gone = {owner for owner, row in rows.items() if row is not None and row.forgotten_us}
     found: dict[int, Landed] = {}
+    if not gone and all_known and min(each.fact.occurred_us for each in stated) >= oldest_us:
+        return found  # nearly always
     for number, (fact, _, _) in enumerate(stated):
         if fact.tenant not in rows:
             found[number] = _UNKNOWN
