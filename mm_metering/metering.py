@@ -85,7 +85,7 @@ from mm_metering.core.periods import micros
 from mm_metering.core.shadow_report import ShadowReport
 from mm_metering.core.simulation import Simulation
 from mm_metering.core.tenancy import TenantDefaults, plan_name
-from mm_metering.core.usage import UsageRange, UsageSnapshot
+from mm_metering.core.usage import ResourceUse, UsageRange, UsageSnapshot
 from mm_metering.core.whatif import Question
 from mm_metering.errors import InvalidInput, MeteringError, StoreUnavailable, UnknownTenant, WebhookRefused
 from mm_metering.gate.acting import act_now, acting
@@ -114,7 +114,9 @@ from mm_metering.middleware.shapes import HeaderStyle, Shape
 from mm_metering.middleware.tenants import Found, Resolver, found_id
 from mm_metering.privacy import KeyUse, Rotated, SealedValues, TenantData
 from mm_metering.proof import Proof, prove
+from mm_metering.usage.adjusting import Adjusting, UsageAdjustment
 from mm_metering.usage.backfill import Backfill, BackfillTally, Events, left_out
+from mm_metering.usage.export import Export
 from mm_metering.vault import Vault
 from mm_metering.webhooks.endpoints import Webhooks
 from mm_metering.webhooks.guard import Rules as WebhookRules
@@ -275,6 +277,10 @@ class Metering:
         self._audit = AuditLog(self.ledger, clock=self.clock, keys=vault.derived("audit"), anchors=audit_anchors)
         self._recorder = Recorder(
             self.gate, self.ledger, catalogue=self.catalogue, clock=self.clock, new_id=_new_id, keyring=keyring
+        )
+        self._export = Export(self.ledger, keyring)
+        self._adjusting = Adjusting(
+            self.gate, self.ledger, catalogue=self.catalogue, clock=self.clock, new_id=_new_id, act=self.act
         )
         self._analytics = Analytics(self.ledger, catalogue=self.catalogue, clock=self.clock)
         self._invoices = Invoices(
@@ -1065,6 +1071,31 @@ class Metering:
         await self.startup()
         return await self._recorder.record_many(events)
 
+    async def adjust_usage(
+        self,
+        tenant: str,
+        meter: str,
+        quantity: int,
+        *,
+        resource: str | None = None,
+        occurred_at: datetime | str | None = None,
+        reason: str,
+        id: str | None = None,
+    ) -> UsageAdjustment:
+        """Corrects what was used: takes units of a meter off (-50), or adds some, at an instant, by default now. The
+        opposite undoes it. With an ``id`` it is made once, however often it is asked for. ``reason`` stands in the
+        audit log.
+
+        What is taken off was used on that instant's local day, of ``resource`` or of any, largest first: InvalidEvent
+        says how much was. It is late usage where the month's invoice is final, and refused as late where recording
+        would be. Levels are stated by ``set_level``, and money is given back by credit.
+        """
+        asked = self._adjusting.ask(
+            tenant, meter, quantity, resource=resource, occurred_at=occurred_at, reason=reason, id=id
+        )
+        await self._flush_of(tenant)
+        return await self._adjusting.adjust(asked, has_instant=occurred_at is not None)
+
     async def backfill(
         self,
         events: Events,
@@ -1168,6 +1199,20 @@ class Metering:
         """The days from start to end, both included: totals, and ``.days``."""
         await self._flush_of(tenant)
         return await self._analytics.usage(tenant, start, end)
+
+    async def get_usage_by_resource(self, tenant: str, start: date | str, end: date | str) -> list[ResourceUse]:
+        """The days from start to end, both included, by meter and resource; without levels."""
+        await self._flush_of(tenant)
+        return await self._analytics.by_resource(tenant, start, end)
+
+    async def export_usage(
+        self, tenant: str | None = None, *, start: date | str | None = None, end: date | str | None = None
+    ) -> AsyncIterator[Mapping[str, Any]]:
+        """All facts that count of a tenant or of all, of the local days from start to end, both included: by tenant, in
+        order of their instants. ``backfill`` reads each as it is, into this ledger as a duplicate."""
+        await (self.flush() if tenant is None else self._flush_of(tenant))
+        async for line in self._export.lines(tenant, start, end):
+            yield line
 
     # -- tenants and invoices -----------------------------------------------------------------------------------------
 

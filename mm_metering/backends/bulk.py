@@ -39,12 +39,14 @@ class Landed(NamedTuple):
 
 
 class DayUse(NamedTuple):
-    """A tenant, and its cells of a local day. ``period`` is the day's month, ``billed`` whether its invoice stands."""
+    """A tenant, and its cells of a local day. ``period`` is the day's month, ``billed`` whether its invoice stands.
+    ``kept_us`` as the ledger's."""
 
     tenant: TenantRow
     cells: Sequence[Cell]
     period: str
     billed: bool
+    kept_us: int
 
 
 class Correction(NamedTuple):

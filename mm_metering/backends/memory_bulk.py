@@ -114,7 +114,7 @@ class MemoryBulk:
             try:
                 period = _period(row, request.occurred_us)
                 cells = self._cells_on(row.id, request.occurred_us)
-                correction = decide(DayUse(row, cells, period, self._is_final(row.id, period)))
+                correction = decide(DayUse(row, cells, period, self._is_final(row.id, period), self._kept_us))
             except BaseException:
                 del self._claims[request.tenant, request.event_id]
                 raise

@@ -86,14 +86,14 @@ def _words(row: TenantRow, now_us: int) -> tuple[str, ...]:
 
 async def write(metering: Metering, tenant: str, out: str) -> int:
     count = 0
-    with _opened(out) as file:
+    with opened(out) as file:
         async for each in metering.export_tenant(tenant):
             file.write(_line(each))
             count += 1
     return count
 
 
-def _opened(out: str) -> contextlib.AbstractContextManager[IO[str]]:
+def opened(out: str) -> contextlib.AbstractContextManager[IO[str]]:
     if out == "-":
         return contextlib.nullcontext(sys.stdout)
     path = Path(out)

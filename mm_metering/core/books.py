@@ -132,6 +132,12 @@ def too_late(occurred_us: int, period: str) -> InvalidEvent:
     )
 
 
+def retired(occurred_us: int) -> InvalidEvent:
+    """For usage of before ``Ledger.kept_us``."""
+    when = f"{from_micros(occurred_us):%Y-%m-%d}"
+    return InvalidEvent("occurred_at", f"the facts of {when} were retired: nobody can tell what was counted by then")
+
+
 # -- months ------------------------------------------------------------------------------------------------------------
 
 

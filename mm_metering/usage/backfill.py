@@ -16,10 +16,10 @@ from mm_metering import failpoints
 from mm_metering.backends.bulk import Landed, Stated
 from mm_metering.backends.ledger import Ledger
 from mm_metering.clock import Clock
-from mm_metering.core.books import too_late
+from mm_metering.core.books import retired, too_late
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.facts import Fact
-from mm_metering.core.periods import from_micros, micros
+from mm_metering.core.periods import micros
 from mm_metering.core.tenancy import TenantDefaults
 from mm_metering.errors import InvalidInput, Unstorable
 from mm_metering.gate import loading
@@ -100,13 +100,13 @@ class Backfill:
     async def run(self, events: Events, progress: Callable[[BackfillTally], None]) -> BackfillTally:
         """Takes ``events``, of which the first is number ``tally.settled`` + 1. ``progress`` hears of each batch that
         is in the ledger; by then nothing more was taken of the events."""
-        self._settled_s = asyncio.get_running_loop().time()
+        self._settled_s, refused = asyncio.get_running_loop().time(), self.tally.rejected + self.tally.conflicts
         async for items in _batches(events, BATCH):
             await self._take(items)
             if self._is_due():
                 await self._settle()
             progress(self.tally)
-            if self._strict and self.tally.reasons:
+            if self._strict and self.tally.rejected + self.tally.conflicts > refused:
                 break
         await self._settle()
         progress(self.tally)
@@ -213,8 +213,7 @@ def _reason(fact: Fact, became: Landed) -> str:
             return f"tenant {fact.tenant!r} was forgotten: nothing is kept of it any more"
         case "billed":
             return str(too_late(fact.occurred_us, became.period))
-    when = f"{from_micros(fact.occurred_us):%Y-%m-%d}"
-    return f"occurred_at: the facts of {when} were retired: nobody can tell any more whether it was counted"
+    return str(retired(fact.occurred_us))
 
 
 async def _batches(events: Events, size: int) -> AsyncIterator[list[Item]]:

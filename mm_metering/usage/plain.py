@@ -61,6 +61,8 @@ class Plain:
             instant = _instant(row["occurred_at"])
         except KeyError:
             return None
+        if type(tenant) is not str or type(event_type) is not str or type(resource) is not str:
+            return None
         quantity, cost = row.get("quantity", 1), row.get("cost")
         kind = self._kinds.get((event_type, resource)) or self._new_kind(event_type, resource)
         if instant is None or not kind.is_plain or len(row) != 5 + ("quantity" in row) + ("cost" in row):
@@ -82,7 +84,7 @@ class Plain:
         payload = f'[{said}{kind.head}{text}Z"],["quantity",{quantity}{kind.tail}'
         return _new_stated((fact, event_id, sha256(payload.encode()).digest()))
 
-    def _is_tenant(self, tenant: object) -> bool:
+    def _is_tenant(self, tenant: str) -> bool:
         try:
             name = tenant_id(tenant)
         except InvalidInput:
@@ -92,9 +94,7 @@ class Plain:
         self._tenants.add(name)
         return True
 
-    def _new_kind(self, event_type: object, resource: object) -> Kind:
-        if type(event_type) is not str or type(resource) is not str:
-            return NOT_PLAIN
+    def _new_kind(self, event_type: str, resource: str) -> Kind:
         if len(self._kinds) >= MOST_KNOWN:
             self._kinds.clear()
         kind = self._kinds[event_type, resource] = self._kind(event_type, resource)

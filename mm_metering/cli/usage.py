@@ -1,0 +1,260 @@
+"""``mm-metering usage``: what was used, corrected by hand, brought in from elsewhere, and taken out."""
+
+from __future__ import annotations
+
+import csv
+import gc
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from mm_metering.billing.documents.rows import guarded
+from mm_metering.cli.host import REASON
+from mm_metering.cli.invoices import run
+from mm_metering.cli.show import bar, console, count_tenants, say, table
+from mm_metering.cli.tenants import opened
+from mm_metering.cli.usage_backfill import Options, backfill_file
+from mm_metering.cli.usage_files import Sink, format_of
+from mm_metering.core.events import aware
+from mm_metering.core.money import plain
+from mm_metering.core.periods import day_start, days_of, local_day, month_first, parse_day, period_of, zone
+from mm_metering.core.usage import UsageRange
+from mm_metering.errors import InvalidInput, UnknownTenant
+from mm_metering.metering import Metering
+from mm_metering.usage.adjusting import UsageAdjustment
+
+if TYPE_CHECKING:
+    import typer
+
+BY: Final = ("day", "meter", "resource", "model")
+FIXED: Final = ("api_calls", "ai_requests", "ai_tokens", "webhook_deliveries", "exports", "storage_mb", "total_cost")
+"""What each day has, whatever the catalogue."""
+
+
+def commands() -> typer.Typer:
+    import typer
+
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What was used: show, correct, bring in.")
+    host = typer.Option(
+        "", envvar="MM_METERING_APP", metavar="MODULE:NAME", help="Your Metering; else one from MM_METERING_*."
+    )
+    first = typer.Option("", "--from", metavar="DAY", help="The first day, such as 2024-01-15.")
+    last = typer.Option("", "--to", metavar="DAY", help="The last day, included.")
+
+    @group.command()
+    def show(
+        tenant: str,
+        *,
+        from_: str = first,
+        to: str = last,
+        by: str = typer.Option("day", "--by", help=f"{', '.join(BY)}."),
+        as_csv: bool = typer.Option(False, "--csv", help="As CSV."),  # noqa: FBT003
+        as_json: bool = typer.Option(False, "--json", help="As JSON, amounts as exact strings."),  # noqa: FBT003
+        app: str = host,
+    ) -> None:
+        """What a tenant used, in its own days; this month of its zone unless --from or --to says otherwise."""
+        if by not in BY:
+            raise InvalidInput("by", f"{by[:40]!r} is none of {', '.join(BY)}")
+        found = run(app, lambda metering: read(metering, tenant, from_, to, by), counts=True)
+        (_as_csv if as_csv else _as_json if as_json else _as_table)(tenant, found)
+
+    @group.command(context_settings={"ignore_unknown_options": True})
+    def adjust(
+        tenant: str,
+        meter: str,
+        quantity: str = typer.Argument(metavar="QUANTITY", help="Such as -50: so much is taken off; 50 adds."),
+        *,
+        reason: str = typer.Option(..., "--reason", help=REASON),
+        at: str = typer.Option("", "--at", metavar="INSTANT", help="When it was used, or the day; else now."),
+        resource: str = typer.Option("", "--resource", help="Of this resource; else of any, the largest first."),
+        id: str = typer.Option("", "--id", help="Your own id for it: a second time changes nothing."),
+        app: str = host,
+    ) -> None:
+        """Correct what was used. The opposite undoes it; the audit log has who, when and why. Late usage of a month
+        whose invoice is final goes on the next invoice."""
+
+        async def adjusted(metering: Metering) -> UsageAdjustment:
+            when = await instant(metering, tenant, at)
+            return await metering.adjust_usage(
+                tenant,
+                meter,
+                whole(quantity),
+                resource=resource or None,
+                occurred_at=when,
+                reason=reason,
+                id=id or None,
+            )
+
+        tell(run(app, adjusted, counts=True, reason=reason))
+
+    @group.command()
+    def backfill(
+        file: str,
+        *,
+        dry_run: bool = typer.Option(False, "--dry-run", help="Only say what would become of it."),  # noqa: FBT003
+        resume: bool = typer.Option(False, "--resume", help="Go on where an earlier run came to."),  # noqa: FBT003
+        form: str = typer.Option("", "--format", help="ndjson or csv; else by the file's name."),
+        checkpoint: str = typer.Option("", "--checkpoint", metavar="FILE", help="Else beside the file."),
+        strict: bool = typer.Option(False, "--strict", help="End after a batch with an event that is refused."),  # noqa: FBT003
+        quiet: bool = typer.Option(False, "--quiet", help="No progress."),  # noqa: FBT003
+        as_json: bool = typer.Option(False, "--json", help="The outcome as JSON."),  # noqa: FBT003
+        reason: str = typer.Option("", "--reason", help=REASON),
+        app: str = host,
+    ) -> None:
+        """Record the events of a file, straight into the ledger: one JSON object a line, or CSV. Each has its own id
+        and is recorded once, however often the file is read. Ctrl-C ends it after a batch, and --resume goes on. Exit
+        code 1 where an event was rejected or has the id of another."""
+        gc.set_threshold(100_000, 20, 20)  # what a batch makes is in use until the batch is over
+        form = format_of(file, form)
+        options = Options(file, form, checkpoint, dry_run, resume, strict, quiet, as_json)
+        code = run(app, lambda metering: backfill_file(metering, options), counts=not dry_run, reason=reason)
+        if code:
+            raise typer.Exit(code)
+
+    @group.command()
+    def export(
+        *,
+        tenant: str = typer.Option("", "--tenant", help="Of this tenant; else of all."),
+        from_: str = first,
+        to: str = last,
+        out: str = typer.Option("-", "--out", metavar="FILE", help="Into this file, which only you may read."),
+        form: str = typer.Option("", "--format", help="ndjson or csv; else by the file's name."),
+        app: str = host,
+    ) -> None:
+        """Each fact that counts, as a line that `usage backfill` reads: into another ledger as usage, into this one as
+        a duplicate."""
+        count = run(app, lambda metering: export_to(metering, tenant, from_, to, out, form), counts=True)
+        print(f"facts: {count:,}", file=sys.stderr)  # noqa: T201
+
+    return group
+
+
+# -- show --------------------------------------------------------------------------------------------------------------
+
+
+async def read(metering: Metering, tenant: str, start: str, end: str, by: str) -> list[dict[str, Any]]:
+    """Rows of equal columns."""
+    first, last = await _days(metering, tenant, start, end)
+    match by:
+        case "resource":
+            found = await metering.get_usage_by_resource(tenant, first, last)
+            return [each.model_dump(mode="json") for each in found]
+        case "model":
+            stats = await metering.ai.get_usage_stats(tenant, first, last)
+            models = sorted(stats.model_breakdown.items())
+            return [
+                {"model": name, "requests": each.requests, "tokens": each.tokens, "cost": plain(each.cost)}
+                for name, each in models
+            ]
+    usage = await metering.get_usage(tenant, first, last)
+    return _by_day(usage) if by == "day" else _by_meter(usage)
+
+
+async def _days(metering: Metering, tenant: str, start: str, end: str) -> tuple[date | str, date | str]:
+    """The running month of the tenant, up to its end, where nothing else is said."""
+    row = await metering.ledger.tenant(tenant)
+    if row is None:
+        raise UnknownTenant(f"tenant {tenant!r} is not known; `mm-metering tenants list` has those that are")
+    today = local_day(metering.clock.now(), zone(row.timezone))
+    if end and not start:
+        return month_first(_day(end), row.anchor_day), end
+    first, _ = days_of(period_of(today, row.anchor_day), row.anchor_day)
+    return start or first, end or today
+
+
+def _day(text: str) -> date:
+    return parse_day(text, "to")
+
+
+def _by_day(usage: UsageRange) -> list[dict[str, Any]]:
+    """Columns of what the range has nothing of are left out."""
+    days = [day.model_dump(mode="json") for day in usage.days]
+    whole = usage.model_dump(mode="json")
+    fixed = [name for name in FIXED if name in ("api_calls", "total_cost") or getattr(usage, name)]
+    meters = [name for name, used in whole["meters"].items() if name not in FIXED and _is_some(used)]
+    return [
+        {"day": day["date"]} | {name: day[name] for name in fixed} | {name: day["meters"][name] for name in meters}
+        for day in days
+    ]
+
+
+def _by_meter(usage: UsageRange) -> list[dict[str, Any]]:
+    meters = usage.model_dump(mode="json")["meters"]
+    return [{"meter": name, "used": used, "refused": usage.refused.get(name, 0)} for name, used in meters.items()]
+
+
+def _is_some(used: object) -> bool:
+    return used not in (0, "0.00")
+
+
+def _as_table(tenant: str, rows: Sequence[dict[str, Any]]) -> None:
+    screen = console()
+    if rows:
+        shown = table(*(f">{name}" if isinstance(value, int) else name for name, value in rows[0].items()))
+        for row in rows:
+            shown.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()))
+        screen.print(shown)
+    say(screen, f"{tenant}: rows: {len(rows):,}")
+
+
+def _as_csv(_tenant: str, rows: Sequence[dict[str, Any]]) -> None:
+    written = csv.writer(sys.stdout, lineterminator="\n")
+    if rows:
+        written.writerow(rows[0])
+        written.writerows(
+            [guarded(value) if isinstance(value, str) else value for value in row.values()] for row in rows
+        )
+
+
+def _as_json(_tenant: str, rows: Iterable[dict[str, Any]]) -> None:
+    print(json.dumps(list(rows), indent=2))  # noqa: T201
+
+
+# -- adjust ------------------------------------------------------------------------------------------------------------
+
+
+def whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise InvalidInput("quantity", f"{text[:40]!r} is not a whole number such as -50") from None
+
+
+async def instant(metering: Metering, tenant: str, text: str) -> datetime | None:
+    """A day means its first instant, in the tenant's zone."""
+    if not text:
+        return None
+    if len(text) > len("2024-01-15"):
+        return aware(text, "at")
+    row = await metering.ledger.tenant(tenant)
+    return day_start(parse_day(text, "at"), zone(row.timezone if row else metering.catalogue.timezone))
+
+
+def tell(made: UsageAdjustment) -> None:
+    if made.outcome == "duplicate":
+        say(console(), f"{made.id}: was made before; nothing changed")
+        return
+    late = "; the month's invoice is final, so the next one has the difference" if made.late else ""
+    say(
+        console(),
+        f"{made.tenant}: {made.meter} {made.quantity:+,} on {made.day}: {made.before:,} before, {made.after:,} now{late}",
+    )
+
+
+# -- export ------------------------------------------------------------------------------------------------------------
+
+
+async def export_to(metering: Metering, tenant: str, start: str, end: str, out: str, form: str) -> int:
+    written, count, seen = format_of(out, form), 0, ""
+    tenants = 1 if tenant else await count_tenants(metering.ledger)
+    with opened(out) as file, bar("tenants", tenants) as progress:
+        sink, done = Sink(file, written), 0
+        async for line in metering.export_usage(tenant or None, start=start or None, end=end or None):
+            sink.write(line)
+            count += 1
+            if line["tenant"] != seen:
+                seen, done = line["tenant"], done + 1
+                progress(done)
+    return count
