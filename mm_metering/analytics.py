@@ -9,7 +9,8 @@ from mm_metering.clock import Clock
 from mm_metering.core.catalogue import Catalogue
 from mm_metering.core.identity import tenant_id
 from mm_metering.core.periods import parse_day
-from mm_metering.core.usage import UsageRange, UsageSnapshot, usage
+from mm_metering.core.usage import ResourceUse, UsageRange, UsageSnapshot, resource_uses, usage
+from mm_metering.errors import InvalidInput
 
 
 class Analytics:
@@ -24,6 +25,14 @@ class Analytics:
         """One local day of a tenant; ``revision`` tells whether it changed since the last time."""
         wanted = parse_day(day, "day")
         return (await self.usage(tenant, wanted, wanted)).days[0]
+
+    async def by_resource(self, tenant: str, start: date | str, end: date | str) -> list[ResourceUse]:
+        """The sums of those days by meter and resource, each meter's largest first."""
+        first, last = parse_day(start, "start"), parse_day(end, "end")
+        if last < first:
+            raise InvalidInput("end", f"{last} lies before {first}, the first day")
+        cells = await self._ledger.cells(tenant_id(tenant), first=first, last=last)
+        return resource_uses(cells, self._catalogue)
 
     async def usage(self, tenant: str, start: date | str, end: date | str) -> UsageRange:
         """The local days from start to end, both included."""

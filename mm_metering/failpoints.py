@@ -37,6 +37,8 @@ POINTS: Final[Mapping[str, str]] = MappingProxyType(
         "load.after": "they are",
         "retag.before": "a tenant changed in the ledger, and the counters do not know",
         "claim.after": "a caller's event id is claimed, and its fact was not posted",
+        "backfill.after_commit": "a batch of a backfill is in the ledger, and loaded counters do not know",
+        "backfill.after_settle": "they do, and nobody was told",
         "drain.after_read": "a batch of the stream is read",
         "drain.before_commit": "it is folded, and not committed",
         "drain.after_commit": "it is committed, and still in the stream",

@@ -86,7 +86,7 @@ from mm_metering.core.periods import micros
 from mm_metering.core.shadow_report import ShadowReport
 from mm_metering.core.simulation import Simulation
 from mm_metering.core.tenancy import TenantDefaults, plan_name
-from mm_metering.core.usage import UsageRange, UsageSnapshot
+from mm_metering.core.usage import ResourceUse, UsageRange, UsageSnapshot
 from mm_metering.core.whatif import Question
 from mm_metering.errors import InvalidInput, MeteringError, StoreUnavailable, UnknownTenant, WebhookRefused
 from mm_metering.gate.acting import act_now, acting
@@ -118,6 +118,9 @@ from mm_metering.middleware.shapes import HeaderStyle, Shape
 from mm_metering.middleware.tenants import Found, Resolver, found_id
 from mm_metering.privacy import KeyUse, Rotated, SealedValues, TenantData
 from mm_metering.proof import Proof, prove
+from mm_metering.usage.adjusting import Adjusting, UsageAdjustment
+from mm_metering.usage.backfill import Backfill, BackfillTally, Events, left_out
+from mm_metering.usage.export import Export
 from mm_metering.vault import Vault
 from mm_metering.webhooks.endpoints import Webhooks
 from mm_metering.webhooks.guard import Rules as WebhookRules
@@ -286,6 +289,10 @@ class Metering:
         self._recorder = Recorder(
             self.gate, self.ledger, catalogue=self.catalogue, clock=self.clock, new_id=_new_id, keyring=keyring
         )
+        self._export = Export(self.ledger, keyring)
+        self._adjusting = Adjusting(
+            self.gate, self.ledger, catalogue=self.catalogue, clock=self.clock, new_id=_new_id, act=self.act
+        )
         self._analytics = Analytics(self.ledger, catalogue=self.catalogue, clock=self.clock)
         self._invoices = Invoices(
             self.ledger,
@@ -388,7 +395,7 @@ class Metering:
         """What seals, and what knows tenants' keys; and what is done with both."""
         self._seals = bool(secret_key)
         vault = Vault.of(secret_key, ephemeral=ephemeral)
-        keyring = Keyring(self.ledger, vault, is_on=bool(secret_key))
+        keyring = self._keyring = Keyring(self.ledger, vault, is_on=bool(secret_key))
         self._sealed = SealedValues(self.ledger, vault)
         self._tenant_data = TenantData(
             self.ledger,
@@ -1185,6 +1192,77 @@ class Metering:
         await self.startup()
         return await self._recorder.record_many(events)
 
+    async def adjust_usage(
+        self,
+        tenant: str,
+        meter: str,
+        quantity: int,
+        *,
+        resource: str | None = None,
+        occurred_at: datetime | str | None = None,
+        reason: str,
+        id: str | None = None,
+    ) -> UsageAdjustment:
+        """Corrects what was used: takes units of a meter off (-50), or adds some, at an instant, by default now. The
+        opposite undoes it. With an ``id`` it is made once, however often it is asked for. ``reason`` stands in the
+        audit log.
+
+        What is taken off was used on that instant's local day, of ``resource`` or of any, largest first: InvalidEvent
+        says how much was. It is late usage where the month's invoice is final, and refused as late where recording
+        would be. Levels are stated by ``set_level``, and money is given back by credit.
+        """
+        asked = self._adjusting.ask(
+            tenant, meter, quantity, resource=resource, occurred_at=occurred_at, reason=reason, id=id
+        )
+        await self._flush_of(tenant)
+        return await self._adjusting.adjust(asked, has_instant=occurred_at is not None)
+
+    async def backfill(
+        self,
+        events: Events,
+        *,
+        dry_run: bool = False,
+        start_at: int = 0,
+        tally: BackfillTally | None = None,
+        strict: bool = False,
+        progress: Callable[[BackfillTally], None] = lambda _: None,
+    ) -> BackfillTally:
+        """Records events of the past or from elsewhere in large batches, straight into the ledger, at a few times the
+        speed of ``record_many``. Each needs an id of its own: what is recorded already counts as a duplicate, so that a
+        run that was ended is simply run again. An event that cannot be recorded is rejected and hinders no other,
+        unless ``strict``; an item may also be the InvalidInput that reading it has raised, or None.
+
+        ``start_at``: how many events are left out, which an earlier run had ``settled``. Whoever gives them from there
+        on himself names that run's ``tally`` instead, and goes on counting. ``progress`` hears of each batch that is
+        in the ledger. Usage goes on meanwhile; limits know of what was recorded within some seconds. ``dry_run``
+        writes nothing.
+        """
+        await self.startup()
+        if tally is None:
+            tally = BackfillTally(read=start_at, settled=start_at)
+            events = left_out(events, start_at)
+        backfill = Backfill(
+            self.gate,
+            self.ledger,
+            catalogue=self.catalogue,
+            stating=self._recorder.stating,
+            keyring=self._keyring,
+            clock=self.clock,
+            defaults=self._defaults,
+            shards=self.counters.shards,
+            tally=tally._replace(dry_run=dry_run),
+            strict=strict,
+        )
+        try:
+            return await backfill.run(events, progress)
+        finally:
+            await self._note_backfill(backfill.tally)
+
+    async def _note_backfill(self, tally: BackfillTally) -> None:
+        if not tally.dry_run:
+            counts = {name: getattr(tally, name) for name in ("recorded", "duplicates", "conflicts", "rejected")}
+            await self.ledger.add_audit([self.act().did("usage backfilled", "", "usage", after=counts)])
+
     async def record_api_call(self, tenant: str, resource: str, **details: Unpack[Details]) -> Outcome:
         """Records one API call on a route; details are success, cost, id, occurred_at and metadata."""
         return await self.record(UsageEvent(tenant=tenant, event_type="api_call", resource=resource, **details))
@@ -1242,6 +1320,20 @@ class Metering:
         """The days from start to end, both included: totals, and ``.days``."""
         await self._flush_of(tenant)
         return await self._analytics.usage(tenant, start, end)
+
+    async def get_usage_by_resource(self, tenant: str, start: date | str, end: date | str) -> list[ResourceUse]:
+        """The days from start to end, both included, by meter and resource; without levels."""
+        await self._flush_of(tenant)
+        return await self._analytics.by_resource(tenant, start, end)
+
+    async def export_usage(
+        self, tenant: str | None = None, *, start: date | str | None = None, end: date | str | None = None
+    ) -> AsyncIterator[Mapping[str, Any]]:
+        """All facts that count of a tenant or of all, of the local days from start to end, both included: by tenant, in
+        order of their instants. ``backfill`` reads each as it is, into this ledger as a duplicate."""
+        await (self.flush() if tenant is None else self._flush_of(tenant))
+        async for line in self._export.lines(tenant, start, end):
+            yield line
 
     # -- tenants and invoices -----------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from mm_metering.backends.accounts import Accounts
 from mm_metering.backends.audit_log import Audited
+from mm_metering.backends.bulk import Bulk
 from mm_metering.backends.collecting import Collecting
 from mm_metering.backends.looks import Looks
 from mm_metering.backends.overview import Overviewed
@@ -119,7 +120,7 @@ class Retired(NamedTuple):
     more: bool
 
 
-class Ledger(Work, Accounts, Audited, Collecting, UsageReports, Outgoing, Privacy, Overviewed, Looks, Protocol):
+class Ledger(Work, Bulk, Accounts, Audited, Collecting, UsageReports, Outgoing, Privacy, Overviewed, Looks, Protocol):
     """The law that every implementation keeps; ``mm_metering.testing.LedgerContract`` checks it.
 
     Each method is one transaction. All may raise StoreUnavailable; nothing was written then, or all of it.

@@ -26,6 +26,7 @@ from mm_metering.backends.ledger import (
     hold_key,
 )
 from mm_metering.backends.memory_accounts import MemoryAccounts
+from mm_metering.backends.memory_bulk import MemoryBulk
 from mm_metering.backends.memory_looks import MemoryLooks
 from mm_metering.backends.memory_privacy import MemoryPrivacy
 from mm_metering.backends.memory_reports import MemoryReports
@@ -102,7 +103,7 @@ class Books:
         return len(changed)
 
 
-class MemoryLedger(MemoryWork, MemoryAccounts, MemoryReports, MemoryWebhooks, MemoryPrivacy, MemoryLooks):
+class MemoryLedger(MemoryWork, MemoryBulk, MemoryAccounts, MemoryReports, MemoryWebhooks, MemoryPrivacy, MemoryLooks):
     """``memory://``. One lock makes each method a transaction."""
 
     def __init__(self) -> None:
@@ -155,21 +156,34 @@ class MemoryLedger(MemoryWork, MemoryAccounts, MemoryReports, MemoryWebhooks, Me
                 row = ShardRow(generation, START, max(row.next_generation, generation))
             if generation != row.generation or row.position != before:
                 return False
-            if flawed := {number: why for number, fact in enumerate(facts) if (why := flaw(fact))}:
-                raise Unstorable(flawed)
+            self._refuse_flawed(facts)
             self._shards[shard] = row._replace(position=after)
             self._bury(dead)
-            by_tenant: dict[str, list[Fact]] = {}
-            for fact in facts:
-                by_tenant.setdefault(fact.tenant, []).append(fact)
-            for tenant, theirs in by_tenant.items():
-                books = self._books.setdefault(tenant, Books(timezone=defaults.timezone))
-                stood = books.digest
-                self._fold_tenant(books, theirs)
-                came = books.digest.plus(-stood.facts, -stood.hashes)
-                self._folded[shard] = self._folded.get(shard, Digest()).plus(*came)
-            self._say_when_stored(facts)
+            self._fold_into(shard, facts, defaults.timezone, acknowledges=False)
             return True
+
+    def _refuse_flawed(self, facts: Sequence[Fact]) -> None:
+        if flawed := {number: why for number, fact in enumerate(facts) if (why := flaw(fact))}:
+            raise Unstorable(flawed)
+
+    def _fold_into(self, shard: int, facts: Sequence[Fact], timezone: str, *, acknowledges: bool) -> None:
+        by_tenant: dict[str, list[Fact]] = {}
+        for fact in facts:
+            by_tenant.setdefault(fact.tenant, []).append(fact)
+        for tenant, theirs in by_tenant.items():
+            books = self._books.setdefault(tenant, Books(timezone=timezone))
+            stood = books.digest
+            self._fold_tenant(books, theirs)
+            came = books.digest.plus(-stood.facts, -stood.hashes)
+            self._folded[shard] = self._folded.get(shard, Digest()).plus(*came)
+            if acknowledges:
+                self._acknowledge(shard, came)
+        self._say_when_stored(facts)
+
+    def _acknowledge(self, shard: int, came: Digest) -> None:
+        """As nobody's process."""
+        told = self._acknowledged.get(("", shard), Acknowledged("", shard, Digest(), 0))
+        self._acknowledged["", shard] = told._replace(digest=told.digest.plus(*came))
 
     def _say_when_stored(self, facts: Sequence[Fact]) -> None:
         """Each a microsecond after the one before it, as in SQL, and later than all before them."""
@@ -341,6 +355,14 @@ class MemoryLedger(MemoryWork, MemoryAccounts, MemoryReports, MemoryWebhooks, Me
         books = self._books.get(request.tenant)
         return Claim("known", known.occurred_us, in_ledger=bool(books and known.fact_id in books.facts))
 
+    def _has(self, fact: Fact) -> bool:
+        books = self._books.get(fact.tenant, Books())
+        return fact.id in books.facts or fact.id in books.voided
+
+    def _cells_on(self, tenant: str, occurred_us: int) -> Sequence[Cell]:
+        day = self._books[tenant].calendar.day(occurred_us)
+        return self._cells_of(tenant, day, day)
+
     # -- plans and tenants --------------------------------------------------------------------------------------------
 
     async def put_plans(
@@ -438,8 +460,7 @@ class MemoryLedger(MemoryWork, MemoryAccounts, MemoryReports, MemoryWebhooks, Me
         self._rebuild(books)
         moved = books.digest.plus(-stood.facts, -stood.hashes)
         self._folded[shard] = self._folded.get(shard, Digest()).plus(*moved)
-        told = self._acknowledged.get(("", shard), Acknowledged("", shard, Digest(), 0))
-        self._acknowledged["", shard] = told._replace(digest=told.digest.plus(*moved))
+        self._acknowledge(shard, moved)
         return len(found)
 
     # -- reading ------------------------------------------------------------------------------------------------------

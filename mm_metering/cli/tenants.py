@@ -111,14 +111,14 @@ def show_list(found: list[dict[str, object]]) -> None:
 
 async def _write(metering: Metering, tenant: str, out: str) -> int:
     count = 0
-    with _opened(out) as file:
+    with opened(out) as file:
         async for each in metering.export_tenant(tenant):
             file.write(_line(each))
             count += 1
     return count
 
 
-def _opened(out: str) -> contextlib.AbstractContextManager[IO[str]]:
+def opened(out: str) -> contextlib.AbstractContextManager[IO[str]]:
     if out == "-":
         return contextlib.nullcontext(sys.stdout)
     path = Path(out)

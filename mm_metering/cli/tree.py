@@ -23,6 +23,7 @@ from mm_metering.cli.routes import explain, routes
 from mm_metering.cli.simulate import simulate
 from mm_metering.cli.status import status
 from mm_metering.cli.tenants import tenants
+from mm_metering.cli.usage import usage
 from mm_metering.cli.webhooks import webhooks
 from mm_metering.cli.worker import migrate, worker
 
@@ -42,6 +43,7 @@ def commands() -> typer.Typer:
     program.command()(simulate)
     program.command()(reconcile)
     groups = {
+        "usage": usage,
         "tenants": tenants,
         "plans": plans,
         "invoice": invoices,

@@ -20,11 +20,11 @@ from mm_metering.core.invoices import Adjustment, CreditGrant, CreditNote, Disco
 from mm_metering.core.invoicing import billed_already, late_lines
 from mm_metering.core.lifecycles import INVOICE, REFUSED_AS
 from mm_metering.core.money import EXACT, plain, round_minor
-from mm_metering.core.periods import FIRST_PERIOD, later_period, micros, period_span, zone
+from mm_metering.core.periods import FIRST_PERIOD, from_micros, later_period, micros, period_span, zone
 from mm_metering.core.rating import NO_LEVELS, Levels, Terms
 from mm_metering.core.tenancy import TenantRow
 from mm_metering.core.timeline import Change
-from mm_metering.errors import InvalidInput, NotFound, PeriodNotOver, WrongState
+from mm_metering.errors import InvalidEvent, InvalidInput, NotFound, PeriodNotOver, WrongState
 
 LATE_MONTHS: Final = 2
 """How many finalized months before an invoice's own it looks into for late usage: more than LATE_DAYS."""
@@ -35,7 +35,7 @@ TYPICAL_MONTHS: Final = 3
 INVOICE_NUMBERS: Final = "invoice"
 NOTE_NUMBERS: Final = "credit_note"
 SERIES: Final = (INVOICE_NUMBERS, NOTE_NUMBERS)
-_BILLED: Final = frozenset({"finalized", "paid", "uncollectible"})
+BILLED: Final = frozenset({"finalized", "paid", "uncollectible"})
 _ZERO: Final = Decimal(0)
 
 
@@ -115,7 +115,27 @@ class Rules:
 
 def is_billed(invoice: Invoice) -> bool:
     """Whether it was sent and still stands."""
-    return invoice.status in _BILLED
+    return invoice.status in BILLED
+
+
+def late_us(now_us: int) -> int:
+    """Usage of before then is refused where its month is finalized: no later invoice looks so far back."""
+    return now_us - LATE_DAYS * 86_400 * 1_000_000
+
+
+def too_late(occurred_us: int, period: str) -> InvalidEvent:
+    """For usage of before ``late_us``, in a month whose invoice stands."""
+    return InvalidEvent(
+        "occurred_at",
+        f"{from_micros(occurred_us):%Y-%m-%d} is more than {LATE_DAYS} days ago, and the invoice of {period} is final; "
+        "record it for today, or bill it with adjust_invoice",
+    )
+
+
+def retired(occurred_us: int) -> InvalidEvent:
+    """For usage of before ``Ledger.kept_us``."""
+    when = f"{from_micros(occurred_us):%Y-%m-%d}"
+    return InvalidEvent("occurred_at", f"the facts of {when} were retired: nobody can tell what was counted by then")
 
 
 # -- months ------------------------------------------------------------------------------------------------------------

@@ -8,11 +8,11 @@ into changes first.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta, tzinfo
 from functools import lru_cache, partial
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from mm_metering.core.digest import MASK, hash_of
 from mm_metering.core.facts import Fact, encode
@@ -98,6 +98,13 @@ class Calendar:
         """The tenant's local day."""
         return self._around(occurred_us)[2]
 
+    def place(self, occurred_us: int) -> tuple[date, int]:
+        """The tenant's local day, and the start of the segment in force."""
+        start, end, day = self._day
+        if not start <= occurred_us < end:
+            day = self._around(occurred_us)[2]
+        return day, self._starts[0] if len(self._starts) == 1 else self.since(occurred_us)
+
     def seconds_left(self, occurred_us: int) -> int:
         """Whole seconds from the instant to the end of its day."""
         return (self._around(occurred_us)[1] - occurred_us) // 1_000_000
@@ -139,19 +146,45 @@ def event_meter(event_type: str) -> str:
 
 def add(cells: dict[CellKey, CellSum], fact: Fact, calendar: Calendar, sign: int = 1) -> None:
     """Adds a counted fact (use or close) to its cells, or takes it out again with ``sign`` -1."""
-    tenant, day, since = fact.tenant, calendar.day(fact.occurred_us), calendar.since(fact.occurred_us)
-    units = fact.quantity if fact.success else 0
-    moved = [(event_meter(fact.event_type), "", units)] if fact.event_type else []
-    for order, (meter, scope, amount) in enumerate((*moved, *fact.counts)):
-        key = _new_key((tenant, day, since, meter, fact.resource, scope))
-        cell = cells.get(key)
+    add_all(cells, (fact,), lambda _: calendar, sign)
+
+
+def add_all(
+    cells: dict[CellKey, CellSum], facts: Iterable[Fact], calendar_of: Callable[[str], Calendar], sign: int = 1
+) -> None:
+    """The same for many. Those of one kind that belong to the same cells are added up first: ``counts`` that are equal
+    are mostly one and the same object."""
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    owner, place = "", None
+    for fact in facts:
+        _, occurred_us, _, tenant, event_type, resource, quantity, cost_nanos, counts, success, _, _ = fact
+        if tenant != owner or place is None:
+            owner, place = tenant, calendar_of(tenant).place
+        key = (tenant, *place(occurred_us), event_type, resource, quantity, success, counts)
+        sums = groups.get(key)
+        if sums is None:
+            sums = groups[key] = [0, 0, 0]
+        sums[0] += sign
+        sums[1] += cost_nanos or 0
+        sums[2] += hash_of(encode(fact))
+    for key, (number, cost, digest) in groups.items():
+        _add_group(cells, key, number, sign * cost, sign * digest)
+
+
+def _add_group(cells: dict[CellKey, CellSum], key: tuple[Any, ...], number: int, cost: int, digest: int) -> None:
+    tenant, day, since, event_type, resource, quantity, success, counts = key
+    if event_type:
+        counts = ((event_meter(event_type), "", quantity if success else 0), *counts)
+    for order, (meter, scope, amount) in enumerate(counts):
+        cell_key = _new_key((tenant, day, since, meter, resource, scope))
+        cell = cells.get(cell_key)
         if cell is None:
-            cell = cells[key] = CellSum()
-        cell.quantity += sign * amount
-        cell.cost_nanos += sign * (fact.cost_nanos or 0)
-        cell.count += sign
+            cell = cells[cell_key] = CellSum()
+        cell.quantity += number * amount
+        cell.cost_nanos += cost
+        cell.count += number
         if not order:
-            cell.hold(sign, sign * hash_of(encode(fact)))
+            cell.hold(number, digest)
 
 
 _new_key: Final = partial(tuple.__new__, CellKey)

@@ -16,7 +16,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 from mm_metering.core.catalogue import Catalogue, Meter
-from mm_metering.core.cells import Calendar, Cell, event_meter, level_meters
+from mm_metering.core.cells import Calendar, Cell, CellSum, event_meter, level_meters
 from mm_metering.core.facts import Fact
 from mm_metering.core.money import EXACT, Money, from_nanos, to_nanos
 from mm_metering.core.periods import day_span, days_between, zone
@@ -78,6 +78,40 @@ class UsageRange(UsageSnapshot):
     start: dt.date
     end: dt.date
     days: tuple[UsageSnapshot, ...]
+
+
+class ResourceUse(BaseModel):
+    """What was used of a meter and resource over some days: units or money, in so many facts, at what provider cost."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    meter: str
+    resource: str
+    quantity: int | Money
+    events: int
+    cost: Money
+
+
+def resource_uses(cells: Iterable[Cell], catalogue: Catalogue) -> list[ResourceUse]:
+    """By meter in the catalogue's order, the largest first. Levels are left out: they are no sums."""
+    sums: dict[tuple[str, str], CellSum] = {}
+    for key, total, *_ in cells:
+        meter = catalogue.meters.get(key.meter)
+        if meter is not None and meter.aggregation == "sum" and not key.scope:
+            sums.setdefault((key.meter, key.resource), CellSum()).add(total)
+    order = {name: number for number, name in enumerate(catalogue.meters)}
+    found = [
+        ResourceUse(
+            meter=meter,
+            resource=resource,
+            quantity=from_nanos(each.quantity) if catalogue.meters[meter].unit == "money" else each.quantity,
+            events=each.count,
+            cost=from_nanos(each.cost_nanos),
+        )
+        for (meter, resource), each in sums.items()
+        if each.count
+    ]
+    return sorted(found, key=lambda each: (order[each.meter], -each.quantity, each.resource))
 
 
 def usage(

@@ -16,6 +16,7 @@ from typing import Protocol
 from mm_metering import failpoints
 from mm_metering.backends.counters import (
     ANY_REVISION,
+    MAX_BATCH,
     START,
     Append,
     Counters,
@@ -53,7 +54,7 @@ from mm_metering.gate.first_refusals import FirstRefusals
 from mm_metering.gate.flight import Fate, Outcome
 from mm_metering.gate.holds import Held
 from mm_metering.gate.journal import Journal
-from mm_metering.gate.journal_file import Directory
+from mm_metering.gate.journal_file import Directory, Item
 from mm_metering.gate.loops import Loops
 from mm_metering.gate.plans import PlanBook
 from mm_metering.gate.reports import Reports
@@ -337,6 +338,23 @@ class Gate:
         """
         payload = b"\n".join(encode(fact) for fact in facts)
         return self._in_stream(await self._lane(tenant).submit(Append(((tenant, payload),)), allow=True))
+
+    async def load_anew(self, facts: Iterable[Fact]) -> None:
+        """Has the counters of these facts' tenants loaded anew, of which each has one that the ledger holds already.
+        It goes through the stream once more, where it counts for nothing: a load that read the ledger before it held
+        the fact is then behind its tenant's barrier (G6), which ``unload`` would not see to for one that is in flight.
+
+        Like ``append``: where the counters do not answer, the journal sees to it. StoreUnavailable if it is full.
+        """
+        by_lane: dict[Lane, list[Item]] = {}
+        for fact in facts:
+            by_lane.setdefault(self._lane(fact.tenant), []).append((fact.tenant, encode(fact)))
+        await asyncio.gather(*(self._append_all(lane, items) for lane, items in by_lane.items()))
+
+    async def _append_all(self, lane: Lane, items: Sequence[Item]) -> None:
+        """In parts, between which others of the shard have their turn."""
+        for first in range(0, len(items), MAX_BATCH):
+            self._in_stream(await lane.submit(Append(tuple(items[first : first + MAX_BATCH])), allow=True))
 
     async def level(self, tenant: str, fact: Fact) -> bool:
         """Sets or changes a level; never refused. Answers like ``post``."""

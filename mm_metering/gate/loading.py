@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from mm_metering.backends.counters import OpenHold
 from mm_metering.backends.ledger import Snapshot, UsageRow
-from mm_metering.core.cells import NO_LEVEL
+from mm_metering.core.cells import LEVEL_KINDS, NO_LEVEL
 from mm_metering.core.events import MAX_AHEAD_S
 from mm_metering.core.facts import Fact
 from mm_metering.core.limits import Slot, over_cost
@@ -22,9 +22,20 @@ HOLD_US: Final = 600_000_000
 """A hold is overdue ten minutes after it was taken, unless it is renewed."""
 
 
+OPEN_DAYS: Final = 33
+SHOWN_DAYS: Final = OPEN_DAYS + 2
+"""A day in UTC before the first that a window may hold, whatever the zone."""
+
+
 def first_day(now_us: int) -> date:
     """The earliest local day, in any zone, that a window open now can hold."""
-    return (from_micros(now_us) - timedelta(days=33)).date()
+    return (from_micros(now_us) - timedelta(days=OPEN_DAYS)).date()
+
+
+def shows(fact: Fact, now_us: int) -> bool:
+    """Whether counters that are loaded now may show the fact: a level stands for ever, and all else is over when its
+    windows are."""
+    return fact.kind in LEVEL_KINDS or fact.occurred_us >= now_us - SHOWN_DAYS * 86_400_000_000
 
 
 def counters(view: View, snapshot: Snapshot, terms: Terms, now_us: int) -> dict[str, int]:

@@ -6,28 +6,24 @@ a crash between the two steps, is still one fact.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Literal, NamedTuple
 
-from pydantic_core import to_json
-
 from mm_metering import failpoints
 from mm_metering.backends.ledger import Claim, ClaimRequest, Ledger
 from mm_metering.clock import Clock
-from mm_metering.core.books import LATE_DAYS, is_billed
+from mm_metering.core.books import is_billed, late_us, too_late
 from mm_metering.core.catalogue import Catalogue, Meter
 from mm_metering.core.cells import MAX_LEVEL
-from mm_metering.core.events import MAX_AHEAD_S, UsageEvent, aware, metadata_json, whole_quantity
+from mm_metering.core.events import UsageEvent, aware, whole_quantity
 from mm_metering.core.facts import Count, Fact
 from mm_metering.core.identity import resource_name, tenant_id
-from mm_metering.core.money import to_nanos
 from mm_metering.core.periods import from_micros, local_day, micros, period_of, zone
 from mm_metering.errors import EventConflict, InvalidEvent
 from mm_metering.gate.gate import Gate
 from mm_metering.gate.keyring import Keyring
-from mm_metering.gate.windows import default_cost
+from mm_metering.gate.stated import Stating, not_ahead, payload_digest
 
 Outcome = Literal["recorded", "duplicate"]
 
@@ -59,6 +55,7 @@ class Recorder:
         self._catalogue = catalogue
         self._clock = clock
         self._new_id = new_id
+        self.stating = Stating(catalogue, new_id)
 
     async def record(self, event: UsageEvent) -> Outcome:
         """Records one event; EventConflict if its id was used for another payload. The first one stays."""
@@ -75,7 +72,7 @@ class Recorder:
     async def record_many(self, events: Iterable[UsageEvent]) -> Tally:
         """Records events in order. All are checked before any is recorded; conflicts are counted, not raised."""
         now_us = micros(self._clock.now())
-        facts = [self._fact(event, now_us) for event in events]
+        facts = [(event, self.stating.fact(event, now_us)) for event in events]
         await self._gate.refuse_forgotten(dict.fromkeys(fact.tenant for _, fact in facts))
         facts = [(event, await self._keyring.sealed(fact)) for event, fact in facts]
         await self._refuse_too_late([fact for _, fact in facts], now_us)
@@ -91,18 +88,13 @@ class Recorder:
 
     async def _refuse_too_late(self, facts: Sequence[Fact], now_us: int) -> None:
         """No invoice looks into a finalized month that long after it, so that such usage would be billed nowhere."""
-        oldest_us = now_us - LATE_DAYS * 86_400 * 1_000_000
+        oldest_us = late_us(now_us)
         for tenant, occurred_us in dict.fromkeys((f.tenant, f.occurred_us) for f in facts if f.occurred_us < oldest_us):
             row = await self._ledger.tenant(tenant)
-            moment = from_micros(occurred_us)
-            day = local_day(moment, zone(row.timezone if row else self._catalogue.timezone))
+            day = local_day(from_micros(occurred_us), zone(row.timezone if row else self._catalogue.timezone))
             period = period_of(day, row.anchor_day if row else 1)
             if any(is_billed(each) for each in await self._ledger.invoices(tenant=tenant, period=period)):
-                raise InvalidEvent(
-                    "occurred_at",
-                    f"{moment:%Y-%m-%d} is more than {LATE_DAYS} days ago, and the invoice of {period} is final; "
-                    "record it for today, or bill it with adjust_invoice",
-                )
+                raise too_late(occurred_us, period)
 
     async def _settle(self, fact: Fact, claim: Claim) -> None:
         match claim.outcome:
@@ -115,48 +107,10 @@ class Recorder:
 
     async def _claims(self, named: Sequence[tuple[UsageEvent, Fact]]) -> list[Claim]:
         requests = [
-            ClaimRequest(fact.tenant, event.id or "", _digest(event), fact.occurred_us, fact.id)
+            ClaimRequest(fact.tenant, event.id or "", payload_digest(event), fact.occurred_us, fact.id)
             for event, fact in named
         ]
         return await self._ledger.claim(requests) if requests else []
-
-    def _fact(self, event: UsageEvent, now_us: int) -> tuple[UsageEvent, Fact]:
-        meters = self._meters(event)
-        level = any(meter.aggregation == "level" for meter in meters)
-        if level and event.quantity > MAX_LEVEL:
-            raise InvalidEvent("quantity", f"is too large for a level; the most is 2**40 = {MAX_LEVEL:,}")
-        if not event.quantity and not level:
-            raise InvalidEvent("quantity", "0 is not allowed; the least is 1")
-        cost = to_nanos(event.cost) if event.cost is not None else default_cost(meters, event.quantity)
-        fact = Fact(
-            id=_derived_id(event.id) if event.id is not None else self._new_id(),
-            occurred_us=now_us if event.occurred_at is None else self._not_ahead(event.occurred_at, now_us),
-            kind="set" if level else "use",
-            tenant=event.tenant,
-            event_type=event.event_type,
-            resource=event.resource,
-            quantity=event.quantity,
-            cost_nanos=cost,
-            counts=_counts(meters, event.quantity, cost or 0) if event.success else (),
-            success=event.success,
-            metadata=None if event.metadata is None else metadata_json(event.metadata),
-        )
-        return event, fact
-
-    def _meters(self, event: UsageEvent) -> tuple[Meter, ...]:
-        known = {meter.event for meter in self._catalogue.meters.values() if meter.event}
-        if event.event_type not in known:
-            choices = ", ".join(sorted(known))
-            raise InvalidEvent("event_type", f"no meter counts {event.event_type!r}; the catalogue counts {choices}")
-        return self._catalogue.meters_of(event.event_type, event.resource)
-
-    @staticmethod
-    def _not_ahead(moment: datetime, now_us: int) -> int:
-        occurred_us = micros(moment)
-        if occurred_us > now_us + MAX_AHEAD_S * 1_000_000:
-            ahead_s = (occurred_us - now_us) // 1_000_000
-            raise InvalidEvent("occurred_at", f"lies {ahead_s} s in the future; the most is {MAX_AHEAD_S} s")
-        return occurred_us
 
     # -- levels -------------------------------------------------------------------------------------------------------
 
@@ -185,7 +139,7 @@ class Recorder:
         self, tenant: str, meter: Meter, *, resource: str | None = None, occurred_at: datetime | None = None
     ) -> Fact:
         now_us = micros(self._clock.now())
-        at_us = now_us if occurred_at is None else self._not_ahead(aware(occurred_at, "occurred_at"), now_us)
+        at_us = now_us if occurred_at is None else not_ahead(aware(occurred_at, "occurred_at"), now_us)
         name = resource_name(resource) if resource is not None else meter.resource or meter.name
         counts = (Count(meter.name, "", 0),)
         return Fact(self._new_id(), at_us, "set", tenant_id(tenant), meter.event or "", name, 0, None, counts)
@@ -193,24 +147,3 @@ class Recorder:
     async def _write(self, fact: Fact, kind: str, quantity: int) -> None:
         counts = tuple(count._replace(amount=quantity) for count in fact.counts)
         await self._gate.level(fact.tenant, fact._replace(kind=kind, quantity=quantity, counts=counts))
-
-
-def _counts(meters: Sequence[Meter], quantity: int, cost_nanos: int) -> tuple[Count, ...]:
-    return tuple(Count(meter.name, "", cost_nanos if meter.unit == "money" else quantity) for meter in meters)
-
-
-def _derived_id(event_id: str) -> str:
-    """The fact's id of a caller's event id. Ours are hex; the prefix keeps the two apart."""
-    return "x" + hashlib.blake2b(event_id.encode(), digest_size=16).hexdigest()
-
-
-def _digest(event: UsageEvent) -> bytes:
-    """Equal for equal payloads. An instant that was not given is not part of it: a retry may come later."""
-    payload = event.model_dump(exclude={"tenant", "id"}, exclude_none=True)
-    return hashlib.sha256(to_json(_in_order(payload))).digest()
-
-
-def _in_order(value: object) -> object:
-    if isinstance(value, dict):
-        return [[key, _in_order(value[key])] for key in sorted(value)]
-    return [_in_order(each) for each in value] if isinstance(value, list | tuple) else value

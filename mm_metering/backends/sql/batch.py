@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import partial
+from typing import Final, NamedTuple
 
 from mm_metering.core import cells as folding
 from mm_metering.core.cells import LEVEL_KINDS, Calendar, CellKey, CellSum, LevelEnd
@@ -14,6 +15,10 @@ from mm_metering.core.facts import Fact
 class FactKey(NamedTuple):
     tenant: str
     id: str
+
+
+_new_key: Final = partial(tuple.__new__, FactKey)
+"""Its own constructor is a Python function, and each fact needs one."""
 
 
 class LevelKey(NamedTuple):
@@ -63,15 +68,24 @@ class Batch:
         self.levels: dict[LevelKey, LevelChange] = {}
 
     def fold(self, facts: Iterable[Fact]) -> None:
+        known, new, since_us = self._facts, self.new, self._since_us
+        plain: list[Fact] = []
         for fact in facts:
-            if fact.kind == "void":
+            kind = fact.kind
+            if kind == "void":
                 self._void(fact)
-            elif (key := FactKey(fact.tenant, fact.id)) not in self._facts:
-                self._facts[key] = self.new[key] = fact
-                if fact.occurred_us >= self._since_us or fact.kind in LEVEL_KINDS:
-                    self._count(fact, 1)
-                else:
-                    self.voided.add(key)
+                continue
+            key = _new_key((fact.tenant, fact.id))
+            if key in known:
+                continue
+            known[key] = new[key] = fact
+            if fact.occurred_us < since_us and kind not in LEVEL_KINDS:
+                self.voided.add(key)
+            elif kind == "use":
+                plain.append(fact)
+            else:
+                self._count(fact, 1)
+        folding.add_all(self.cells, plain, self._calendars.__getitem__)
 
     def _void(self, fact: Fact) -> None:
         key = FactKey(fact.tenant, fact.target or "")

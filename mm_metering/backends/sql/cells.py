@@ -14,7 +14,7 @@ from sqlalchemy import BigInteger, ColumnElement, Text, case, cast, func, litera
 from mm_metering.backends.ledger import UsageRow
 from mm_metering.backends.sql.dialects import Columns, Dialect
 from mm_metering.backends.sql.engine import Transaction
-from mm_metering.backends.sql.rows import CELL, INT64, cell_row, cells_of
+from mm_metering.backends.sql.rows import CELL, INT64, cell_row, cells_of, stored_cell
 from mm_metering.backends.sql.tables import usage_cell
 from mm_metering.core.cells import Cell, CellKey, CellSum, merge
 from mm_metering.core.digest import MASK, Digest
@@ -169,6 +169,14 @@ async def from_day(tx: Transaction, tenant: str, day: date) -> dict[CellKey, Cel
     """A tenant's cells from a day on."""
     statement = select(*CELL).where(usage_cell.c.tenant == tenant, usage_cell.c.day >= day)
     return cells_of(await tx.all(statement))
+
+
+async def of_day(tx: Transaction, tenant: str, day: date) -> list[Cell]:
+    """A tenant's cells of one day, in key order."""
+    cell = usage_cell.c
+    columns = (*CELL, cell.revision, cell.refused)
+    statement = select(*columns).where(cell.tenant == tenant, cell.day == day).order_by(*usage_cell.primary_key)
+    return [stored_cell(row) for row in await tx.all(statement)]
 
 
 async def of_level(tx: Transaction, tenant: str, meter: str, resource: str, day: date) -> dict[CellKey, CellSum]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import replace
 from typing import Final
 
 from sqlalchemy import Text
@@ -26,6 +27,38 @@ async def claim(tx: Transaction, requests: Sequence[ClaimRequest]) -> list[Claim
     stored = first | await _stored(tx, sorted(first.keys() - new))
     held = await _held(tx, [stored[key] for key in first.keys() - new])
     return [_answer(request, first, new, stored[_event(request)], held) for request in requests]
+
+
+async def claim_new(tx: Transaction, requests: Iterable[ClaimRequest]) -> bool:
+    """Claims all of them, thousands, where none was claimed before; otherwise False, and nothing is written."""
+    return await tx.appended(event_key, sorted(requests))
+
+
+async def claim_all(tx: Transaction, requests: Sequence[ClaimRequest]) -> list[Claim]:
+    """As ``claim``, for thousands of which most are claimed already."""
+    first: dict[EventKey, ClaimRequest] = {}
+    for request in requests:
+        first.setdefault(_event(request), request)
+    stored = await _stored(tx, sorted(first))
+    new = first.keys() - stored.keys()
+    await tx.append(event_key, [first[key] for key in sorted(new)])
+    held, known = await _held(tx, stored.values()), first | stored
+    return [_answer(request, first, new, known[_event(request)], held) for request in requests]
+
+
+async def foresee(tx: Transaction, requests: Sequence[ClaimRequest]) -> list[Claim]:
+    """What they would be answered; one that is new may be in the ledger nevertheless, as another's fact."""
+    first: dict[EventKey, ClaimRequest] = {}
+    for request in requests:
+        first.setdefault(_event(request), request)
+    stored = first | await _stored(tx, sorted(first))
+    new = {key for key, request in first.items() if stored[key] is request}
+    held = await _held(tx, stored.values())
+    answers = [_answer(request, first, new, stored[_event(request)], held) for request in requests]
+    return [
+        replace(claim, in_ledger=_row_key(request) in held) if claim.outcome == "new" else claim
+        for claim, request in zip(answers, requests, strict=True)
+    ]
 
 
 def _event(request: ClaimRequest) -> EventKey:
@@ -53,7 +86,7 @@ async def _stored(tx: Transaction, keys: Sequence[EventKey]) -> dict[EventKey, C
     }
 
 
-async def _held(tx: Transaction, claims: Sequence[ClaimRequest]) -> set[RowKey]:
+async def _held(tx: Transaction, claims: Iterable[ClaimRequest]) -> set[RowKey]:
     """Which of the claims' facts the ledger has."""
     rows = await tx.matching(
         (usage_fact.c.tenant, usage_fact.c.id, usage_fact.c.occurred_us, usage_fact.c.kind),
@@ -66,7 +99,7 @@ async def _held(tx: Transaction, claims: Sequence[ClaimRequest]) -> set[RowKey]:
 def _answer(
     request: ClaimRequest,
     first: dict[EventKey, ClaimRequest],
-    new: set[EventKey],
+    new: Set[EventKey],
     stored: ClaimRequest,
     held: set[RowKey],
 ) -> Claim:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from typing import Any
@@ -13,6 +13,7 @@ from sqlalchemy import select
 from mm_metering import failpoints
 from mm_metering.backends.accounts import Decide, Wanted
 from mm_metering.backends.audit_log import FIRST_LINK, LinkKey
+from mm_metering.backends.bulk import Correction, DayUse, Landed, Stated
 from mm_metering.backends.collecting import Hint, Mute, Waiting
 from mm_metering.backends.ledger import (
     FIRST_HOLD,
@@ -30,10 +31,12 @@ from mm_metering.backends.overview import Overview
 from mm_metering.backends.privacy import Forgotten, KeyRow
 from mm_metering.backends.sql import (
     accounts,
+    bulk,
     cells,
     claims,
     collecting,
     facts,
+    folding,
     keeping,
     levels,
     overview,
@@ -49,21 +52,20 @@ from mm_metering.backends.sql import (
 from mm_metering.backends.sql import audit as audit_log
 from mm_metering.backends.sql import tenants as tenancy
 from mm_metering.backends.sql import work as workers
-from mm_metering.backends.sql.batch import Batch
 from mm_metering.backends.sql.engine import Store, Transaction, UnstorableValue
 from mm_metering.backends.sql.looks import SqlLooks
 from mm_metering.backends.sql.rows import CELL, stored_cell
-from mm_metering.backends.sql.tables import usage_cell, usage_fact
+from mm_metering.backends.sql.tables import usage_cell
 from mm_metering.backends.webhooks import Claimed
 from mm_metering.backends.work import FIRST_LETTER, Alert, DeadLetter, Lease, LetterKey, Run
 from mm_metering.core.audit import Act, AuditEntry
 from mm_metering.core.audit_chain import Head, Keys, Link
 from mm_metering.core.audited import subscription_changed, tenant_put
 from mm_metering.core.books import Account, timeline_news
-from mm_metering.core.cells import Calendar, Cell, CellKey
+from mm_metering.core.cells import Cell, CellKey
 from mm_metering.core.collecting import Collection, Notice
 from mm_metering.core.deliveries import Delivery, DeliveryState, EndpointRow, Result
-from mm_metering.core.digest import Digest, total
+from mm_metering.core.digest import Digest
 from mm_metering.core.facts import Fact
 from mm_metering.core.findings import Finding
 from mm_metering.core.invoices import CreditGrant, CreditNote, Invoice, InvoiceStatus
@@ -71,7 +73,7 @@ from mm_metering.core.periods import days_us
 from mm_metering.core.reporting import Intent, ReportState
 from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow
 from mm_metering.core.timeline import Change
-from mm_metering.errors import StoreUnavailable, Unstorable
+from mm_metering.errors import StoreUnavailable
 
 log = logging.getLogger("mm_metering.ledger")
 
@@ -120,8 +122,8 @@ class SqlLedger(SqlLooks):
                 return False
             if facts:
                 with tx.storing():
-                    came = await _fold(tx, facts, defaults.timezone)
-                await shards.hold(tx, shard, came)
+                    folded = await folding.fold(tx, facts, defaults.timezone)
+                await shards.hold(tx, shard, folded.digest)
             await workers.bury(tx, dead)
             if facts:
                 failpoints.reach("drain.before_commit")
@@ -130,7 +132,7 @@ class SqlLedger(SqlLooks):
         try:
             return await self._store.write(work)
         except UnstorableValue as error:
-            await self._store.write(lambda tx: _name_unstorable(tx, facts, defaults.timezone))
+            await self._store.write(lambda tx: folding.name_unstorable(tx, facts, defaults.timezone))
             raise StoreUnavailable(f"the ledger refuses these facts together, but each alone not: {error}") from error
 
     async def snapshots(
@@ -176,6 +178,29 @@ class SqlLedger(SqlLooks):
 
     async def claim(self, requests: Sequence[ClaimRequest]) -> list[Claim]:
         return await self._store.write(lambda tx: claims.claim(tx, requests))
+
+    async def backfill(
+        self,
+        stated: Sequence[Stated],
+        *,
+        shards: int,
+        defaults: TenantDefaults,
+        now_us: int,
+        writes: bool = True,
+    ) -> list[Landed]:
+        if not writes:
+            return await self._store.read(lambda tx: bulk.foresee(tx, stated, defaults, now_us))
+        try:
+            return await self._store.write(lambda tx: bulk.backfill(tx, stated, shards, defaults, now_us))
+        except UnstorableValue as error:
+            facts = [each.fact for each in stated]
+            await self._store.write(lambda tx: folding.name_unstorable(tx, facts, defaults.timezone))
+            raise StoreUnavailable(f"the ledger refuses these facts together, but each alone not: {error}") from error
+
+    async def adjust(
+        self, request: ClaimRequest, decide: Callable[[DayUse], Correction], *, shard: int, now_us: int
+    ) -> Claim:
+        return await self._store.write(lambda tx: bulk.adjust(tx, request, decide, shard, now_us))
 
     # -- plans and tenants --------------------------------------------------------------------------------------------
 
@@ -522,50 +547,6 @@ class SqlLedger(SqlLooks):
 
     async def aclose(self) -> None:
         await self._store.aclose()
-
-
-async def _fold(tx: Transaction, new: Sequence[Fact], default_timezone: str) -> Digest:
-    """By what it changes the digest of all that was folded."""
-    calendars = await tenancy.calendars(tx, (fact.tenant for fact in new), default_timezone)
-    batch = await _written(tx, new, calendars, await keeping.hold_still(tx))
-    await levels.fold(tx, batch.cells, batch.levels, calendars)
-    await cells.apply(tx, batch.cells)
-    return total(Digest(cell.facts, cell.digest) for cell in batch.cells.values())
-
-
-async def _name_unstorable(tx: Transaction, facts: Sequence[Fact], timezone: str) -> None:
-    """Raises Unstorable with the facts that the database refuses, and so undoes the others, which it folds by the way:
-    halves of those that are refused together are tried, down to a single one."""
-    refused: dict[int, str] = {}
-    parts = [range(len(facts))]
-    while parts:
-        part = parts.pop()
-        theirs = [facts[number] for number in part]
-        try:
-            with tx.storing():
-                async with tx.connection.begin_nested():
-                    await _fold(tx, theirs, timezone)
-        except UnstorableValue as error:
-            if len(part) == 1:
-                refused[part[0]] = str(error)
-            else:
-                half = len(part) // 2
-                parts += (part[half:], part[:half])
-    if refused:
-        raise Unstorable(refused)
-
-
-async def _written(tx: Transaction, new: Sequence[Fact], calendars: Mapping[str, Calendar], since_us: int) -> Batch:
-    """Nearly always each fact is new, which the key tells for nothing: only where one is not, all are looked up."""
-    targets = await facts.known(tx, (fact for fact in new if fact.kind == "void"))
-    batch = Batch(targets, calendars, since_us=since_us)
-    batch.fold(new)
-    if not await tx.appended(usage_fact, facts.new_rows(batch)):
-        batch = Batch(await facts.known(tx, new), calendars, since_us=since_us)
-        batch.fold(new)
-        await tx.append(usage_fact, facts.new_rows(batch))
-    await facts.mark(tx, batch)
-    return batch
 
 
 async def _snapshots(tx: Transaction, shard: int, ids: Sequence[str], since: date) -> dict[str, Snapshot]:

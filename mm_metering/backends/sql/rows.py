@@ -36,10 +36,10 @@ def _counts(text: str) -> tuple[Count, ...]:
 
 def fact_row(fact: Fact, *, is_voided: bool, is_open: bool, stored_us: int) -> tuple[Any, ...]:
     """In the order of the table's columns."""
-    counts = _counts_text(fact.counts)
+    fact_id, occurred_us, kind, tenant, event_type, resource, quantity, cost, counts, success, target, metadata = fact
     return (
-        *(fact.tenant, fact.id, fact.occurred_us, fact.kind),
-        *(*fact[4:8], counts, *fact[9:], is_voided, is_open, stored_us),
+        *(tenant, fact_id, occurred_us, kind, event_type, resource, quantity, cost, _counts_text(counts)),
+        *(success, target, metadata, is_voided, is_open, stored_us),
     )
 
 
