@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from typing import Final, Literal
-
-from opentelemetry import metrics
 
 from mm_metering.core.findings import Finding
 from mm_metering.errors import CatalogueError
 from mm_metering.middleware.routes import Resolver
+from mm_metering.telemetry.instruments import FINDINGS
+from mm_metering.telemetry.measures import Measures
 
 log = logging.getLogger("mm_metering.middleware")
 
 NOTES_AT_MOST: Final = 100
-COUNTER: Final = "mm_metering.http.findings"
 
 Kind = Literal["misread", "unidentified"]
 
@@ -24,11 +22,12 @@ Kind = Literal["misread", "unidentified"]
 class Notes:
     """What was noticed in this process: a metric each time, and one line in the log for each text."""
 
-    def __init__(self) -> None:
+    def __init__(self, measures: Measures | None = None) -> None:
         self._texts: dict[str, Kind] = {}
+        self._noticed = (measures or Measures()).tally(FINDINGS)
 
     def note(self, kind: Kind, text: str) -> None:
-        _counter().add(1, {"kind": kind})
+        self._noticed.add(kind)
         if text not in self._texts and len(self._texts) < NOTES_AT_MOST:
             self._texts[text] = kind
             log.warning("%s: %s", kind, text)
@@ -48,8 +47,3 @@ def check_routes(hosts: Iterable[Resolver]) -> Iterator[Finding]:
         yield Finding("ok", f"{len(table.known())} routes read, and the catalogue fits them")
         for route, earlier in table.shadowed():
             yield Finding("warn", f"{route} is never reached: {earlier} comes first")
-
-
-@lru_cache(maxsize=1)
-def _counter() -> metrics.Counter:
-    return metrics.get_meter("mm_metering").create_counter(COUNTER, unit="{finding}")
