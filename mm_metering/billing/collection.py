@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Final
+from typing import Final, get_args
 
 from opentelemetry.trace import SpanKind
 
@@ -92,6 +92,7 @@ class Collector:
         measures = measures or Measures()
         self._spans = measures.spans
         self._became = measures.tally(PAYMENTS)
+        self._became.begin(*get_args(collecting.CollectionState))
         self._adapter = adapter
         self._ledger = ledger
         self._gate = gate

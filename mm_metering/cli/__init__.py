@@ -18,7 +18,7 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
-from mm_metering.cli import ai, alerts, audit, invoices, keys, payments, plans, simulate, tenants, webhooks
+from mm_metering.cli import ai, alerts, audit, invoices, keys, payments, plans, simulate, telemetry, tenants, webhooks
 from mm_metering.cli.host import PROGRAM, REASON, by_hand, load, refuse_memory
 from mm_metering.core.periods import from_micros
 from mm_metering.errors import CatalogueError, InvalidInput, MeteringError, MissingExtra, StoreUnavailable
@@ -185,6 +185,7 @@ def commands() -> typer.Typer:
     program.add_typer(audit.commands(), name="audit")
     program.add_typer(tenants.commands(), name="tenants")
     program.add_typer(keys.commands(), name="keys")
+    program.add_typer(telemetry.commands(), name="telemetry")
     return program
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from mm_metering.core.findings import Finding
 from mm_metering.errors import CatalogueError
@@ -25,6 +25,7 @@ class Notes:
     def __init__(self, measures: Measures | None = None) -> None:
         self._texts: dict[str, Kind] = {}
         self._noticed = (measures or Measures()).tally(FINDINGS)
+        self._noticed.begin(*get_args(Kind))
 
     def note(self, kind: Kind, text: str) -> None:
         self._noticed.add(kind)

@@ -34,6 +34,11 @@ class Tally:
         """That of these values, one per attribute in its order; "" for one that does not apply."""
         return self._cells.get(values) or self._bounded(values)
 
+    def begin(self, *values: str) -> None:
+        """Has it at 0, so that whoever watches sees the first one as a rise."""
+        for value in values:
+            self.cell(value)
+
     def add(self, *values: str, n: int = 1) -> None:
         self.cell(*values).n += n
 

@@ -81,6 +81,7 @@ class Dispatcher:
         """Endpoints with an open alert, once they were asked for."""
         self.keyring = keyring
         self.attempted = (measures or Measures()).tally(DELIVERIES)
+        self.attempted.begin("delivered", "failed", "unsendable")
         self._awake: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
 
     async def run(self) -> None:

@@ -81,6 +81,8 @@ class Jobs:
         self._spans = measures.spans
         self._ended = measures.tally(JOBS)
         self._ledger = ledger
+        for job in jobs:
+            self._ended.add(job.name, "failed", n=0)
         self._jobs = jobs
         self._worker = worker
         self._now_us = now_us
