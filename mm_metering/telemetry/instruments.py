@@ -203,7 +203,7 @@ DELIVERIES: Final = Instrument(
 )  # fmt: skip
 PAYMENTS: Final = Instrument(
     "mm_metering.payments", "counter", "{invoice}",
-    "Invoices by the state that their collection came to: open, failing, confirming, parked, paid, void or uncollectible.",
+    "Invoices by the state their collection came to: open, failing, confirming, parked, paid, void or uncollectible.",
     ("outcome",), "both",
 )  # fmt: skip
 BILLING_DRIFT: Final = Instrument(
