@@ -6,6 +6,7 @@ The conventions (semantic-conventions-genai, of status Development) know no cost
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from opentelemetry import trace
@@ -22,6 +23,7 @@ from mm_metering.telemetry.instruments import (
     CACHE_WRITE_TOKENS,
     INPUT_TOKENS,
     MODEL,
+    OF_GEN_AI,
     OPERATION,
     OUTPUT_TOKENS,
     PROVIDER,
@@ -61,12 +63,21 @@ _MAKERS: Final = {
 
 def provider_of(model: str, settled: Settled | None = None) -> str:
     """Who sells it, in the conventions' word: by the reply, the model's own prefix, the price, or its maker."""
-    usage = settled.usage if settled else None
-    name = parse(model)
-    seller = settled.source.rpartition(" ")[2].rpartition("/")[0] if settled else ""
-    maker = next((maker for start, maker in _MAKERS.items() if name and name.vendors.startswith(start)), UNKNOWN)
-    found = (usage.provider if usage else None) or (name.provider if name else None) or seller or maker
+    told = settled.usage.provider if settled and settled.usage else None
+    named, maker = _named(model)
+    seller = settled.source.rpartition(" ")[2].partition("/")[0] if settled and "/" in settled.source else ""
+    found = told or named or seller or maker
     return _PROVIDERS.get(found, found)
+
+
+@lru_cache(maxsize=1024)
+def _named(model: str) -> tuple[str, str]:
+    """The provider that a model's name has in it, "" for none, and who makes such a model."""
+    name = parse(model)
+    if name is None:
+        return "", UNKNOWN
+    maker = next((maker for start, maker in _MAKERS.items() if name.vendors.startswith(start)), UNKNOWN)
+    return name.provider or "", maker
 
 
 class CallSpan(NamedTuple):
@@ -80,11 +91,11 @@ class ObservedCalls:
     """``gen_ai`` off: the provider's client is instrumented, which tells tokens and spans itself."""
 
     def __init__(self, measures: Measures) -> None:
-        self._measures = measures
         self._is_on = measures.options.gen_ai
         self._spans = measures.spans
         self._calls = measures.tally(AI_CALLS)
         self._cost = measures.tally(AI_COST)
+        self._tokens = {each: measures.tally(each) for each in OF_GEN_AI if self._is_on}
 
     def begin(self, call: AiCall) -> CallSpan | None:
         """The call's span: one of the host's that is of this kind already, or else one of ours."""
@@ -121,10 +132,10 @@ class ObservedCalls:
             return
         if settled.nanos:
             self._cost.add(model, provider, n=settled.nanos)
-        if settled.usage is not None and self._is_on:
-            for instrument, tokens in _tokens(settled.usage).items():
-                if tokens or instrument in (INPUT_TOKENS, OUTPUT_TOKENS):
-                    self._measures.tally(instrument).add(operation, provider, UNKNOWN, model, n=tokens)
+        tokens = _tokens(settled.usage) if settled.usage is not None else {}
+        for instrument, tally in self._tokens.items():
+            if used := tokens.get(instrument, 0):
+                tally.add(operation, provider, UNKNOWN, model, n=used)
 
 
 def _operation(call: AiCall) -> str:

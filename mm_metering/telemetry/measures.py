@@ -36,7 +36,9 @@ class Measures:
                 yield each
 
     def tally(self, instrument: Instrument) -> Tally:
-        return self._tallies.setdefault(instrument, Tally(instrument))
+        """Its sums; the same at every call, and to be kept by whoever adds often."""
+        found = self._tallies.get(instrument)
+        return found or self._tallies.setdefault(instrument, Tally(instrument))
 
     def answer(self, instrument: Instrument, read: Read) -> None:
         """Has the instrument's numbers asked for where they are."""
