@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from mm_metering.middleware.responses import EXPOSED_HEADERS
     from mm_metering.middleware.tenants import anonymous, first_of, from_header, from_state, from_user
     from mm_metering.middleware.tokens import from_jwt
+    from mm_metering.telemetry.options import Telemetry
 
 _HOMES = {
     "ActionRequired": "mm_metering.errors",
@@ -95,6 +96,7 @@ _HOMES = {
     "StripeBillingAdapter": "mm_metering.billing.stripe",
     "SystemClock": "mm_metering.clock",
     "Tax": "mm_metering.core.invoices",
+    "Telemetry": "mm_metering.telemetry.options",
     "UnknownTenant": "mm_metering.errors",
     "UrlRefused": "mm_metering.errors",
     "UsageEvent": "mm_metering.core.events",
@@ -154,6 +156,7 @@ __all__ = [
     "StripeBillingAdapter",
     "SystemClock",
     "Tax",
+    "Telemetry",
     "UnknownTenant",
     "UrlRefused",
     "UsageEvent",

@@ -118,6 +118,9 @@ from mm_metering.middleware.shapes import HeaderStyle, Shape
 from mm_metering.middleware.tenants import Found, Resolver, found_id
 from mm_metering.privacy import KeyUse, Rotated, SealedValues, TenantData
 from mm_metering.proof import Proof, prove
+from mm_metering.telemetry.instruments import BILLING_DRIFT
+from mm_metering.telemetry.measures import Measures
+from mm_metering.telemetry.options import Telemetry
 from mm_metering.usage.adjusting import Adjusting, UsageAdjustment
 from mm_metering.usage.backfill import Backfill, BackfillTally, Events, left_out
 from mm_metering.usage.export import Export
@@ -221,6 +224,7 @@ class Metering:
                  which URLs tenants' webhooks may have beyond https at public addresses
     endpoint_rules
                  what our own endpoints take of one client address; ``EndpointRules()`` if absent
+    telemetry    what OpenTelemetry is told, and whether it may name tenants; ``Telemetry()`` if absent: it may not
 
     Opens at the host's start (``install``), with ``async with``, or at first use. Raises at once CatalogueError for a
     wrong catalogue or shadow and InvalidInput for a shadow that cannot be compared; StoreUnavailable where a store
@@ -248,7 +252,9 @@ class Metering:
         webhook_rules: WebhookRules | None = None,
         audit_anchors: str | Path | None = None,
         endpoint_rules: EndpointRules | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
+        measures = self._measures = Measures(telemetry)
         self.catalogue: Catalogue = catalogues.load(catalogue)
         self.clock: Clock = clock or SystemClock()
         self.grace = grace
@@ -261,7 +267,7 @@ class Metering:
         self._open = False
         self._lock = threading.Lock()
         self._portal = Portal()
-        self.notes = Notes()
+        self.notes = Notes(measures)
         self.endpoint_guard = EndpointGuard(
             endpoint_rules or EndpointRules(), now_s=lambda: self.clock.now().timestamp()
         )
@@ -283,6 +289,8 @@ class Metering:
             defaults=self._defaults,
             timing=timing,
             journal=self._journal,
+            measures=measures,
+            store=self.places[0].partition(":")[0],
         )
         vault, keyring = self._locks(secret_key, ephemeral=_url(ledger) == "memory://")
         self._audit = AuditLog(self.ledger, clock=self.clock, keys=vault.derived("audit"), anchors=audit_anchors)
@@ -314,6 +322,7 @@ class Metering:
             flush_all=self._drain.fully,
             tell=self._told,
             ledger=self.ledger,
+            measures=measures,
         )
         self._what_if = WhatIf(self.ledger, plans=plans, catalogue=self.catalogue)
         self._shadow = None if shadow is None else self._shadow_of(catalogues.load(shadow))
@@ -346,6 +355,7 @@ class Metering:
             check_plan=self._may_have_webhooks,
             record=self._meter_delivery,
             new_id=_new_id,
+            measures=measures,
         )
         self._hooks = Hooks(self.ledger, clock=self.clock)
         self._collector: Collector | None = None
@@ -362,12 +372,18 @@ class Metering:
             self._drain.touched(),
             clock=self.clock,
             monitor=lambda: self.monitor,
+            measures=measures,
         )
         self._inline = worker == "inline" or (worker == "auto" and _is_embedded(counters))
+        self._work_through(measures)
+
+    def _work_through(self, measures: Measures) -> None:
+        """What a worker needs, also where this process is none."""
         leases = Leases(self.ledger, worker=_new_id(), shards=self.counters.shards)
         watch = None if self._shadow is None else ShadowWatch(self.ledger, self._shadow, now=self.clock.now)
         blocks: Mapping[str, int] = {} if watch is None else watch.blocks
-        self._jobs = Jobs(self.ledger, [*self._all_jobs(watch)], worker=leases.worker, now_us=micros_of(self.clock))
+        now_us = micros_of(self.clock)
+        self._jobs = Jobs(self.ledger, [*self._all_jobs(watch)], worker=leases.worker, now_us=now_us, measures=measures)
         self.reconciler = Reconciler(self.counters, self.ledger, self.gate, self._drain)
         self._worker = Worker(
             self._drain,
@@ -383,9 +399,9 @@ class Metering:
             self.ledger,
             self._drain,
             self._worker,
-            unconfirmed=self._unconfirmed,
             files=None if self._journal is None else self._journal.count,
             shadowed=lambda: blocks,
+            measures=measures,
         )
         self._lookout = Lookout(
             self.counters, self.ledger, places=self.places, journal=self._journal, close_job=CLOSE_MONTH
@@ -424,6 +440,7 @@ class Metering:
             dunning=dunning,
             sends=mode == "invoice",
             new_id=_new_id,
+            measures=self._measures,
         )
         if isinstance(billing, WebhookAdapter):
             self._inbox = Inbox(billing, self.ledger, collector, clock=self.clock, prices_there=mode == "report")
@@ -498,6 +515,7 @@ class Metering:
         try:
             await self._apply_plans()
             await self.gate.open()
+            self.monitor.observe()
             if self._inline:
                 self._worker.start()
             self._open = True
@@ -600,9 +618,6 @@ class Metering:
             return tried, await self.ledger.count_dead_letters()
         finally:
             await self.aclose()
-
-    def _unconfirmed(self) -> int:
-        return self.gate.journal_facts
 
     async def migrate(self) -> None:
         """Brings the ledger's schema to this release's, whatever ``apply`` says. Closes at the end."""
@@ -1061,7 +1076,9 @@ class Metering:
         collector, adapter = self._collecting(), self.billing.adapter
         if not isinstance(adapter, WebhookAdapter):
             raise InvalidInput("billing", f"{type(adapter).__name__} cannot list its invoices")
-        return await Reconcile(adapter, self.ledger, collector).look(period, apply=apply, progress=progress)
+        found = await Reconcile(adapter, self.ledger, collector).look(period, apply=apply, progress=progress)
+        self._measures.answer(BILLING_DRIFT, lambda: [("", len(found.drift))])
+        return found
 
     def _collecting(self) -> Collector:
         if self._collector is None:

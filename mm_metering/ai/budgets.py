@@ -34,6 +34,7 @@ from mm_metering.core.tenancy import TenantRow
 from mm_metering.errors import MissingExtra, UnknownTenant
 from mm_metering.gate.admission import Candidate, Share
 from mm_metering.gate.gate import Gate
+from mm_metering.telemetry.measures import Measures
 
 log = logging.getLogger("mm_metering.ai")
 
@@ -73,6 +74,7 @@ class Ai:
         flush_all: Callable[[], Awaitable[None]],
         tell: Callable[[Sequence[Notice]], Awaitable[object]],
         ledger: Ledger,
+        measures: Measures | None = None,
     ) -> None:
         self._gate = gate
         self._catalogue = catalogue
@@ -95,6 +97,7 @@ class Ai:
             from_sync=from_sync,
             flush_all=flush_all,
             tell=tell,
+            measures=measures or Measures(),
         )
         gate.chores.append(self.holding.renew)
 

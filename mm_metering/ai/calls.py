@@ -80,6 +80,7 @@ class AiCall:
         """What is held of the budget; None where no budget limits it."""
         self.floor_nanos = floor_nanos
         """What its input alone costs: the least that a call costs that was sent."""
+        self.may_write = max_output_tokens > 0
         self.is_limited = granted_nanos is not None
         """Whether some limit of the plan's holds it."""
         self.settled: Settled | None = None

@@ -14,6 +14,7 @@ from mm_metering.ai.asking import Asked
 from mm_metering.ai.calls import AiCall, Settled
 from mm_metering.ai.candidates import Candidates
 from mm_metering.ai.hold_facts import Note, close_facts, hold_fact, renewal
+from mm_metering.ai.observed import CallSpan, ObservedCalls
 from mm_metering.backends.ledger import FIRST_HOLD, Ledger, hold_key
 from mm_metering.clock import Clock
 from mm_metering.core.alerting import unpriced
@@ -22,12 +23,14 @@ from mm_metering.core.collecting import Notice
 from mm_metering.core.decision import Decision
 from mm_metering.core.facts import Fact, void
 from mm_metering.core.periods import from_micros, micros
-from mm_metering.errors import StoreUnavailable
+from mm_metering.errors import ModelNotAllowed, StoreUnavailable
 from mm_metering.gate.admission import Candidate
 from mm_metering.gate.context import Bound, bound_or_none
 from mm_metering.gate.gate import Gate
 from mm_metering.gate.holds import Held
 from mm_metering.gate.refusals import raise_if_refused
+from mm_metering.telemetry.instruments import RESERVATIONS
+from mm_metering.telemetry.measures import Measures
 
 log = logging.getLogger("mm_metering.ai")
 
@@ -57,6 +60,7 @@ class OpenCall:
     expires_us: int
     bound: Bound | None
     task: asyncio.Task[Any] | None
+    span: CallSpan | None = None
     is_written: bool = False
 
     @property
@@ -80,6 +84,7 @@ class Holding:
         from_sync: Callable[[Callable[[], Awaitable[None]]], None],
         flush_all: Callable[[], Awaitable[None]],
         tell: Callable[[Sequence[Notice]], Awaitable[object]],
+        measures: Measures,
     ) -> None:
         self.from_sync = from_sync
         self.reading_on: set[asyncio.Task[None]] = set()
@@ -92,18 +97,23 @@ class Holding:
         self._flush_all = flush_all
         self._tell = tell
         self._running: dict[str, weakref.ref[OpenCall]] = {}
+        self._observed = ObservedCalls(measures)
+        measures.answer(RESERVATIONS, lambda: [("", len(self._running))])
 
     async def open(self, asked: Asked) -> OpenCall:
         """Held, or the Refused that fits."""
         policy, plan = await self._gate.ai_policy(asked.tenant)
-        candidates = self._candidates.all(asked, policy, plan)
+        try:
+            candidates = self._candidates.all(asked, policy, plan)
+        except ModelNotAllowed as error:
+            self._gate.observed.refused(asked.tenant, plan, error.decisions[0])
+            raise
         held = await self._gate.hold(asked.tenant, candidates, lasts_us=LASTS_US)
         if not isinstance(held, Held):
             raise_if_refused(_with_fallback(held.decisions, policy), self._clock.now())
             raise AssertionError("a hold that was refused has a decision that says why")
-        opened = OpenCall(
-            asked, self._candidates.call(asked, held), held, held.expires_us, bound_or_none(), _task_here()
-        )
+        call = self._candidates.call(asked, held)
+        opened = OpenCall(asked, call, held, held.expires_us, bound_or_none(), _task_here(), self._observed.begin(call))
         self._running[held.id] = weakref.ref(opened)
         if opened.bound is not None:
             opened.bound.unsettled[held.id] = lambda: self.leave(opened)
@@ -148,6 +158,7 @@ class Holding:
         await asyncio.shield(self._keep(self._write(done)))
 
     async def _write(self, done: OpenCall) -> None:
+        self._observed.over(done.call, done.span)
         held, settled = done.held, done.call.settled
         if settled is None:
             await self._gate.close(held, [void(hold_fact(held))])
@@ -220,6 +231,7 @@ class Holding:
         held = Held(hold.id, hold.tenant, candidate, 0, {}, hold.occurred_us, hold.occurred_us + LASTS_US)
         log.warning("an AI call of %r on %s was never settled: its input is charged", hold.tenant, hold.resource)
         await self._gate.close(held, close_facts(held, settled, name="expired"))
+        self._observed.count(hold.resource, settled)
 
 
 def _task_here() -> asyncio.Task[Any] | None:

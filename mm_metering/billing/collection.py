@@ -14,7 +14,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Final
+from typing import Final, get_args
+
+from opentelemetry.trace import SpanKind
 
 from mm_metering.backends.accounts import Wanted
 from mm_metering.backends.collecting import PARKED, PROVIDER_REFUSED
@@ -45,6 +47,8 @@ from mm_metering.errors import (
 )
 from mm_metering.gate.acting import act_now
 from mm_metering.gate.gate import Gate
+from mm_metering.telemetry.instruments import PAYMENTS
+from mm_metering.telemetry.measures import Measures
 
 log = logging.getLogger("mm_metering.worker")
 
@@ -83,7 +87,12 @@ class Collector:
         new_id: Callable[[], str],
         sends: bool = True,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        measures: Measures | None = None,
     ) -> None:
+        measures = measures or Measures()
+        self._spans = measures.spans
+        self._became = measures.tally(PAYMENTS)
+        self._became.begin(*get_args(collecting.CollectionState))
         self._adapter = adapter
         self._ledger = ledger
         self._gate = gate
@@ -197,9 +206,10 @@ class Collector:
         customer = await self._ledger.payer(each.tenant)
         if customer is None:
             raise InvalidRequest(f"tenant {each.tenant!r} has no customer at the provider any more; create_customer")
-        made = await self._adapter.create_invoice(
-            customer, items=items_of_invoice(invoice, each.amount), idempotency_key=each.key
-        )
+        with self._spans.around("invoice create", {}, kind=SpanKind.CLIENT):
+            made = await self._adapter.create_invoice(
+                customer, items=items_of_invoice(invoice, each.amount), idempotency_key=each.key
+            )
         now = self._clock.now()
         moved = await self._move(each, lambda now_is: collecting.issued(now_is, made.id, now))
         return await self._paid(moved) if made.status == "paid" else moved
@@ -214,7 +224,8 @@ class Collector:
             return asked
         found: BillingInvoice | None
         try:
-            found = await self._adapter.pay_invoice(each.provider_invoice, idempotency_key=attempt.key)
+            with self._spans.around("invoice pay", {}, kind=SpanKind.CLIENT):
+                found = await self._adapter.pay_invoice(each.provider_invoice, idempotency_key=attempt.key)
         except CardDeclined as error:
             return await self._declined(asked, error.decline_code, is_final=error.is_final)
         except NoPaymentMethod:
@@ -366,6 +377,7 @@ class Collector:
         """Decides on the collection as it stands, and writes all that follows together. ``asked``: what somebody wants,
         for the audit log."""
         now, after, changed, act = self._clock.now(), [each], [False], self._act(actor)
+        moved_to = [""]
 
         def decide(account: Account) -> Entries:
             known = next((one for one in account.collections if one.invoice == each.invoice), None)
@@ -376,6 +388,7 @@ class Collector:
             except WrongState:  # another process was first
                 moved, notices = known, ()
             after[0] = moved
+            moved_to[0] = moved.state if moved.state != known.state else ""
             if moved == known:
                 return Entries()
             others = [one for one in account.collections if one.invoice != each.invoice]
@@ -393,6 +406,8 @@ class Collector:
 
         wanted = Wanted(periods=(each.period,), collections=True)
         await self._ledger.book([each.tenant], wanted, audited(decide, act))
+        if moved_to[0]:
+            self._became.add(moved_to[0])
         if changed[0]:
             await self._announce(each.tenant)
         return after[0]

@@ -22,6 +22,7 @@ from mm_metering.cli.proof import prove, rebuild
 from mm_metering.cli.routes import explain, routes
 from mm_metering.cli.simulate import simulate
 from mm_metering.cli.status import status
+from mm_metering.cli.telemetry import telemetry
 from mm_metering.cli.tenants import tenants
 from mm_metering.cli.usage import usage
 from mm_metering.cli.webhooks import webhooks
@@ -53,6 +54,7 @@ def commands() -> typer.Typer:
         "ai": ai,
         "audit": audit,
         "keys": keys,
+        "telemetry": telemetry,
     }
     for name, group in groups.items():
         program.add_typer(group, name=name)

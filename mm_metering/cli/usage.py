@@ -122,7 +122,7 @@ def export(
 ) -> None:
     """Each fact that counts, as a line that `usage backfill` reads: into another ledger as usage, into this one as a
     duplicate."""
-    count = run(app, lambda metering: export_to(metering, tenant, from_, to, out, form), counts=True)
+    count = run(app, lambda metering: export_to(metering, tenant, (from_, to), out, form), counts=True)
     print(f"facts: {count:,}", file=sys.stderr)  # noqa: T201
 
 
@@ -228,18 +228,17 @@ def tell(made: UsageAdjustment) -> None:
         say(console(), f"{made.id}: was made before; nothing changed")
         return
     late = "; the month's invoice is final, so the next one has the difference" if made.late else ""
-    say(
-        console(),
-        f"{made.tenant}: {made.meter} {made.quantity:+,} on {made.day}: {made.before:,} before, {made.after:,} now{late}",
-    )
+    what = f"{made.tenant}: {made.meter} {made.quantity:+,} on {made.day}"
+    say(console(), f"{what}: {made.before:,} before, {made.after:,} now{late}")
 
 
 # -- export ------------------------------------------------------------------------------------------------------------
 
 
-async def export_to(metering: Metering, tenant: str, start: str, end: str, out: str, form: str) -> int:
+async def export_to(metering: Metering, tenant: str, days: tuple[str, str], out: str, form: str) -> int:
     written, count, seen = format_of(out, form), 0, ""
     tenants = 1 if tenant else await count_tenants(metering.ledger)
+    start, end = days
     with opened(out) as file, bar("tenants", tenants) as progress:
         sink, done = Sink(file, written), 0
         async for line in metering.export_usage(tenant or None, start=start or None, end=end or None):

@@ -144,4 +144,9 @@ def readings(decisions: Sequence[Decision]) -> list[Reading]:
     ]
 
 
+def policy_name(meter: str, window: str | None) -> str:
+    """ "api_calls-day"; a level has its meter's name alone."""
+    return f"{meter}-{window}" if window in WINDOWS else meter
+
+
 _policy = lru_cache(maxsize=1024)(Policy)

@@ -38,6 +38,9 @@ from mm_metering.gate.flight import Fate, Flight, Outcome, Waiter, granted
 from mm_metering.gate.generations import certify
 from mm_metering.gate.journal import MAX_FACTS, Journal
 from mm_metering.gate.journal_file import Acked, Item, JournalFile
+from mm_metering.gate.pulse import Fate as Ended
+from mm_metering.gate.pulse import Pulse
+from mm_metering.telemetry.measures import Measures
 
 log = logging.getLogger("mm_metering.gate")
 
@@ -71,12 +74,14 @@ class Lane:
         process: str,
         timing: Timing,
         journal: Journal | None = None,
+        pulse: Pulse | None = None,
     ) -> None:
         self.shard = shard
         self.generation = 0
         self.down = False
         self._known = 0
         self.journal = journal or Journal()
+        self._pulse = pulse or Pulse(Measures(), "")
         self.loads: dict[tuple[str, str], asyncio.Task[bool]] = {}
         self._counters = counters
         self._ledger = ledger
@@ -86,7 +91,7 @@ class Lane:
         self._seq = 0
         self._answers = 0
         self._silences = 0
-        self._confirmed_s = asyncio.get_running_loop().time()
+        self._confirmed_s = self._warned_s = asyncio.get_running_loop().time()
         self._queue: deque[Waiter] = deque()
         self._flight: Flight | None = None
         self._loop = asyncio.get_running_loop()
@@ -104,6 +109,11 @@ class Lane:
     def unconfirmed(self) -> int:
         """Acknowledged ops that the ledger has not confirmed: journalled, or on their way to be replayed."""
         return self.journal.facts + (len(self._flight.replay) if self._flight else 0)
+
+    @property
+    def waits_s(self) -> float:
+        """How long the ledger has confirmed none of them."""
+        return max(0.0, self.time() - self._confirmed_s) if self.unconfirmed else 0.0
 
     def start(self) -> None:
         """The flusher runs in an empty context: nothing of the first caller's may leak into it."""
@@ -279,6 +289,7 @@ class Lane:
                 failpoints.reach("replay.after_reply" if flight.replay else "lane.after_reply")
                 self._come_up()
                 self._flight = None
+                self._pulse.answered(len(flight.waiters))
                 self._finish(flight, answer)
                 if self._known > self.generation:
                     await certify(self._counters, self._ledger, self.shard, seen=self.generation)
@@ -295,20 +306,27 @@ class Lane:
     async def _call(self, flight: Flight) -> Answer:
         """One round trip. StoreUnavailable, with the flight's fate unknown, if there is no answer in time."""
         batch = Batch(self._process, flight.generation, flight.seq, self._now_us(), flight.ops)
-        deadline = Deadline(self._loop, self._deadline_s())
+        deadline, began_s = Deadline(self._loop, self._deadline_s()), self._loop.time()
         try:
-            return await self._counters.apply(self.shard, batch)
+            answer = await self._counters.apply(self.shard, batch)
         except asyncio.CancelledError:
             if not deadline.is_over or deadline.is_cancelled_besides():
                 raise
             self._silences += 1
-            flight.lost += 1
+            self._lose(flight, began_s)
             raise StoreUnavailable(f"counters: no answer within {deadline.seconds * 1000:.0f} ms") from None
         except StoreUnavailable:
-            flight.lost += 1
+            self._lose(flight, began_s)
             raise
         finally:
             deadline.cancel()
+        ended: Ended = "answered" if isinstance(answer, Reply) else "fenced"
+        self._pulse.took(began_s, self._loop.time(), ended)
+        return answer
+
+    def _lose(self, flight: Flight, began_s: float) -> None:
+        flight.lost += 1
+        self._pulse.took(began_s, self._loop.time(), "lost")
 
     def _deadline_s(self) -> float:
         if not self._answers:
@@ -339,15 +357,15 @@ class Lane:
 
     def _mind_the_drain(self, *, is_confirmed: bool) -> None:
         now_s = self._loop.time()
-        if not is_confirmed and now_s - self._confirmed_s > UNDRAINED_S:
+        if is_confirmed:
+            self._confirmed_s = self._warned_s = now_s
+        elif now_s - self._warned_s > UNDRAINED_S:
+            self._warned_s = now_s
             log.warning(
                 "shard %d: nothing was folded into the ledger for %.0f s, and %d acknowledged ops wait; "
                 "run `mm-metering worker`, or look at its log",
                 *(self.shard, UNDRAINED_S, self.unconfirmed),
             )
-            is_confirmed = True
-        if is_confirmed:
-            self._confirmed_s = now_s
 
     def _too_late(self, waiter: Waiter, result: Result) -> None:
         """Puts right what a waiter was told before this result, or what was taken for one that went away."""
@@ -385,6 +403,8 @@ class Lane:
         if not self.down:
             log.warning("shard %d: %s; deciding by the outage policy", self.shard, error)
         self.down = True
+        if not self.unconfirmed:
+            self._confirmed_s = self._loop.time()
         self._disarm()
         self._keep()
         self._answer_all()

@@ -9,6 +9,7 @@ from typing import Final
 
 from mm_metering.core.decision import Decision
 from mm_metering.core.refusals import sentence
+from mm_metering.telemetry.spans import log_keys
 
 log = logging.getLogger("mm_metering.refused")
 
@@ -33,6 +34,5 @@ class FirstRefusals:
         if len(self._said) > MOST:
             self._said.popitem(last=False)
         said = decision.model_dump(mode="json", exclude_none=True)
-        log.info(
-            "refused tenant=%r: %s", tenant, sentence(decision, now), extra={"refused": {"tenant": tenant, **said}}
-        )
+        told = {"refused": {"tenant": tenant, **said}, **log_keys()}
+        log.info("refused tenant=%r: %s", tenant, sentence(decision, now), extra=told)

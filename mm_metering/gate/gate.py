@@ -56,13 +56,17 @@ from mm_metering.gate.holds import Held
 from mm_metering.gate.journal import Journal
 from mm_metering.gate.journal_file import Directory, Item
 from mm_metering.gate.loops import Loops
+from mm_metering.gate.observed import Observed
 from mm_metering.gate.plans import PlanBook
+from mm_metering.gate.pulse import Pulse
 from mm_metering.gate.reports import Reports
 from mm_metering.gate.seldom import Seldom
 from mm_metering.gate.snapshots import Snapshots
 from mm_metering.gate.tenants import View, Views
 from mm_metering.gate.terms import Terms, overruled
 from mm_metering.gate.windows import PlanWindows, Prepared, counted_meters, new_fact
+from mm_metering.telemetry.instruments import JOURNAL_AGE, JOURNAL_DEPTH, OUTAGE
+from mm_metering.telemetry.measures import Measures
 
 log = logging.getLogger("mm_metering.gate")
 
@@ -82,7 +86,7 @@ class Drain(Protocol):
 
 
 class Gate:
-    """One per Metering; used from any number of event loops."""
+    """One per Metering; used from any number of event loops. ``store``: what watchers call its counters."""
 
     def __init__(
         self,
@@ -97,6 +101,8 @@ class Gate:
         defaults: Callable[[], TenantDefaults],
         timing: Timing | None = None,
         journal: Directory | None = None,
+        measures: Measures | None = None,
+        store: str = "",
     ) -> None:
         self._counters = counters
         self._ledger = ledger
@@ -118,9 +124,18 @@ class Gate:
         self._fresh: set[str] | None = None
         self._windows: dict[tuple[str, str, int], PlanWindows] = {}
         self._reports = Reports(new_id())
+        self.observed = self._observed_by(measures or Measures(), store)
         self._first_refusals = FirstRefusals()
         self._not_loaded = Seldom(log, "tenants not loaded in time")
         self.chores: list[Callable[[], Awaitable[object]]] = []
+
+    def _observed_by(self, measures: Measures, store: str) -> Observed:
+        self._pulse = Pulse(measures, store or type(self._counters).__name__)
+        measures.answer(OUTAGE, self._outages)
+        measures.answer(JOURNAL_DEPTH, lambda: [("", self.journal_facts)])
+        measures.answer(JOURNAL_AGE, lambda: [("", max((lane.waits_s for lane in self._loops.lanes()), default=0.0))])
+        money = (meter.name for meter in self._catalogue.meters.values() if meter.unit == "money")
+        return Observed(measures, money=frozenset(money))
 
     # -- takes --------------------------------------------------------------------------------------------------------
 
@@ -152,6 +167,7 @@ class Gate:
             if isinstance(outcome, Taken) and not view.refused_as:
                 if op.payloads and not op.hold:
                     self._reports.acknowledged(view.shard, op.payloads[outcome.chosen])
+                    self.observed.granted(view, asked, outcome.states)
                 return Granted(view, asked, outcome.states, fact_id, now_us)
             give_up = give_up or lane.time() + self._timing.load_s
             if isinstance(outcome, Miss):
@@ -182,8 +198,11 @@ class Gate:
             case Fate.ALLOWED:
                 self._reports.acknowledged(view.shard, op.payloads[0])
                 facts = tuple(map(decode, op.payloads[0].split(b"\n")))
+                self.observed.degraded(view, facts)
                 return Admission(view.tenant, view.plan, allowed=True, facts=facts, degraded=True)
             case _:
+                if op.payloads:
+                    self.observed.unavailable(view)
                 raise StoreUnavailable(
                     "counters: no answer in time, so this was not allowed and nothing was counted; "
                     'try again, or set on_outage = "allow" on the meter'
@@ -196,6 +215,8 @@ class Gate:
         for meter, units in asked.amounts() if op.payloads else ():
             if meter in refused:
                 self._reports.refused(view, meter, units, now_us)
+        if op.payloads or view.refused_as:
+            self.observed.refused(view.tenant, view.plan, answers[0])
         if op.payloads:
             for answer in answers:
                 if not answer.allowed:
@@ -225,8 +246,10 @@ class Gate:
         """Reserves the first candidate that fits, or refuses with decisions about the first. Raises like ``take``."""
         view, asked, op, outcome, now_us = await self._asked(tenant, candidates, lasts_us=lasts_us)
         if isinstance(outcome, Taken) and not view.refused_as:
+            self.observed.held(view)
             return self._held(view, candidates, op, outcome, now_us)
         if outcome is Fate.ALLOWED:
+            self.observed.degraded(view, ())
             return Held(op.hold, tenant, candidates[0], 0, {}, now_us, op.expires_us, degraded=True)
         return self._not_granted(view, asked, outcome, op, now_us)
 
@@ -294,7 +317,10 @@ class Gate:
         counted = [fact for fact in facts if fact.kind != "void"]
         self._reports.taken_back(lane.shard, instead_of)
         op = Post(held.tenant, tag, view.deltas(counted, self._now_us()), payload, close=held.id)
-        return self._acknowledged(lane, facts, await lane.submit(op, allow=True))
+        in_stream = self._acknowledged(lane, facts, await lane.submit(op, allow=True))
+        self.observed.posted(view, counted)
+        self.observed.taken_back(view, instead_of)
+        return in_stream
 
     # -- posts --------------------------------------------------------------------------------------------------------
 
@@ -319,7 +345,9 @@ class Gate:
         op: Post | Append = Post(tenant, tag, view.deltas(moved, self._now_us(), sign=sign), payload)
         if levels:  # a level taken back: the ledger orders what is left
             op = Append(((tenant, payload),))
-        return self._acknowledged(lane, written, await lane.submit(op, allow=True))
+        in_stream = self._acknowledged(lane, written, await lane.submit(op, allow=True))
+        (self.observed.posted if sign > 0 else self.observed.taken_back)(view, moved)
+        return in_stream
 
     async def add(self, tenant: str, wishes: Sequence[Wish]) -> None:
         """States that this was used now. Acknowledged when it returns, like ``post``."""
@@ -458,7 +486,9 @@ class Gate:
         if known is None:
             if len(self._windows) >= MAX_WINDOWS:
                 self._windows.clear()
-            known = self._windows[key] = PlanWindows(plan, zone(timezone), self._catalogue, anchor)
+            known = self._windows[key] = PlanWindows(
+                plan, zone(timezone), self._catalogue, anchor, observed=self.observed
+            )
         return known
 
     async def _snapshot(self, tenant: str) -> Snapshot:
@@ -582,6 +612,7 @@ class Gate:
             process=process,
             timing=self._timing,
             journal=Journal(create, process),
+            pulse=self._pulse,
         )
 
     async def open(self) -> None:
@@ -648,6 +679,12 @@ class Gate:
     def journal_facts(self) -> int:
         """Acknowledged ops that the ledger has not confirmed yet, over all loops of this process."""
         return sum(lane.unconfirmed for lane in self._loops.lanes())
+
+    def _outages(self) -> Iterator[tuple[str, float]]:
+        down: dict[int, bool] = {}
+        for lane in self._loops.lanes():
+            down[lane.shard] = down.get(lane.shard, False) or lane.down
+        return ((str(shard), int(is_down)) for shard, is_down in sorted(down.items()))
 
     async def aclose(self) -> bool:
         """Stops the lanes of every loop that runs. What is unconfirmed waits in files; False if some of it does not,

@@ -16,6 +16,7 @@ from mm_metering.core.limits import UNBOUNDED, Line, Slot, window_start
 from mm_metering.core.money import to_nanos
 from mm_metering.core.periods import Span, Window, from_micros, micros, window_span
 from mm_metering.gate.admission import Candidate, Policy, Share, Wish
+from mm_metering.gate.observed import NOWHERE, Observed, Tallied
 
 MAX_PREPARED: Final = 1024
 MAX_GAUGES: Final = 4096
@@ -57,8 +58,9 @@ class Shown(NamedTuple):
 class Prepared:
     """A set of wishes against a plan, right from ``starts_us`` until ``ends_us``: all but tenant, ids and the instant.
 
-    ``forms`` are the kinds and the rests of the facts' lines; ``shown`` are the lines that an answer tells of. Compared
-    by identity, like a Policy.
+    ``forms`` are the kinds and the rests of the facts' lines; ``shown`` are the lines that an answer tells of,
+    ``charged`` those of them past whose limit usage is charged; ``tallied`` is where it counts for whoever watches.
+    Compared by identity, like a Policy.
     """
 
     alternatives: tuple[tuple[Line, ...], ...]
@@ -66,6 +68,8 @@ class Prepared:
     facts: tuple[Fact, ...]
     forms: tuple[tuple[str, str], ...]
     shown: tuple[Shown, ...]
+    charged: tuple[tuple[int, Policy], ...]
+    tallied: Tallied
     level: str
     allowed_in_outage: bool
     starts_us: int
@@ -87,12 +91,21 @@ class Prepared:
 class PlanWindows:
     """A plan's limits in one time zone. Without a plan nothing is limited."""
 
-    def __init__(self, plan: Plan | None, zone: tzinfo, catalogue: Catalogue, anchor: int = 1) -> None:
+    def __init__(
+        self,
+        plan: Plan | None,
+        zone: tzinfo,
+        catalogue: Catalogue,
+        anchor: int = 1,
+        *,
+        observed: Observed | None = None,
+    ) -> None:
         self.plan = plan.name if plan else ""
         self.ai = (plan.ai if plan else None) or AiPolicy()
         self.alerts = (plan.alerts if plan else None) or catalogue.alerts
         self.zone = zone
         self._anchor = anchor
+        self._observed = observed
         self.catalogue = catalogue
         self._limits = plan.limits if plan else {}
         self._gauges: dict[tuple[str, str], tuple[Gauge, ...]] = {}
@@ -183,16 +196,19 @@ class PlanWindows:
         gauges = tuple(gauge for _, gauge in lines.values())
         spans = [(gauge.starts_us, gauge.ends_us) for gauge in gauges if gauge and not gauge.slot.rate_s]
         everything = [meter for wish in wishes for meter in counted_meters(self.catalogue, wish)]
+        shown = tuple(
+            Shown(order, gauge.policy, gauge.slot, gauge.ends_us)
+            for order, gauge in enumerate(gauges)
+            if gauge and gauge.policy
+        )
         return Prepared(
             alternatives=(tuple(line for line, _ in lines.values()),),
             gauges=gauges,
             facts=tuple(facts),
             forms=tuple((quoted(fact.kind), rest(fact)) for fact in facts),
-            shown=tuple(
-                Shown(order, gauge.policy, gauge.slot, gauge.ends_us)
-                for order, gauge in enumerate(gauges)
-                if gauge and gauge.policy
-            ),
+            shown=shown,
+            charged=tuple((each.order, each.policy) for each in shown if each.slot.maximum == UNBOUNDED),
+            tallied=self._observed.tallied(self.plan, facts) if self._observed else NOWHERE,
             level=level,
             allowed_in_outage=all(meter.on_outage == "allow" for meter in everything),
             starts_us=max((start for start, _ in spans), default=0),
@@ -222,6 +238,8 @@ class PlanWindows:
             facts=tuple(facts),
             forms=tuple(forms),
             shown=(),
+            charged=(),
+            tallied=NOWHERE,
             level="",
             allowed_in_outage=all(self.catalogue.meter(meter).on_outage == "allow" for meter in held),
             starts_us=0,

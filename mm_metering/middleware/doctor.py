@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
-from opentelemetry import metrics
 from starlette.middleware.base import BaseHTTPMiddleware
 
 from mm_metering.core.findings import Finding
 from mm_metering.errors import CatalogueError
 from mm_metering.middleware.responses import EXPOSED_HEADERS
 from mm_metering.middleware.routes import Resolver
+from mm_metering.telemetry.instruments import FINDINGS
+from mm_metering.telemetry.measures import Measures
 
 log = logging.getLogger("mm_metering.middleware")
 
 NOTES_AT_MOST: Final = 100
 MISREAD: Final = frozenset({"0.137.0", "0.137.1"})
 """FastAPIs whose routers cannot be walked."""
-COUNTER: Final = "mm_metering.http.findings"
 
 Kind = Literal["misread", "unidentified"]
 
@@ -28,11 +27,13 @@ Kind = Literal["misread", "unidentified"]
 class Notes:
     """What was noticed in this process: a metric each time, and one line in the log for each text."""
 
-    def __init__(self) -> None:
+    def __init__(self, measures: Measures | None = None) -> None:
         self._texts: dict[str, Kind] = {}
+        self._noticed = (measures or Measures()).tally(FINDINGS)
+        self._noticed.begin(*get_args(Kind))
 
     def note(self, kind: Kind, text: str) -> None:
-        _counter().add(1, {"kind": kind})
+        self._noticed.add(kind)
         if text not in self._texts and len(self._texts) < NOTES_AT_MOST:
             self._texts[text] = kind
             log.warning("%s: %s", kind, text)
@@ -85,8 +86,3 @@ def _cors(exposed: Iterable[str]) -> Iterator[Finding]:
     if missing and "*" not in known:
         way = "CORSMiddleware(..., expose_headers=mm_metering.EXPOSED_HEADERS)"
         yield Finding("warn", f"browsers cannot read {', '.join(missing)}: {way}")
-
-
-@lru_cache(maxsize=1)
-def _counter() -> metrics.Counter:
-    return metrics.get_meter("mm_metering").create_counter(COUNTER, unit="{finding}")

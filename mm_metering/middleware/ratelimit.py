@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
 from mm_metering.core.limits import State
-from mm_metering.gate.admission import WINDOWS, Policy, Reading
+from mm_metering.gate.admission import Policy, Reading, policy_name
 from mm_metering.gate.decisions import Granted
 from mm_metering.gate.windows import Prepared
 from mm_metering.middleware.shapes import HeaderStyle
@@ -126,8 +126,3 @@ def _text(policy: Policy) -> Text:
     window = f";w={policy.window_s}" if policy.window_s else ""
     near = policy.limit // 5 if policy.window in _CALENDAR else -1
     return Text(name, f"{name};q={min(policy.limit, _LARGEST)}{window}", near)
-
-
-def policy_name(meter: str, window: str | None) -> str:
-    """ "api_calls-day"; a level has its meter's name alone."""
-    return f"{meter}-{window}" if window in WINDOWS else meter

@@ -22,8 +22,8 @@ from uuid_utils import uuid7
 from mm_metering.core.decision import Decision, Quantity
 from mm_metering.core.periods import micros
 from mm_metering.core.refusals import BUSY_RETRY_S, sentence, wait_s
-from mm_metering.gate.admission import readings
-from mm_metering.middleware.ratelimit import RawHeaders, policy_name, rate_limit_headers
+from mm_metering.gate.admission import policy_name, readings
+from mm_metering.middleware.ratelimit import RawHeaders, rate_limit_headers
 from mm_metering.middleware.shapes import PLAIN, Kinds, Style, shaped
 
 PROBLEM_BASE: Final = "https://mm-metering.readthedocs.io/problems/"

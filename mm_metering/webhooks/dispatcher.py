@@ -25,6 +25,8 @@ from mm_metering.core.event_types import told
 from mm_metering.core.periods import micros
 from mm_metering.errors import MeteringError
 from mm_metering.gate.keyring import Keyring
+from mm_metering.telemetry.instruments import DELIVERIES
+from mm_metering.telemetry.measures import Measures
 from mm_metering.webhooks.answers import Answer
 from mm_metering.webhooks.messages import is_metered
 from mm_metering.webhooks.signing import sign
@@ -65,6 +67,7 @@ class Dispatcher:
         record: Callable[[Claimed], Awaitable[None]],
         act: Callable[[], Act],
         lease: timedelta = LEASE,
+        measures: Measures | None = None,
     ) -> None:
         self.ledger = ledger
         self.clock = clock
@@ -77,6 +80,8 @@ class Dispatcher:
         self.unsendable: set[str] | None = None
         """Endpoints with an open alert, once they were asked for."""
         self.keyring = keyring
+        self.attempted = (measures or Measures()).tally(DELIVERIES)
+        self.attempted.begin("delivered", "failed", "unsendable")
         self._awake: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
 
     async def run(self) -> None:
@@ -239,12 +244,14 @@ class Shift:
             await self._of.sendable(endpoint.id)
             attempt = await self._of.keyring.sealed_attempt(attempt, delivery)
         except MeteringError as error:
+            self._of.attempted.add("unsendable")
             log.error("webhooks: endpoint %s cannot be sent to: %s", endpoint.id, error)
             await self._of.alert(endpoint.id, str(error))
             return _put_off(each, self._of.clock.now())
         except Exception:
             log.exception("webhooks: delivery %s met a bug and is put off", delivery.id)
             return _put_off(each, self._of.clock.now())
+        self._of.attempted.add("delivered" if attempt.succeeded else "failed")
         name, _ = told(each.notice.type, each.notice.data)
         how = attempt.error.partition(":")[0] or attempt.status
         log.debug("webhooks: %s (%s) to %s: %s, %d ms", delivery.event, name, endpoint.id, how, attempt.took_ms)

@@ -35,6 +35,7 @@ from mm_metering.core.tenancy import refuse_forgotten
 from mm_metering.errors import ChangedMeanwhile, EventConflict, InvalidInput, NotFound, WrongState
 from mm_metering.gate.acting import WORKER, act_now
 from mm_metering.gate.keyring import Keyring
+from mm_metering.telemetry.measures import Measures
 from mm_metering.vault import Vault
 from mm_metering.webhooks.dispatcher import Dispatcher
 from mm_metering.webhooks.guard import Rules, check_url
@@ -89,6 +90,7 @@ class Webhooks:
         check_plan: Callable[[str], Awaitable[None]],
         record: Callable[[Claimed], Awaitable[None]],
         new_id: Callable[[], str],
+        measures: Measures | None = None,
     ) -> None:
         self._ledger = ledger
         self._clock = clock
@@ -108,6 +110,7 @@ class Webhooks:
             keyring=keyring,
             record=record,
             act=partial(act_now, clock, new_id, actor=WORKER),
+            measures=measures,
         )
 
     # -- event types --------------------------------------------------------------------------------------------------

@@ -13,8 +13,6 @@ from datetime import datetime, timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry import trace
-
 from mm_metering.ai.insight import CALL, Insight
 from mm_metering.backends.ledger import Ledger, tenant_pages
 from mm_metering.billing.hooks import Hooks
@@ -40,6 +38,8 @@ from mm_metering.gate.gate import Gate
 from mm_metering.gate.journal_file import Waiting
 from mm_metering.gate.loading import Stood
 from mm_metering.gate.tenants import View
+from mm_metering.telemetry.instruments import ALERTS
+from mm_metering.telemetry.measures import Measures
 from mm_metering.worker.touched import Touched
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ ANY: Final = "*"
 OURS_TO_MEND: Final = HOUSE | {"model.unpriced"}
 """A tenant that uses what it pays for is no trouble of whoever runs this."""
 EVENT: Final = "alert"
+PERSONAL: Final = frozenset({"scope"})
+"""What of a notice may name somebody, such as "user:u_7": in no span, unless those name tenants."""
 
 
 class Alerts:
@@ -78,7 +80,11 @@ class Alerts:
         *,
         clock: Clock,
         monitor: Callable[[], Monitor],
+        measures: Measures | None = None,
     ) -> None:
+        measures = measures or Measures()
+        self._spans = measures.spans
+        self._told = measures.tally(ALERTS)
         self._ledger = ledger
         self._gate = gate
         self._insight = insight
@@ -168,6 +174,7 @@ class Alerts:
     async def house(self) -> None:
         """What is wrong with the house of this worker: told once for as long as it stays so."""
         now, monitor = self._clock.now(), self._monitor()
+        await monitor.count_dead_letters()
         wrong = [*_wrong(monitor, await monitor.left_behind())]
         self._since = {key: self._since.get(key, now) for key, _ in wrong}
         await self.tell([of_house(*key, self._since[key], data, now) for key, data in wrong])
@@ -183,8 +190,17 @@ class Alerts:
             level = logging.WARNING if notice.type in OURS_TO_MEND else logging.INFO
             told = {"type": notice.type, "tenant": notice.tenant, **notice.data}
             log.log(level, "%s", sentence(notice), extra={"alert": told})
-            _emit(notice)
+            self._told.add(RULES.get(notice.type, notice.type))
+            self._emit(notice)
         return new
+
+    def _emit(self, notice: Notice) -> None:
+        """An event of a span of its own: there is no request around."""
+        names = self._spans.tenant(notice.tenant)
+        told = {name: value for name, value in notice.data.items() if names or name not in PERSONAL}
+        texts = {name: value if isinstance(value, int) else str(value) for name, value in told.items()}
+        with self._spans.around(EVENT, {}) as span:
+            span.add_event(notice.type, {**texts, **names})
 
 
 def _standings(view: View, standings: Iterable[Stood], now: datetime) -> Iterator[Standing]:
@@ -209,13 +225,6 @@ def _wrong(monitor: Monitor, left: Waiting) -> Iterator[tuple[tuple[NoticeType, 
 def _is_muted(notice: Notice, mutes: set[tuple[str, str]]) -> bool:
     rule = RULES.get(notice.type, notice.type)
     return any((name, tenant) in mutes for name in (rule, ANY) for tenant in (notice.tenant, ANY))
-
-
-def _emit(notice: Notice) -> None:
-    """An event of a span of its own: there is no request around."""
-    with trace.get_tracer("mm_metering").start_as_current_span(EVENT) as span:
-        told = {name: value if isinstance(value, int) else str(value) for name, value in notice.data.items()}
-        span.add_event(notice.type, {"tenant": notice.tenant, **told})
 
 
 def _span(hour: datetime) -> tuple[int, int]:

@@ -15,12 +15,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from opentelemetry import trace
+
 from mm_metering.backends.ledger import Ledger
 from mm_metering.backends.work import JOB_FAILED, Run
 from mm_metering.core.cards import masked
 from mm_metering.core.periods import from_micros
 from mm_metering.errors import MeteringError
 from mm_metering.gate.acting import WORKER, acting
+from mm_metering.telemetry import spans
+from mm_metering.telemetry.instruments import JOBS
+from mm_metering.telemetry.measures import Measures
 from mm_metering.worker.still import Still
 
 log = logging.getLogger("mm_metering.worker")
@@ -63,8 +68,21 @@ class Job:
 class Jobs:
     """Runs them, one period of each job at a time."""
 
-    def __init__(self, ledger: Ledger, jobs: Sequence[Job], *, worker: str, now_us: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        jobs: Sequence[Job],
+        *,
+        worker: str,
+        now_us: Callable[[], int],
+        measures: Measures | None = None,
+    ) -> None:
+        measures = measures or Measures()
+        self._spans = measures.spans
+        self._ended = measures.tally(JOBS)
         self._ledger = ledger
+        for job in jobs:
+            self._ended.add(job.name, "failed", n=0)
         self._jobs = jobs
         self._worker = worker
         self._now_us = now_us
@@ -123,8 +141,10 @@ class Jobs:
 
     async def _carry_out(self, job: Job, claimed: _Claimed) -> None:
         period = from_micros(claimed.run.period_us)
-        with acting(WORKER):
+        span = self._spans.start(f"job {job.name}", {"mm_metering.job": job.name})
+        with acting(WORKER), trace.use_span(span):
             work = asyncio.ensure_future(job.run(period, claimed.run.fence))
+        work.add_done_callback(lambda done: spans.end(span, None if done.cancelled() else done.exception()))
         try:
             is_mine = await _beat_until_done(work, claimed)
         except asyncio.CancelledError:
@@ -135,12 +155,16 @@ class Jobs:
             raise
         if not is_mine:
             await _end(work)
+            self._ended.add(job.name, "lost")
             log.warning("job %s of %s: another worker has taken it over", job.name, period)
         elif error := work.exception():
+            self._ended.add(job.name, "failed")
             await self._fail(claimed, error)
         elif await claimed.put(state="done", finished_us=self._now_us()):
+            self._ended.add(job.name, "done")
             await self._ledger.close_alert(JOB_FAILED, job.name, now_us=self._now_us())
         else:
+            self._ended.add(job.name, "lost")
             log.warning("job %s of %s: done under an old fence, which does not count", job.name, period)
 
     async def _fail(self, claimed: _Claimed, error: BaseException) -> None:

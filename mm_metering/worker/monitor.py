@@ -6,14 +6,30 @@ import asyncio
 from asyncio import AbstractEventLoop
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, Final, Literal, NamedTuple
-
-from opentelemetry import metrics as otel
+from typing import Any, Final
 
 from mm_metering.backends.counters import START, Counters
 from mm_metering.backends.ledger import Ledger
 from mm_metering.errors import MeteringError
 from mm_metering.gate.journal_file import Waiting
+from mm_metering.telemetry.exposition import exposition
+from mm_metering.telemetry.instruments import (
+    COUNTERS_DRIFT,
+    DEAD_LETTERS,
+    DEAD_MADE,
+    FOLD_BACKLOG,
+    FOLD_BATCHES,
+    FOLD_FACTS,
+    FOLD_LAG,
+    FOLD_SIZE,
+    HEARTBEAT,
+    JOURNAL_LEFT_FACTS,
+    JOURNAL_LEFT_FILES,
+    LEASES,
+    SHADOW_BLOCKS,
+    Instrument,
+)
+from mm_metering.telemetry.measures import Measures
 from mm_metering.worker.drain import Drain, Folded
 from mm_metering.worker.runner import Worker
 
@@ -22,20 +38,9 @@ HEARTBEAT_S: Final = 10.0
 PING_S: Final = 2.0
 
 
-class Metric(NamedTuple):
-    """``read`` answers (label, value) pairs: a shard, or what ``label`` names; "" for what has none."""
-
-    name: str
-    kind: Literal["gauge", "counter"]
-    help: str
-    read: Callable[[], Iterable[tuple[str, float]]]
-    label: str = "shard"
-
-
 class Monitor:
-    """``unconfirmed`` counts the facts of this process's journal, ``files`` what others left behind, None without
-    files; ``shadowed`` the
-    limits of a shadow plan that were found to refuse, by meter."""
+    """``files`` counts what others left behind, None without files; ``shadowed`` the limits of a shadow plan that were
+    found to refuse, by meter."""
 
     def __init__(
         self,
@@ -44,21 +49,21 @@ class Monitor:
         drain: Drain,
         worker: Worker,
         *,
-        unconfirmed: Callable[[], int],
         files: Callable[[], Waiting] | None,
         shadowed: Callable[[], Mapping[str, int]] = dict,
+        measures: Measures | None = None,
     ) -> None:
         self._counters = counters
         self._ledger = ledger
         self._done: Folded = drain.done
         self._worker = worker
-        self._unconfirmed = unconfirmed
         self._files = files
         self._shadowed = shadowed
         self._left = Waiting(0, 0)
         self._letters: int | None = None
         self._loop: AbstractEventLoop | None = None
-        self.metrics: Final = self._metrics()
+        self._measures = measures or Measures()
+        self._answer(self._measures)
 
     # -- health -------------------------------------------------------------------------------------------------------
 
@@ -114,65 +119,49 @@ class Monitor:
 
     # -- numbers ------------------------------------------------------------------------------------------------------
 
-    def _metrics(self) -> tuple[Metric, ...]:
-        done = self._done
+    def _answer(self, measures: Measures) -> None:
+        """For what is known where it is done."""
+        done, worker = self._done, self._worker
 
         def one(value: Callable[[], float | None]) -> Callable[[], Iterable[tuple[str, float]]]:
             return lambda: () if (now := value()) is None else (("", now),)
 
-        return (
-            Metric("mm_lag_seconds", "gauge", "Age of the oldest entry not folded yet, at most.", self.lags),
-            Metric("mm_backlog_entries", "gauge", "Entries being folded; at 256 more may wait.", self._backlogs),
-            Metric("mm_facts_folded", "counter", "Facts folded by this process.", one(lambda: done.facts)),
-            Metric("mm_batches_folded", "counter", "Transactions that folded them.", one(lambda: done.batches)),
-            Metric("mm_batch_facts", "gauge", "Facts of the last transaction.", one(lambda: done.last_batch)),
-            Metric("mm_dead_letters_made", "counter", "Lines that could not be folded.", one(lambda: done.dead)),
-            Metric("mm_heartbeat_age_seconds", "gauge", "Since it came round last.", one(self._heartbeat_age_s)),
-            Metric("mm_leases", "gauge", "Shards that this worker holds.", one(lambda: len(self._worker.leases.held))),
-            Metric("mm_journal_facts", "gauge", "Facts of this process that the ledger has not confirmed.",
-                   one(self._unconfirmed)),
-            Metric("mm_journal_left_facts", "gauge", "Facts in journal files on this machine that wait for a process.",
-                   one(lambda: self._left.facts)),
-            Metric("mm_journal_left_files", "gauge", "Those files.", one(lambda: self._left.files)),
-            Metric("mm_dead_letters", "gauge", "Dead letters in the ledger; absent while it does not answer.",
-                   one(lambda: self._letters)),
-            Metric("mm_counter_drift", "gauge", "By how much counters differed from the ledger, when reconciled last.",
-                   one(lambda: self.drift)),
-            Metric("mm_shadow_blocks", "counter", "Tenants' limits that the shadow plan was found to refuse by.",
-                   lambda: sorted(self._shadowed().items()), "meter"),
-        )  # fmt: skip
+        values: dict[Instrument, Callable[[], float | None]] = {
+            FOLD_FACTS: lambda: done.facts,
+            FOLD_BATCHES: lambda: done.batches,
+            FOLD_SIZE: lambda: done.last_batch,
+            DEAD_MADE: lambda: done.dead,
+            HEARTBEAT: self._heartbeat_age_s,
+            LEASES: lambda: len(worker.leases.held),
+            JOURNAL_LEFT_FACTS: lambda: self._left.facts,
+            JOURNAL_LEFT_FILES: lambda: self._left.files,
+            DEAD_LETTERS: lambda: self._letters,
+            COUNTERS_DRIFT: lambda: self.drift,
+        }
+        for instrument, value in values.items():
+            measures.answer(instrument, one(value))
+        measures.answer(FOLD_LAG, self.lags)
+        measures.answer(FOLD_BACKLOG, self._backlogs)
+        measures.answer(SHADOW_BLOCKS, lambda: sorted(self._shadowed().items()))
 
-    async def exposition(self) -> str:
-        """All of them in Prometheus's text format."""
-        await self.left_behind()
+    async def count_dead_letters(self) -> None:
+        """Asks the ledger; where it does not answer, nobody knows."""
         self._letters = None
         with suppress(MeteringError, TimeoutError):
             async with asyncio.timeout(PING_S):
                 self._letters = await self._ledger.count_dead_letters()
-        return "\n".join(line for metric in self.metrics for line in _lines(metric)) + "\n"
+
+    async def exposition(self) -> str:
+        """All numbers of this process in Prometheus's text format."""
+        await self.left_behind()
+        await self.count_dead_letters()
+        return exposition(self._measures)
 
     def observe(self) -> None:
-        """The same numbers as OpenTelemetry instruments, for whoever has set its SDK up; what only the ledger or the
-        disk can tell is as of the last scrape. Once per process."""
+        """Shows them to OpenTelemetry, for whoever has set its SDK up. What only the ledger or the disk can tell is as
+        of a minute ago, in a process that works."""
         self._now_s()
-        meter = otel.get_meter("mm_metering")
-        for metric in self.metrics:
-            make = meter.create_observable_gauge if metric.kind == "gauge" else meter.create_observable_counter
-            make(metric.name, callbacks=[_callback(metric)], description=metric.help)
-
-
-def _callback(metric: Metric) -> Callable[[otel.CallbackOptions], Iterable[otel.Observation]]:
-    return lambda _: [otel.Observation(value, {metric.label: each} if each else {}) for each, value in metric.read()]
-
-
-def _lines(metric: Metric) -> Iterator[str]:
-    """Nothing for a metric that has no value now."""
-    name, values = f"{metric.name}_total" if metric.kind == "counter" else metric.name, [*metric.read()]
-    if values:
-        yield f"# HELP {name} {metric.help}"
-        yield f"# TYPE {name} {metric.kind}"
-    for each, value in values:
-        yield f'{name}{{{metric.label}="{each}"}} {value:.6g}' if each else f"{name} {value:.15g}"
+        self._measures.show()
 
 
 async def _trouble(answer: Awaitable[object]) -> str:

@@ -26,6 +26,7 @@ from tests.bench.layers import layers, memory
 from tests.bench.ledger import ledger
 from tests.bench.report import Report
 from tests.bench.server import binaries
+from tests.bench.telemetry import telemetry
 
 PARTS: Final[dict[str, Callable[[Report], None]]] = {
     "in-process": in_process,
@@ -36,6 +37,7 @@ PARTS: Final[dict[str, Callable[[Report], None]]] = {
     "bytes": memory_of_events,
     "memory": memory,
     "layers": layers,
+    "telemetry": telemetry,
     "ledger": ledger,
     "invoices": invoices,
     "forecast": forecasts,

@@ -327,9 +327,9 @@ async def test_health_says_what_is_wrong_and_metrics_never_who(own_server: Redis
                 while (await asyncio.to_thread(ask, f"{url}/healthz"))[0] != 200:  # noqa: ASYNC110 - of another process
                     await asyncio.sleep(0.05)
     values = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
-    assert (status, values["mm_facts_folded_total"], values["mm_leases"]) == (200, "3", "1")
-    assert values["mm_dead_letters"] == "0"
-    assert 0 <= float(values['mm_lag_seconds{shard="0"}']) < WITHIN_S
+    assert (status, values["mm_metering_fold_facts_total"], values["mm_metering_worker_leases"]) == (200, "3", "1")
+    assert values["mm_metering_dead_letters_kept"] == "0"
+    assert 0 <= float(values['mm_metering_fold_lag_seconds{shard="0"}']) < WITHIN_S
     assert {name.partition("{")[0] for name in values} == {
         line.split()[2] for line in metrics.splitlines() if line.startswith("# TYPE")
     }

@@ -17,6 +17,8 @@ from mm_metering.gate.gate import MAX_WINDOWS
 from mm_metering.gate.tenants import MAX_VIEWS
 from mm_metering.gate.windows import MAX_GAUGES, MAX_PREPARED
 from mm_metering.middleware.doctor import NOTES_AT_MOST
+from mm_metering.telemetry import tenants
+from mm_metering.telemetry.instruments import MOST_SERIES
 from mm_metering.worker import shadow, touched
 
 ROOT: Final = Path(mm_metering.__file__).parent
@@ -91,6 +93,9 @@ BOUNDS: Final[Mapping[str, int | str]] = {
     "middleware/owners._InLoop._flights": IN_FLIGHT,
     "middleware/reading.Reader.*": BY_CODE,
     "middleware/routes.Table.*": BY_CODE,
+    "telemetry/measures.Measures.*": BY_CODE,
+    "telemetry/tallies.Tally._cells": MOST_SERIES + len("a few more, whose open attributes are all (other)"),
+    "telemetry/tenants.TenantNames._seen": tenants.MOST_SEEN,
     "vault.Vault._ciphers": BY_HOST,
     "webhooks/dispatcher.Shift.*": IN_FLIGHT,
     "worker/alerts.Alerts._since": BY_CODE,

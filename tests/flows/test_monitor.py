@@ -10,7 +10,7 @@ import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from mm_metering import Metering
+from mm_metering import Metering, Telemetry
 from mm_metering.backends.counters import Append
 from mm_metering.backends.memory_ledger import MemoryLedger
 from mm_metering.errors import InvalidInput
@@ -37,10 +37,14 @@ async def test_an_inline_worker_has_the_same_numbers(memory: Metering) -> None:
     await memory.gate._lane("acme").submit(Append((("acme", b"garbage"),)), allow=True)
     await memory.flush()
     found = await numbers(memory)
-    assert found["mm_facts_folded_total"] == 1
-    assert (found["mm_dead_letters"], found["mm_dead_letters_made_total"]) == (1, 1)
-    assert (found["mm_leases"], found["mm_counter_drift"], found['mm_backlog_entries{shard="0"}']) == (1, 0, 0)
-    assert (found["mm_journal_left_files"], found["mm_journal_left_facts"]) == (0, 0)
+    assert found["mm_metering_fold_facts_total"] == 1
+    assert (found["mm_metering_dead_letters_kept"], found["mm_metering_dead_letters_made_total"]) == (1, 1)
+    assert (
+        found["mm_metering_worker_leases"],
+        found["mm_metering_counters_drift"],
+        found['mm_metering_fold_backlog{shard="0"}'],
+    ) == (1, 0, 0)
+    assert (found["mm_metering_journal_left_files"], found["mm_metering_journal_left_facts"]) == (0, 0)
     is_well, body = await memory.monitor.health()
     assert (is_well, body["status"], body["shards"]) == (True, "ok", [0])
 
@@ -49,25 +53,25 @@ async def test_who_does_not_work_is_not_well(make: Make) -> None:
     metering = await make(worker="off")
     is_well, body = await metering.monitor.health()
     assert (is_well, body["heartbeat_age_s"], body["counters"], body["ledger"]) == (False, None, "ok", "ok")
-    assert "mm_heartbeat_age_seconds" not in await numbers(metering)
+    assert "mm_metering_worker_heartbeat_age_seconds" not in await numbers(metering)
 
 
-async def test_the_numbers_are_instruments_too(memory: Metering, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_numbers_are_instruments_too(make: Make) -> None:
     reader = InMemoryMetricReader()
     provider = MeterProvider(metric_readers=[reader])
-    monkeypatch.setattr("opentelemetry.metrics.get_meter", provider.get_meter)
+    memory = await make(telemetry=Telemetry(meter_provider=provider))
     await until_it_holds(memory)
     await memory.enforce_quota("acme", "api_calls")
     await memory.flush()
-    memory.monitor.observe()
     data: Any = reader.get_metrics_data()
     found = {
         metric.name: [(dict(point.attributes), point.value) for point in metric.data.data_points]
         for metric in data.resource_metrics[0].scope_metrics[0].metrics
+        if metric.name.startswith("mm_metering.fold.")
     }
     provider.shutdown()
-    assert found["mm_facts_folded"] == [({}, 1)]
-    assert [labels for labels, _ in found["mm_lag_seconds"]] == [{"shard": "0"}]
+    assert found["mm_metering.fold.facts"] == [({}, 1)]
+    assert [labels for labels, _ in found["mm_metering.fold.lag"]] == [{"shard": "0"}]
 
 
 @pytest.mark.parametrize("place", ["8080x", "", "host:", "127.0.0.1:70000", "127.0.0.1:-1"])

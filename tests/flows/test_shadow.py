@@ -361,7 +361,7 @@ async def test_the_worker_says_it_once_whatever_runs(
     (record,) = [each for each in caplog.records if each.getMessage().startswith("shadow: ")]
     assert record.shadow["refused_then"] == 1  # type: ignore[attr-defined]
     scraped = [await each.monitor.exposition() for each in (first, second)]
-    assert sum('mm_shadow_blocks_total{meter="api_calls"} 1' in text for text in scraped) == 1
+    assert sum('mm_metering_shadow_blocks_total{meter="api_calls"} 1' in text for text in scraped) == 1
 
     clock.advance(timedelta(days=1))
     await refused_units(

@@ -9,9 +9,6 @@ from pathlib import Path
 
 import pytest
 from fastapi import APIRouter, FastAPI, Request, Response
-from opentelemetry import metrics
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
@@ -20,6 +17,8 @@ from mm_metering import EXPOSED_HEADERS, FrozenClock, Metering, from_header
 from mm_metering.core.findings import Finding
 from mm_metering.middleware import doctor
 from mm_metering.middleware.doctor import Notes
+from mm_metering.telemetry.instruments import FINDINGS
+from mm_metering.telemetry.measures import Measures
 
 APP = """
 from fastapi import FastAPI
@@ -123,23 +122,14 @@ async def test_nothing_installed_and_a_catalogue_that_does_not_fit_are_said() ->
     assert (await other.check_up())[0].level == "FAIL"
 
 
-def test_what_is_noticed_is_a_metric_each_time_and_a_line_once(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reader = InMemoryMetricReader()
-    provider = MeterProvider(metric_readers=[reader])
-    counter = provider.get_meter("mm_metering").create_counter(doctor.COUNTER)
-    monkeypatch.setattr(doctor, "_counter", lambda: counter)
-    notes = Notes()
+def test_what_is_noticed_is_a_metric_each_time_and_a_line_once(caplog: pytest.LogCaptureFixture) -> None:
+    measures = Measures()
+    notes = Notes(measures)
     for _ in range(3):
         notes.note("misread", "metered as /a, but served by b")
     assert caplog.messages == ["misread: metered as /a, but served by b"]
     assert [*notes.findings()] == [Finding("FAIL", "misread: metered as /a, but served by b")]
-    data = reader.get_metrics_data()
-    assert data is not None
-    points = data.resource_metrics[0].scope_metrics[0].metrics[0].data.data_points
-    assert [(point.value, point.attributes) for point in points] == [(3, {"kind": "misread"})]  # type: ignore[union-attr]
-    assert metrics.get_meter_provider() is not provider
+    assert [*measures.read(FINDINGS)] == [({"kind": "misread"}, 3), ({"kind": "unidentified"}, 0)]
 
 
 @pytest.mark.parametrize(("plans", "code"), [("", 0), ('"missing.toml"', 2)])
