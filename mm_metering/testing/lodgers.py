@@ -72,7 +72,7 @@ PART: Final = {AI_CALL: 0.4}
 BUSY: Final = (*(0.1,) * 7, 0.5, 1.0, *(1.6,) * 8, 1.0, 0.7, *(0.4,) * 3, 0.2, 0.1)
 """How busy each hour of a tenant's day is."""
 SATURDAY: Final = 5
-PARTS: Final = ((14, 24), (1, 8), (0, 2))
+PARTS: Final = ((11, 24), (1, 8), (0, 2))
 """From how many days ago on a day's use is written down in parts of how many hours."""
 WEEKEND: Final = 0.35
 
