@@ -15,7 +15,6 @@ from typing import Any, Final, TypeAlias
 
 from mm_metering.clock import FrozenClock
 from mm_metering.core.invoices import Invoice
-from mm_metering.core.periods import micros
 from mm_metering.errors import Refused
 from mm_metering.metering import Metering
 from mm_metering.testing.lodgers import AI_CALL, DAY, MIDDLE, Habits, Lodger, lodgers
@@ -76,9 +75,19 @@ class _House:
             await self.metering.record_many([*self._habits.uses(self.lodgers, ago)])
             await self._live(ago)
             await self._happen(ago)
-            await (self.metering.catch_up if ago < LATELY or ago % 10 == 0 else self.metering.flush)()
-        for ago in range(-1, self.days + 1):
-            await self.metering.ledger.roll_up((self.now - ago * DAY).date(), now_us=micros(self.now))
+            await self._work(ago)
+
+    async def _work(self, ago: int) -> None:
+        """What a worker does: all of it each tenth day, and lately what shows; its other jobs look at every day that
+        there was."""
+        if ago % 10 == 0:
+            await self.metering.catch_up()
+        elif ago < LATELY:
+            await self.metering.check_alerts()
+            await self.metering.webhooks.deliver()
+            if self.metering.billing.has_adapter:
+                await self.metering.collect()
+        await self.metering.flush()
 
     # -- every day ----------------------------------------------------------------------------------------------------
 
@@ -160,8 +169,12 @@ class _House:
             await self.metering.webhooks.create_endpoint(tenant, f"{self.sink.url}old", ("*",))
 
     async def _fail(self, tenant: str) -> None:
+        """One delivery is to be tried again."""
         if self.sink is not None:
-            self.sink.fail_next(2, status=503)
+            await self.metering.webhooks.deliver()
+            self.sink.fail_next(status=503)
+            await self.metering.webhooks.send_event(tenant, FINISHED, {"report": "r_1001"})
+            await self.metering.webhooks.deliver()
 
     async def _mute(self, tenant: str) -> None:
         await self.metering.mute_alerts("quota", tenant=tenant, until=self.now + 5 * DAY)

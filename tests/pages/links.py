@@ -48,7 +48,11 @@ def crawl(base: str, headers: Mapping[str, str] | None = None, *, of_a_kind: int
     with httpx2.Client(headers=dict(headers or {}), timeout=30) as client:
         while todo and len(result.texts) < MOST:
             url, referrer = todo.pop(0)
-            answer = client.get(url)
+            try:
+                answer = client.get(url)
+            except httpx2.TransportError as error:  # the page met a bug, and the server hung up
+                result.broken.append(f"{error} {url} from {referrer}")
+                continue
             if answer.status_code != 200:
                 result.broken.append(f"{answer.status_code} {url} from {referrer}")
                 continue
