@@ -7,7 +7,6 @@ import io
 import json
 import random
 import re
-import shutil
 import subprocess
 import sys
 import unicodedata
@@ -31,6 +30,7 @@ from mm_metering.core.invoices import CreditNote, CreditUse, Explanation, Invoic
 from mm_metering.core.pricing import TierUse
 from mm_metering.core.rating import WindowUse
 from mm_metering.errors import InvalidInput, MissingExtra
+from tests.browser import FLAGS, browser_path
 from tests.unit.billing_case import invoice_of, parse
 
 JANUARY = datetime(2024, 1, 1, tzinfo=UTC)
@@ -579,28 +579,12 @@ sys.exit(bool({"jinja2", "typst"} & set(sys.modules)))
 
 # -- a real browser -----------------------------------------------------------------------------------------------
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--no-first-run",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-pdf-header-footer",
-)
-
-
 def browse(folder: Path, source: str, *flags: str) -> str:
     """What chromium prints for the page. Skips, and says so, where there is no chromium."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        pytest.skip(f"NOT RUN: no browser here ({', '.join(BROWSERS)}); Debian has one: apt-get install chromium")
+    browser = browser_path()
     (folder / "page.html").write_text(source, encoding="utf-8")
     target = (folder / "page.html").as_uri()
-    command = [browser, *FLAGS, f"--user-data-dir={folder / 'profile'}", *flags, target]
+    command = [browser, "--headless", "--no-pdf-header-footer", *FLAGS, f"--user-data-dir={folder / 'profile'}", *flags, target]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=50).stdout
 
 

@@ -1,0 +1,199 @@
+"""What holds for each page of the menus and those below them. A new page is one of them by itself."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
+
+import axe_playwright_python
+import httpx2
+import pytest
+from playwright.async_api import Page
+
+from tests.pages.conftest import OWN_HEADERS, SCREENSHOTS
+from tests.pages.eyes import HEIGHT, NARROW, WIDE, Eyes, violations
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+MOST_BYTES: Final = 100_000
+"""Of a page and all that it loads, over the wire, at the first visit."""
+MOST_S: Final = 2.0
+"""Of a page on a machine that runs other tests too; the goal itself is looked at by ``./dev bench``."""
+MOST_TABS: Final = 700
+AXE: Final = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+SCHEMES: Final = ("light", "dark")
+FOCUSABLE: Final = """
+() => [...document.querySelectorAll("a[href], button, input:not([type=hidden]), select, textarea, summary, [tabindex='0']")]
+  .filter((each) => each.checkVisibility() && !each.disabled)
+  .map((each, at) => (each.dataset.test = at, `${at}: ${each.outerHTML.slice(0, 100)}`))
+"""
+FOCUSED: Final = """
+() => {
+  const here = document.activeElement;
+  if (here === document.body) return null;
+  const style = getComputedStyle(here);
+  const seen = style.outlineStyle !== "none" && parseFloat(style.outlineWidth) > 0;
+  const box = here.getBoundingClientRect();
+  return { at: here.dataset.test ?? null, skips: here.matches(".skip"), seen, inside: box.left >= 0, html: here.outerHTML.slice(0, 100) };
+}
+"""
+PLOTS: Final = """
+() => [...document.querySelectorAll(".plot")].map((box) => {
+  const canvas = box.querySelector("canvas");
+  const pixels = canvas ? canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data : [];
+  return { drawn: box.dataset.drawn, inked: pixels.filter((_, at) => at % 4 === 3).some(Boolean), plot: JSON.parse(box.dataset.plot) };
+})
+"""
+TABLES: Final = """
+() => [...document.querySelectorAll("figure.chart")].map((figure) => ({
+  file: figure.querySelector("a.file").href,
+  rows: [...figure.querySelectorAll("tr")].map((row) => [...row.cells].map((cell) => cell.textContent)),
+}))
+"""
+FIGURES: Final = "() => [...document.querySelectorAll('main td, main dd, main .figure, main time')].map((each) => each.innerText)"
+
+
+def options(base: str, **more: Any) -> dict[str, Any]:
+    """The portal is told who asks."""
+    return more | ({"extra_http_headers": OWN_HEADERS} if base == "/usage/" else {})
+
+
+async def test_it_is_quiet_and_loads_nothing_from_elsewhere(eyes: Eyes, place: tuple[str, str]) -> None:
+    url, base = place
+    async with eyes.see(url, **options(base)) as (page, wrong):
+        assert wrong + await violations(page) == []
+        assert await page.locator("h1").count() == 1
+        assert await page.locator("h1").inner_text()
+        assert await page.locator("main").count() == 1
+        assert await page.locator("main .wrong").count() == 0
+
+
+async def test_it_fits_at_every_width_in_both_schemes(eyes: Eyes, place: tuple[str, str]) -> None:
+    url, base = place
+    async with eyes.see(url, **options(base)) as (page, _):
+        grounds = set()
+        for scheme in SCHEMES:
+            await page.emulate_media(color_scheme=scheme)
+            for width in (WIDE, 768, NARROW, 320):
+                await page.set_viewport_size({"width": width, "height": HEIGHT})
+                assert await overflows(page) == []
+            grounds.add(await page.evaluate("getComputedStyle(document.body).backgroundColor"))
+        assert len(grounds) == len(SCHEMES)
+
+
+async def overflows(page: Page) -> list[str]:
+    """What sticks out where the page is wider than its window."""
+    found: list[str] = await page.evaluate(
+        """() => document.documentElement.scrollWidth <= innerWidth ? [] : [...document.querySelectorAll("main *")]
+          .filter((each) => each.getBoundingClientRect().right > innerWidth && !each.parentElement.closest(".scroll"))
+          .map((each) => `${innerWidth}: ${each.outerHTML.slice(0, 120)}`)"""
+    )
+    return found
+
+
+async def test_its_charts_are_drawn_from_what_their_tables_and_files_say(eyes: Eyes, place: tuple[str, str]) -> None:
+    url, base = place
+    async with eyes.see(url, **options(base)) as (page, _):
+        plots, tables = await page.evaluate(PLOTS), await page.evaluate(TABLES)
+    assert all(each["drawn"] and each["inked"] for each in plots)
+    files = [await rows_of(each["file"], base) for each in tables]
+    for table, rows in zip(tables, files, strict=True):
+        assert [[plain(cell) for cell in row] for row in table["rows"]] == [rows[0], *rows[:0:-1]]
+    for each in (each["plot"] for each in plots):
+        names = ["day", *(one["name"] for one in each["series"])]
+        columns = zip(each["days"], *(one["values"] for one in each["series"]), strict=True)
+        drawn = [[day, *("" if value is None else float(value) for value in rest)] for day, *rest in columns]
+        assert drawn in [numbers(rows[1:]) for rows in files if rows[0] == names]
+
+
+async def rows_of(url: str, base: str) -> list[list[str]]:
+    async with httpx2.AsyncClient(headers=OWN_HEADERS if base == "/usage/" else {}) as client:
+        answer = await client.get(url)
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    return [*csv.reader(io.StringIO(answer.text))]
+
+
+def plain(cell: str) -> str:
+    return re.sub(r"(?<=\d),(?=\d{3})", "", cell).replace("−", "-")
+
+
+def numbers(rows: list[list[str]]) -> list[list[object]]:
+    return [[day, *("" if cell == "" else float(Decimal(cell)) for cell in rest)] for day, *rest in rows]
+
+
+async def test_axe_finds_nothing_serious(eyes: Eyes, place: tuple[str, str]) -> None:
+    url, base = place
+    async with eyes.see(url, **options(base, bypass_csp=True)) as (page, _):
+        await page.evaluate(AXE)
+        assert await axe(page, {}) == []
+        await page.emulate_media(color_scheme="dark")
+        assert await axe(page, {"runOnly": ["color-contrast"]}) == []
+
+
+async def axe(page: Page, how: dict[str, Any]) -> list[str]:
+    found = await page.evaluate("(how) => axe.run(document, {resultTypes: ['violations'], ...how})", how)
+    return [
+        f"{each['id']}: {node['html'][:120]} {node.get('failureSummary', '')[:200]}"
+        for each in found["violations"]
+        if each["impact"] in ("serious", "critical")
+        for node in each["nodes"][:3]
+    ]
+
+
+async def test_everything_is_reached_with_the_keyboard_and_seen(eyes: Eyes, place: tuple[str, str]) -> None:
+    url, base = place
+    async with eyes.see(url, **options(base)) as (page, _):
+        wanted = dict(each.split(": ", 1) for each in await page.evaluate(FOCUSABLE))
+        reached, unseen = list[str](), list[str]()
+        for _ in range(MOST_TABS):
+            await page.keyboard.press("Tab")
+            if (here := await page.evaluate(FOCUSED)) is None:
+                break
+            assert here["skips"] or reached, "the first is not the link that skips to the page"
+            reached.append(here["at"])
+            unseen += [here["html"]] if not (here["seen"] and here["inside"]) else []
+        assert [html for at, html in wanted.items() if at not in reached] == []
+        assert unseen == []
+
+
+async def test_without_scripts_it_says_the_same(eyes: Eyes, place: tuple[str, str]) -> None:
+    url, base = place
+    async with eyes.see(url, **options(base)) as (page, _):
+        with_scripts = await page.evaluate(FIGURES)
+    async with eyes.see(url, **options(base, java_script_enabled=False)) as (page, wrong):
+        assert wrong == []
+        shown = await page.evaluate(FIGURES)
+        assert shown == with_scripts
+        assert any(re.search(r"\d", each) for each in shown)
+
+
+async def test_its_first_visit_is_light_and_says_how_long_it_took(eyes: Eyes, place: tuple[str, str]) -> None:
+    url, base = place
+    sizes = []
+    async with eyes.see("about:blank", fresh=True, **options(base)) as (page, _):
+        page.on("requestfinished", lambda request: sizes.append(request))
+        answer = await page.goto(url)
+        assert answer is not None
+        took = re.fullmatch(r"page;dur=([0-9.]+)", (await answer.all_headers())["server-timing"])
+        assert took
+        assert float(took[1]) / 1000 < MOST_S
+        whole = [await each.sizes() for each in sizes]
+        assert sum(each["responseBodySize"] for each in whole) <= MOST_BYTES
+
+
+@pytest.mark.skipif(SCREENSHOTS not in os.environ, reason=f"{SCREENSHOTS} names no folder for pictures of each page")
+async def test_a_picture_is_taken(eyes: Eyes, place: tuple[str, str], request: pytest.FixtureRequest) -> None:
+    url, base = place
+    folder, name = Path(os.environ[SCREENSHOTS]), request.node.callspec.id.replace(":", "-")
+    async with eyes.see(url, **options(base)) as (page, _):
+        for scheme in SCHEMES:
+            await page.emulate_media(color_scheme=scheme)
+            for width in (WIDE, NARROW):
+                await page.set_viewport_size({"width": width, "height": HEIGHT})
+                await page.evaluate("() => new Promise((done) => setTimeout(done, 150))")
+                await page.screenshot(path=folder / f"{name}-{width}-{scheme}.png", full_page=True)
