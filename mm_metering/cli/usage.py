@@ -125,7 +125,7 @@ def commands() -> typer.Typer:
     ) -> None:
         """Each fact that counts, as a line that `usage backfill` reads: into another ledger as usage, into this one as
         a duplicate."""
-        count = run(app, lambda metering: export_to(metering, tenant, from_, to, out, form), counts=True)
+        count = run(app, lambda metering: export_to(metering, tenant, (from_, to), out, form), counts=True)
         print(f"facts: {count:,}", file=sys.stderr)  # noqa: T201
 
     return group
@@ -239,15 +239,17 @@ def tell(made: UsageAdjustment) -> None:
     late = "; the month's invoice is final, so the next one has the difference" if made.late else ""
     say(
         console(),
-        f"{made.tenant}: {made.meter} {made.quantity:+,} on {made.day}: {made.before:,} before, {made.after:,} now{late}",
+        f"{made.tenant}: {made.meter} {made.quantity:+,} on {made.day}: {made.before:,} before, "
+        f"{made.after:,} now{late}",
     )
 
 
 # -- export ------------------------------------------------------------------------------------------------------------
 
 
-async def export_to(metering: Metering, tenant: str, start: str, end: str, out: str, form: str) -> int:
+async def export_to(metering: Metering, tenant: str, days: tuple[str, str], out: str, form: str) -> int:
     written, count, seen = format_of(out, form), 0, ""
+    start, end = days
     tenants = 1 if tenant else await count_tenants(metering.ledger)
     with opened(out) as file, bar("tenants", tenants) as progress:
         sink, done = Sink(file, written), 0
