@@ -45,6 +45,7 @@ from mm_metering.core.timeline import PlanChange, StateChange, VersionChange
 from mm_metering.errors import ChangedMeanwhile, InvalidInput, UnknownTenant, WrongState
 from mm_metering.testing.accounts_contract import AccountsContract
 from mm_metering.testing.audit_contract import AuditContract
+from mm_metering.testing.bulk_contract import BulkContract
 from mm_metering.testing.collecting_contract import CollectingContract
 from mm_metering.testing.looks_contract import LooksContract
 from mm_metering.testing.overview_contract import OverviewContract
@@ -183,6 +184,7 @@ def _moved(values: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:
 
 class LedgerContract(
     WorkContract,
+    BulkContract,
     AccountsContract,
     AuditContract,
     CollectingContract,
