@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from urllib.parse import urlsplit
 
 import pytest
@@ -21,11 +21,15 @@ SCREENSHOTS = "MM_SCREENSHOTS"
 OWN_HEADERS = {"x-tenant": TENANT}
 
 
-def paths(menu: tuple[Link, ...]) -> list[str]:
-    return [path for each in menu for path in (each.path, *each.also)]
+NO_PAGES = ("document",)
+"""Files to be kept; tests/unit/test_documents.py looks at what they show."""
 
 
-PAGES = [("/metering/", path) for path in paths(tuple(MENU))] + [("/usage/", path) for path in paths(tuple(OWN_MENU))]
+def paths(base: str, menu: Iterable[Link]) -> list[tuple[str, str]]:
+    return [(base, path) for each in menu for path in (each.path, *each.also) if path not in NO_PAGES]
+
+
+PAGES = paths("/metering/", MENU) + paths("/usage/", OWN_MENU)
 """Each page of the dashboard, and of the portal."""
 
 

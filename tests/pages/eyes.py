@@ -52,7 +52,11 @@ class Eyes:
         return self._contexts[key]
 
     async def _new(self, options: dict[str, Any]) -> BrowserContext:
-        usual: dict[str, Any] = {"viewport": {"width": WIDE, "height": HEIGHT}, "timezone_id": "UTC"}
+        usual: dict[str, Any] = {
+            "viewport": {"width": WIDE, "height": HEIGHT},
+            "timezone_id": "UTC",
+            "reduced_motion": "reduce",  # colours that are on their way from one to another have no contrast to speak of
+        }
         return await self._browser.new_context(**usual | options)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Any, Final
-from urllib.parse import parse_qs, urldefrag, urljoin, urlsplit
+from urllib.parse import parse_qs, urldefrag, urlencode, urljoin, urlsplit
 
 import httpx2
 
@@ -18,10 +18,13 @@ FOLLOWED: Final = {"a": "href", "link": "href", "script": "src", "img": "src"}
 
 
 class Refers(HTMLParser):
+    """Links and what a page loads; pages that a form asks for, with what stands in its fields; where others post."""
+
     def __init__(self, source: str) -> None:
         super().__init__()
         self.found: list[str] = []
         self.posts: list[str] = []
+        self._asks: tuple[str, dict[str, str]] | None = None
         self.feed(source)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -30,6 +33,17 @@ class Refers(HTMLParser):
             self.found.append(value)
         if tag == "form" and given.get("method") == "post":
             self.posts.append(given.get("action") or "")
+        elif tag == "form":
+            self._asks = given.get("action") or "", {}
+        elif tag == "input" and self._asks and given.get("name"):
+            self._asks = None if "required" in given and not given.get("value") else self._asks
+            if self._asks and given.get("type") != "checkbox":
+                self._asks[1][given["name"] or ""] = given.get("value") or ""
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "form" and self._asks:
+            self.found.append(f"{self._asks[0]}?{urlencode(self._asks[1])}")
+            self._asks = None
 
 
 @dataclass
@@ -56,7 +70,8 @@ def crawl(base: str, headers: Mapping[str, str] | None = None, *, of_a_kind: int
             if answer.status_code != 200:
                 result.broken.append(f"{answer.status_code} {url} from {referrer}")
                 continue
-            is_page = answer.headers["content-type"].startswith("text/html")
+            kept = "content-disposition" in answer.headers
+            is_page = answer.headers["content-type"].startswith("text/html") and not kept
             result.texts[url] = answer.text if is_page else ""
             for each in _below(base, url, answer.text) if is_page else ():
                 if each not in seen and kinds[_kind(each)] < of_a_kind:
