@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -29,6 +31,24 @@ class SystemClock:
 
     def now(self) -> datetime:
         return datetime.now(UTC)
+
+
+_instead: ContextVar[Clock | None] = ContextVar("mm_metering.clock", default=None)
+
+
+def default_clock() -> Clock:
+    """The machine's, unless a block says otherwise."""
+    return _instead.get() or SystemClock()
+
+
+@contextmanager
+def instead_of_system(clock: Clock) -> Iterator[None]:
+    """What is built within the block and names no clock has this one."""
+    token = _instead.set(clock)
+    try:
+        yield
+    finally:
+        _instead.reset(token)
 
 
 def micros_of(clock: Clock) -> Callable[[], int]:

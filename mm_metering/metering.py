@@ -54,7 +54,7 @@ from mm_metering.billing.summary import BillingSummary, summary
 from mm_metering.billing.usage_reporting import EVERY as REPORT_EVERY
 from mm_metering.billing.usage_reporting import UsageReporting
 from mm_metering.billing.whatif import WhatIf
-from mm_metering.clock import Clock, SystemClock, micros_of
+from mm_metering.clock import Clock, default_clock, micros_of
 from mm_metering.core import collecting
 from mm_metering.core.alerting import RULES
 from mm_metering.core.audit import Act, AuditEntry
@@ -256,7 +256,7 @@ class Metering:
     ) -> None:
         measures = self._measures = Measures(telemetry)
         self.catalogue: Catalogue = catalogues.load(catalogue)
-        self.clock: Clock = clock or SystemClock()
+        self.clock: Clock = clock or default_clock()
         self.grace = grace
         self.places = (_place(counters), _place(ledger))
         self.counters = open_counters(counters, frozen=self.clock.frozen) if isinstance(counters, str) else counters
@@ -944,6 +944,11 @@ class Metering:
         for wishes in groups:
             by_meter = costs.by_meter(wishes) | by_meter
         return by_meter
+
+    @property
+    def apps(self) -> Sequence[ASGIApp]:
+        """What it is installed on, in that order."""
+        return tuple(self._apps)
 
     def list_routes(self) -> RouteList:
         """The apps' routes: what each costs, which are exempt, and which patterns match nothing."""

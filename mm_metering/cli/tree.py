@@ -10,8 +10,11 @@ import typer
 from mm_metering.cli.ai import ai
 from mm_metering.cli.alerts import alerts
 from mm_metering.cli.audit import audit
+from mm_metering.cli.demo import demo
+from mm_metering.cli.dev import dev
 from mm_metering.cli.doctor import doctor
 from mm_metering.cli.host import PROGRAM
+from mm_metering.cli.init import init
 from mm_metering.cli.invoices import invoices
 from mm_metering.cli.keys import keys
 from mm_metering.cli.letters import dead_letters
@@ -38,7 +41,7 @@ def commands() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": PREFIX},
     )
     program.callback()(root)
-    for command in (worker, status, migrate, doctor, routes, explain, prove, rebuild):
+    for command in (init, dev, demo, worker, status, migrate, doctor, routes, explain, prove, rebuild):
         program.command()(command)
     program.command("dead-letters")(dead_letters)
     program.command()(simulate)

@@ -33,16 +33,16 @@ def health_app(monitor: Monitor) -> Starlette:
     return Starlette(routes=[Route("/healthz", healthz), Route("/metrics", metrics)])
 
 
-def listen(place: str) -> socket.socket:
+def listen(place: str, *, field: str = "health") -> socket.socket:
     """A socket at "PORT" of this machine alone, or at "HOST:PORT"; InvalidInput where that is not possible."""
     host, _, port = place.rpartition(":")
     host = host.strip("[]") or "127.0.0.1"
     if not (port.isascii() and port.isdigit() and int(port[:6]) < 65_536):
-        raise InvalidInput("health", f"{place[:80]!r} is neither PORT nor HOST:PORT, such as 0.0.0.0:8080")
+        raise InvalidInput(field, f"{place[:80]!r} is neither PORT nor HOST:PORT, such as 0.0.0.0:8080")
     try:
         return socket.create_server((host, int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise InvalidInput("health", f"{place[:80]} cannot be listened at: {error.strerror or error}") from error
+        raise InvalidInput(field, f"{place[:80]} cannot be listened at: {error.strerror or error}") from error
 
 
 @contextlib.asynccontextmanager

@@ -32,12 +32,13 @@ audit list|verify|export
 keys list|rotate
 """
 NOT_YET: Final = {
-    *("init", "dev", "demo", "forecast"),
+    *("forecast",),
     *("usage/show", "usage/adjust", "usage/backfill", "usage/export"),
     *("tenants/show", "tenants/set-plan", "tenants/override", "tenants/suspend", "tenants/resume", "tenants/cancel"),
 }
 WITHOUT_JSON: Final = {
     "worker": "runs until it is stopped",
+    "dev": "runs until it is stopped",
     "plans init": "writes a file",
     "webhooks listen": "runs until it is stopped",
     "tenants export": "writes lines of JSON",

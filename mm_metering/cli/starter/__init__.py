@@ -1,0 +1,1 @@
+"""What ``mm-metering init`` writes, as it is."""
