@@ -94,7 +94,7 @@ def test_when_no_way_works_each_is_shown_with_the_way_out(dev: ModuleType, elsew
         dev.first_that_works([[FAILS]])
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-test.lock"])
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-test.lock", "requirements-docs.lock"])
 def test_a_lock_is_hash_checked_and_names_no_host_and_no_machine(lock: str) -> None:
     text = (ROOT / lock).read_text()
     assert not re.search(r"https?:|file:|--(extra-)?index|--find-links|(^|\s)/", text)

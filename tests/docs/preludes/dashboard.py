@@ -1,0 +1,1 @@
+who = from_session = lambda request: None
