@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Final
@@ -299,7 +300,7 @@ def test_several_meterings_of_a_process_are_told_together() -> None:
     second.show()
     for measures, depth in ((first.measures, 3), (second, 4)):
         measures.tally(DECISIONS).add("allowed", "", "", "free", n=depth)
-        measures.answer(instruments.FOLD_LAG, lambda depth=depth: [("0", depth)])
+        measures.answer(instruments.FOLD_LAG, partial(list, [("0", depth)]))
     assert [*first.series("mm_metering.decisions").values()] == [7]
     assert [*first.series("mm_metering.fold.lag").values()] == [4]
     first.close()
