@@ -202,6 +202,7 @@ def fact_of(route: str) -> Fact:
 def test_a_flood_of_tenants_routes_plans_and_policies_has_bounded_series_and_loses_nothing() -> None:
     watched = Watched()
     observed = Observed(watched.measures, money=frozenset())
+    watched.measures.routes.update(f"/items/{n}" for n in range(MANY))
     for n in range(MANY):
         observed.posted(view_of(f"tenant-{n}", f"plan-{n % 500}"), [fact_of(f"/items/{n}")])
         decision = Decision(allowed=False, meter=f"m{n}", requested=1, reason="quota-exceeded", window="day")
