@@ -48,6 +48,7 @@ class Observed:
         self._decisions = measures.tally(DECISIONS)
         self._usage = measures.tally(USAGE)
         self._taken_back = measures.tally(TAKEN_BACK)
+        self._routes = measures.routes
         self._spans = measures.spans
         self._of_tenants = _OfTenants(measures) if measures.options.tells_tenants else None
 
@@ -113,10 +114,10 @@ class Observed:
         self._spans.tell(view.tenant, {DECISION: decision, PLAN: view.plan})
 
     def _amounts(self, facts: Iterable[Fact]) -> Iterator[tuple[str, str, int]]:
-        """Meter, route and units. What is no path is no route: a model, an export's name."""
+        """Meter, route and units. Other resources are not told: a model, an export, a path that the host records."""
         for fact in facts:
             if fact.kind in COUNTED:
-                route = fact.resource if fact.resource.startswith(("/", "(")) else ""
+                route = fact.resource if fact.resource in self._routes else ""
                 for meter, scope, amount in fact.counts:
                     if not scope and meter not in self._money:
                         yield meter, route, amount

@@ -87,7 +87,7 @@ def install(
     }
     style = Style(headers, error_shapes or {})
     app.user_middleware.append(Middleware(MeteringMiddleware, **options))
-    routes = Resolver(app.router, lambda: metering.catalogue, _paths(exempt))
+    routes = Resolver(app.router, lambda: metering.catalogue, _paths(exempt), metering.notes.met)
     if hasattr(app, "openapi"):
         _document(app, routes, style)
     return routes
@@ -130,7 +130,7 @@ class MeteringMiddleware:
             metering, metering.notes, Style(headers, error_shapes or {}), tenants.challenge_of(tenant)
         )
         self.later = Aftermath(metering)
-        self.routes = Resolver(app, lambda: metering.catalogue, _paths(exempt))
+        self.routes = Resolver(app, lambda: metering.catalogue, _paths(exempt), metering.notes.met)
         self.tenant = tenant
         metering.callers.join(self)
         self._alone = (metering,)

@@ -29,7 +29,10 @@ class Notes:
 
     def __init__(self, measures: Measures | None = None) -> None:
         self._texts: dict[str, Kind] = {}
-        self._noticed = (measures or Measures()).tally(FINDINGS)
+        measures = measures or Measures()
+        self.met = measures.routes.add
+        """A template that requests meet: metrics may tell usage by it."""
+        self._noticed = measures.tally(FINDINGS)
         self._noticed.begin(*get_args(Kind))
 
     def note(self, kind: Kind, text: str) -> None:

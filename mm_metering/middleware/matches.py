@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
@@ -61,9 +61,11 @@ PREFLIGHT: Final = RouteMatch(Kind.PREFLIGHT)
 
 
 class Costs:
-    """C2: one api_call, merged with the route's entry under [routes], plus the marks of its endpoint."""
+    """C2: one api_call, merged with the route's entry under [routes], plus the marks of its endpoint. ``met`` is told
+    each template."""
 
-    def __init__(self, catalogue: Catalogue) -> None:
+    def __init__(self, catalogue: Catalogue, met: Callable[[str], object] = lambda _: None) -> None:
+        self._met = met
         self._catalogue = catalogue
         self._routes = {plain_key(key): entry for key, entry in catalogue.routes.items()}
 
@@ -91,6 +93,7 @@ class Costs:
 
     def match(self, kind: Kind, method: str, template: str, endpoint: object = None) -> RouteMatch:
         """All that is known of a request to this endpoint beforehand."""
+        self._met(template)
         marks = marks_on(endpoint, method)
         handler = handler_of(endpoint, method) if isinstance(endpoint, type) else endpoint
         measured = tuple(

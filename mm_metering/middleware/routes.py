@@ -32,10 +32,18 @@ _SHOWN_ROUTES = 20
 
 
 class Resolver:
-    """The routes of an app, read at the first request and again whenever their number changes."""
+    """The routes of an app, read at the first request and again whenever their number changes. ``met`` is told each
+    template."""
 
-    def __init__(self, app: ASGIApp, catalogue: Callable[[], Catalogue], exempt: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        catalogue: Callable[[], Catalogue],
+        exempt: Iterable[str] = (),
+        met: Callable[[str], object] = lambda _: None,
+    ) -> None:
         self._app = app
+        self._met = met
         self._catalogue = catalogue
         self._exempt = tuple(exempt)
         self._table: Table | None = None
@@ -65,7 +73,7 @@ class Resolver:
 
     def _read(self) -> Table:
         catalogue = self._catalogue()
-        return Table(self._app, Costs(catalogue), frozenset((*catalogue.exempt, *self._exempt)))
+        return Table(self._app, Costs(catalogue, self._met), frozenset((*catalogue.exempt, *self._exempt)))
 
 
 class Table:

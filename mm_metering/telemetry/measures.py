@@ -21,6 +21,8 @@ class Measures:
     def __init__(self, options: Telemetry | None = None) -> None:
         self.options = options or Telemetry()
         self.spans = Spans(self.options)
+        self.routes: set[str] = set()
+        """Templates of the host's routes: by no other resource may usage be told, since a path may name somebody."""
         self._tallies: dict[Instrument, Tally] = {}
         self._reads: dict[Instrument, Read] = {}
         self._before: list[Callable[[], None]] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Final
@@ -201,6 +202,7 @@ def fact_of(route: str) -> Fact:
 def test_a_flood_of_tenants_routes_plans_and_policies_has_bounded_series_and_loses_nothing() -> None:
     watched = Watched()
     observed = Observed(watched.measures, money=frozenset())
+    watched.measures.routes.update(f"/items/{n}" for n in range(MANY))
     for n in range(MANY):
         observed.posted(view_of(f"tenant-{n}", f"plan-{n % 500}"), [fact_of(f"/items/{n}")])
         decision = Decision(allowed=False, meter=f"m{n}", requested=1, reason="quota-exceeded", window="day")
@@ -297,13 +299,9 @@ def test_several_meterings_of_a_process_are_told_together() -> None:
     first = Watched()
     second = Measures(first.measures.options)
     second.show()
-
-    def show(measures: Measures, depth: int) -> None:
+    for measures, depth in ((first.measures, 3), (second, 4)):
         measures.tally(DECISIONS).add("allowed", "", "", "free", n=depth)
-        measures.answer(instruments.FOLD_LAG, lambda: [("0", depth)])
-
-    show(first.measures, 3)
-    show(second, 4)
+        measures.answer(instruments.FOLD_LAG, partial(list, [("0", depth)]))
     assert [*first.series("mm_metering.decisions").values()] == [7]
     assert [*first.series("mm_metering.fold.lag").values()] == [4]
     first.close()
