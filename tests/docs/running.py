@@ -59,7 +59,7 @@ async def execute(source: str, file: str, line: int, names: dict[str, Any]) -> N
     """As a notebook would; a traceback names the page and its line."""
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     code = compile("\n" * (line - 1) + source, file, "exec", flags=flags, dont_inherit=True)
-    waits = eval(code, names)  # noqa: S307 - running the documentation is what this is for
+    waits = eval(code, names)
     if inspect.isawaitable(waits):
         await waits
 
@@ -68,11 +68,28 @@ def run_tests(tests: str, names: dict[str, Any]) -> None:
     """In a process of its own, beside the page's conftest.py."""
     Path("test_page.py").write_text(f"import pytest\n\n\n{tests}", "utf-8")
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{Path.cwd()}"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:valkey", "-p", "no:schemathesis", "-p", "no:cacheprovider"]
-    command += ["-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function", "--rootdir", str(Path.cwd()), "test_page.py"]
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=TESTS_TAKE_S, check=False
-    )
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:valkey",
+        "-p",
+        "no:schemathesis",
+        "-p",
+        "no:cacheprovider",
+    ]
+    command += [
+        "-o",
+        "asyncio_mode=auto",
+        "-o",
+        "asyncio_default_fixture_loop_scope=function",
+        "--rootdir",
+        str(Path.cwd()),
+        "test_page.py",
+    ]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TESTS_TAKE_S, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -1,5 +1,3 @@
-from openai import AsyncOpenAI
-
 from mm_metering.testing.fake_llm import FakeLlm
 
 fake = stack.enter_context(FakeLlm())
