@@ -41,6 +41,7 @@ BOUNDS: Final[Mapping[str, int | str]] = {
     "backends/memory_audit.MemoryAudit.*": STORE,
     "backends/memory_collecting.MemoryCollecting.*": STORE,
     "backends/memory_ledger.MemoryLedger.*": STORE,
+    "backends/memory_looks.MemoryLooks.*": STORE,
     "backends/memory_privacy.MemoryPrivacy.*": STORE,
     "backends/memory_reports.MemoryReports.*": STORE,
     "backends/memory_webhooks.MemoryWebhooks.*": STORE,

@@ -33,16 +33,17 @@ TENANTS: Final = ("tenant", "organization_id")
 OF_THE_HOST: Final[Mapping[str, str]] = {
     "metering": "startup shutdown aclose work flush migrate check_up status prove dead_letters retry_dead_letters "
     "from_sync current on collect report_usage reconcile_payments simulate list_mutes list_routes stripe_webhook "
-    "reverse act acting audit_anchor verify_audit export_audit list_keys rotate_keys catch_up",
+    "reverse act acting audit_anchor verify_audit export_audit list_keys rotate_keys catch_up "
+    "dashboard",
     "billing": "",
     "webhooks": "add_event_type deliver",
     "ai": "scope wrap",
 }
 """What names no tenant: the process, the stores, all tenants at once, and what parts hand to each other."""
-BY_EVENT: Final = ("record", "record_many")
+BY_EVENT: Final = ("record", "record_many", "backfill")
 """The event says whose it is, and holds no id of a thing of another's."""
 NOT_ASKED: Final[Mapping[str, str]] = {
-    "metering": "install identify bind take add add_soon rebuild mute_alerts forget_tenant override",
+    "metering": "portal adjust_usage install identify bind take add add_soon rebuild mute_alerts forget_tenant override",
     "ai": "reserve",
     "billing": "",
     "webhooks": "",

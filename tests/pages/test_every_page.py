@@ -187,7 +187,7 @@ async def test_its_first_visit_is_light_and_says_how_long_it_took(eyes: Eyes, pl
     url, base = place
     sizes = []
     async with eyes.see("about:blank", fresh=True, **options(base)) as (page, _):
-        page.on("requestfinished", lambda request: sizes.append(request))
+        page.on("requestfinished", sizes.append)
         answer = await page.goto(url)
         assert answer is not None
         took = re.fullmatch(r"page;dur=([0-9.]+)", (await answer.all_headers())["server-timing"])
