@@ -49,7 +49,7 @@ HOSTILE: Final = (
     '<script>alert("owned")</script>',
     "=SUM(A1:A9)",
     "a/b?c#d:{}&e=%2F..",
-    "\u202eשלום עולם\u202c",
+    "\u202eשלום עולם\u202c",  # noqa: RUF001
     "🧾💸 日本語",
     "W" * 256,
 )

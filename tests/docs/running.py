@@ -24,7 +24,7 @@ _A_TEST = re.compile(r"^(?:async )?def test_|^@pytest\.", re.MULTILINE)
 async def run_blocks(page: Page) -> None:
     """In the working directory: blocks that are a file are written, those with tests are run by pytest, the others
     executed. What a page presumes comes from preludes/common.py and its own prelude."""
-    Path("plans.toml").write_text(Path(catalogues.__file__).with_name("seed.toml").read_text("utf-8"), "utf-8")
+    Path("plans.toml").write_text(Path(catalogues.__file__).with_name("seed.toml").read_text("utf-8"), "utf-8")  # noqa: ASYNC240
     async with AsyncExitStack() as stack:
         stack.enter_context(_environment_kept())
         names: dict[str, Any] = {"__name__": "page", "stack": stack, "page": page}
@@ -34,7 +34,7 @@ async def run_blocks(page: Page) -> None:
         tests = ""
         for block in page.blocks:
             if block.file:
-                Path(block.file).write_text(block.text, "utf-8")
+                Path(block.file).write_text(block.text, "utf-8")  # noqa: ASYNC240
             elif block.kind == "python" and _A_TEST.search(block.text):
                 tests += block.text
             elif block.kind == "python":

@@ -43,7 +43,7 @@ OF_THE_HOST: Final[Mapping[str, str]] = {
 BY_EVENT: Final = ("record", "record_many", "backfill")
 """The event says whose it is, and holds no id of a thing of another's."""
 NOT_ASKED: Final[Mapping[str, str]] = {
-    "metering": "portal adjust_usage install identify bind take add add_soon rebuild mute_alerts forget_tenant override",
+    "metering": "portal adjust_usage install identify bind take add add_soon rebuild mute_alerts forget_tenant override",  # noqa: E501
     "ai": "reserve",
     "billing": "",
     "webhooks": "",

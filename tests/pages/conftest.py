@@ -49,7 +49,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 @pytest.fixture(scope="session")
 def urls(house: House) -> dict[tuple[str, str], str]:
-    """Where each page is, with the ids that the house's own links give it: the first tenant's, where there is a choice."""
+    """Where each page is, with the ids that the house's own links give it: the first tenant's, where there is a choice."""  # noqa: E501
     found: dict[tuple[str, str], str] = {}
     for base, headers in (("/metering/", {}), ("/usage/", OWN_HEADERS)):
         whole = f"{house.url}{base}"

@@ -55,7 +55,7 @@ class Eyes:
         usual: dict[str, Any] = {
             "viewport": {"width": WIDE, "height": HEIGHT},
             "timezone_id": "UTC",
-            "reduced_motion": "reduce",  # colours that are on their way from one to another have no contrast to speak of
+            "reduced_motion": "reduce",  # colours that are on their way from one to another have no contrast to speak of  # noqa: E501
         }
         return await self._browser.new_context(**usual | options)
 
