@@ -131,6 +131,10 @@ class House:
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(START_S)
 
+    async def asked(self, work: Coroutine[Any, Any, T]) -> T:
+        """``run`` for a test that is async itself."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.loop))
+
     def close(self) -> None:
         self.loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(START_S)
