@@ -137,6 +137,8 @@ class Site:
         }
 
     async def _answer(self, request: Request) -> Response:
+        if request.method in SAFE and (place := _moved(request.scope)):
+            return RedirectResponse(f"{place}?{request.url.query}" if request.url.query else place, 307)
         path = _path(request.scope)
         if path.startswith("static/"):
             return _static(request, path.removeprefix("static/"))
@@ -259,6 +261,16 @@ def _path(scope: Scope) -> str:
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
     below = path[len(root) :] if root and path.startswith(f"{root}/") else path
     return "" if path == root else below.strip("/")
+
+
+def _moved(scope: Scope) -> str:
+    """Where a page is whose links would lead astray from here: relative ones go by the slashes of the address. ""
+    for one that is where it should be."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    if root and path == root:
+        return f"./{quote(root.rpartition('/')[2])}/"
+    own = _path(scope)
+    return f"../{quote(own)}" if own and "/" not in own and path.endswith(f"{own}/") else ""
 
 
 def _said(request: Request) -> str:

@@ -49,11 +49,11 @@ HOSTILE: Final = (
     '<script>alert("owned")</script>',
     "=SUM(A1:A9)",
     "a/b?c#d:{}&e=%2F..",
-    "\u202eשלום עולם\u202c",  # noqa: RUF001
+    "\u202e\u05e9\u05dc\u05d5\u05dd \u05e2\u05d5\u05dc\u05dd\u202c",
     "🧾💸 日本語",
     "W" * 256,
 )
-"""Names that a page, a link or a spreadsheet could take for something else."""
+"""Names that a page, a link or a spreadsheet could take for something else; one of them is written from the right."""
 AI_CALL, AI_TOKEN = "ai_call", "ai_token"
 ROUTES: Final = ("GET /v1/orders", "GET /v1/orders/{id}", "POST /v1/orders", "POST /v1/search", "GET /v1/stock")
 RESOURCES: Final = {"api_call": ROUTES, "export": ("report_pdf", "report_csv", "orders_csv")}

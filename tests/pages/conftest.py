@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterable, Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -18,6 +19,7 @@ from tests.pages.house import TENANT, House
 from tests.pages.links import crawl
 
 SCREENSHOTS = "MM_SCREENSHOTS"
+WAIT_S = 240
 OWN_HEADERS = {"x-tenant": TENANT}
 
 
@@ -31,6 +33,13 @@ def paths(base: str, menu: Iterable[Link]) -> list[tuple[str, str]]:
 
 PAGES = paths("/metering/", MENU) + paths("/usage/", OWN_MENU)
 """Each page of the dashboard, and of the portal."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test of a process waits for the house."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(WAIT_S))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -49,7 +58,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 @pytest.fixture(scope="session")
 def urls(house: House) -> dict[tuple[str, str], str]:
-    """Where each page is, with the ids that the house's own links give it: the first tenant's, where there is a choice."""  # noqa: E501
+    """Where each page is, with the ids that the house's own links give it: one tenant's, where there is a choice."""
     found: dict[tuple[str, str], str] = {}
     for base, headers in (("/metering/", {}), ("/usage/", OWN_HEADERS)):
         whole = f"{house.url}{base}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -11,16 +12,7 @@ from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Dialog
 
 WIDE, NARROW = 1280, 390
 HEIGHT: Final = 900
-WATCH: Final = """
-window.violations = [];
-addEventListener("securitypolicyviolation", (e) => violations.push(`${e.violatedDirective} ${e.blockedURI}`));
-"""
-SETTLED: Final = """
-async () => {
-  await document.fonts.ready;
-  await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
-}
-"""
+SCRIPT: Final = Path(__file__).with_suffix(".js")
 
 
 class Eyes:
@@ -36,11 +28,11 @@ class Eyes:
         context = await self._new(options) if fresh else await self._context(options)
         page, wrong = await context.new_page(), list[str]()
         _watch(page, wrong, urlsplit(url).netloc)
-        await page.add_init_script(WATCH)
+        await page.add_init_script(path=SCRIPT)
         try:
             await page.goto(url)
             if options.get("java_script_enabled", True):
-                await page.evaluate(SETTLED)
+                await page.evaluate("looks.settled()")
             yield page, wrong
         finally:
             await (context.close() if fresh else page.close())
@@ -55,7 +47,7 @@ class Eyes:
         usual: dict[str, Any] = {
             "viewport": {"width": WIDE, "height": HEIGHT},
             "timezone_id": "UTC",
-            "reduced_motion": "reduce",  # colours that are on their way from one to another have no contrast to speak of  # noqa: E501
+            "reduced_motion": "reduce",  # a colour on its way to another has no contrast to speak of
         }
         return await self._browser.new_context(**usual | options)
 
@@ -87,5 +79,5 @@ def _watch(page: Page, wrong: list[str], origin: str) -> None:
 
 async def violations(page: Page) -> list[str]:
     """Of the content security policy."""
-    found: list[str] = await page.evaluate("window.violations")
+    found: list[str] = await page.evaluate("looks.violations")
     return found

@@ -7,16 +7,16 @@ import io
 import os
 import re
 from decimal import Decimal
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
-import axe_playwright_python
 import httpx2
 import pytest
-from playwright.async_api import Page
+from playwright.async_api import Request
 
 from tests.pages.conftest import OWN_HEADERS, SCREENSHOTS
-from tests.pages.eyes import HEIGHT, NARROW, SETTLED, WIDE, Eyes, violations
+from tests.pages.eyes import HEIGHT, NARROW, WIDE, Eyes, violations
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -26,47 +26,8 @@ MOST_S: Final = 2.0
 """Of a page on a machine that runs other tests too; the goal itself is looked at by ``./dev bench``."""
 TABS_BEYOND: Final = 30
 """Of what a browser makes reachable by itself, such as what can be scrolled."""
-AXE: Final = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+AXE: Final = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
 SCHEMES: Final = ("light", "dark")
-FOCUSABLE: Final = """
-() => [...document.querySelectorAll("a[href], button, input:not([type=hidden]), select, textarea, summary, [tabindex='0']")]
-  .filter((each) => each.checkVisibility() && !each.disabled)
-  .map((each, at) => (each.dataset.test = at, `${at}: ${each.outerHTML.slice(0, 100)}`))
-"""
-FOLLOW: Final = """
-() => {
-  window.reached = [];
-  addEventListener("focusin", (event) => {
-    const here = event.target, style = getComputedStyle(here), box = here.getBoundingClientRect();
-    reached.push({
-      at: here.dataset.test ?? null,
-      skips: here.matches(".skip"),
-      seen: style.outlineStyle !== "none" && parseFloat(style.outlineWidth) > 0 && box.left >= 0,
-      html: here.outerHTML.slice(0, 100),
-    });
-  });
-}
-"""
-PLOTS: Final = """
-() => [...document.querySelectorAll(".plot")].map((box) => {
-  const canvas = box.querySelector("canvas");
-  const pixels = canvas ? canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data : [];
-  return { drawn: box.dataset.drawn, inked: pixels.filter((_, at) => at % 4 === 3).some(Boolean), plot: JSON.parse(box.dataset.plot) };
-})
-"""
-TABLES: Final = """
-() => [...document.querySelectorAll("figure.chart")].map((figure) => ({
-  file: figure.querySelector("a.file").href,
-  rows: [...figure.querySelectorAll("details tr")].map((row) => [...row.cells].map((cell) => cell.textContent)),
-}))
-"""
-FIGURES: Final = """
-() => [...document.querySelectorAll("main td, main dd, main .figure, main time")]
-  .filter((each) => !each.closest(".plot"))
-  .map((each) => each.textContent.trim())
-"""
-SAMPLE: Final = {"exclude": [["tbody > tr:nth-child(n+8)"], [".list > li:nth-child(n+8)"]]}
-"""Rows and items past the seventh are like those before."""
 
 
 def options(base: str, **more: Any) -> dict[str, Any]:
@@ -92,35 +53,25 @@ async def test_it_fits_at_every_width_in_both_schemes(eyes: Eyes, place: tuple[s
             await page.emulate_media(color_scheme=scheme)
             for width in (WIDE, 768, NARROW, 320):
                 await page.set_viewport_size({"width": width, "height": HEIGHT})
-                await page.evaluate(SETTLED)
-                assert await overflows(page) == []
+                await page.evaluate("looks.settled()")
+                assert await page.evaluate("looks.overflows()") == []
             grounds.add(await page.evaluate("getComputedStyle(document.body).backgroundColor"))
         assert len(grounds) == len(SCHEMES)
-
-
-async def overflows(page: Page) -> list[str]:
-    """What sticks out where the page is wider than its window."""
-    found: list[str] = await page.evaluate(
-        """() => document.documentElement.scrollWidth <= innerWidth ? [] : [...document.querySelectorAll("main *")]
-          .filter((each) => each.getBoundingClientRect().right > innerWidth && !each.parentElement.closest(".scroll"))
-          .map((each) => `${innerWidth}: ${each.outerHTML.slice(0, 120)}`)"""
-    )
-    return found
 
 
 async def test_its_charts_are_drawn_from_what_their_tables_and_files_say(eyes: Eyes, place: tuple[str, str]) -> None:
     url, base = place
     async with eyes.see(url, **options(base)) as (page, _):
-        plots, tables = await page.evaluate(PLOTS), await page.evaluate(TABLES)
+        plots, tables = await page.evaluate("looks.plots()"), await page.evaluate("looks.tables()")
     assert all(each["drawn"] and each["inked"] for each in plots)
-    files = [await rows_of(each["file"], base) for each in tables]
-    for table, rows in zip(tables, files, strict=True):
+    kept = [await rows_of(each["file"], base) for each in tables]
+    for table, rows in zip(tables, kept, strict=True):
         assert [[plain(cell) for cell in row] for row in table["rows"]] == [rows[0], *rows[:0:-1]]
     for each in (each["plot"] for each in plots):
         names = ["day", *(one["name"] for one in each["series"])]
         columns = zip(each["days"], *(one["values"] for one in each["series"]), strict=True)
         drawn = [[day, *("" if value is None else float(value) for value in rest)] for day, *rest in columns]
-        assert drawn in [numbers(rows[1:]) for rows in files if rows[0] == names]
+        assert drawn in [numbers(rows[1:]) for rows in kept if rows[0] == names]
 
 
 async def rows_of(url: str, base: str) -> list[list[str]]:
@@ -142,58 +93,46 @@ async def test_axe_finds_nothing_serious(eyes: Eyes, place: tuple[str, str]) -> 
     url, base = place
     async with eyes.see(url, **options(base, bypass_csp=True)) as (page, _):
         await page.evaluate(AXE)
-        assert await axe(page, {}) == []
+        assert await page.evaluate("looks.axe({})") == []
         await page.emulate_media(color_scheme="dark")
-        assert await axe(page, {"runOnly": ["color-contrast"]}) == []
-
-
-async def axe(page: Page, how: dict[str, Any]) -> list[str]:
-    given = [{"include": [["html"]], **SAMPLE}, {"resultTypes": ["violations"], **how}]
-    found = await page.evaluate("([where, how]) => axe.run(where, how)", given)
-    return [
-        f"{each['id']}: {node['html'][:120]} {node.get('failureSummary', '')[:200]}"
-        for each in found["violations"]
-        if each["impact"] in ("serious", "critical")
-        for node in each["nodes"][:3]
-    ]
+        assert await page.evaluate("looks.axe({runOnly: ['color-contrast']})") == []
 
 
 async def test_everything_is_reached_with_the_keyboard_and_seen(eyes: Eyes, place: tuple[str, str]) -> None:
     url, base = place
     async with eyes.see(url, **options(base)) as (page, _):
-        wanted = dict(each.split(": ", 1) for each in await page.evaluate(FOCUSABLE))
-        await page.evaluate(FOLLOW)
+        wanted = await page.evaluate("looks.focusable()")
         for _ in range(len(wanted) + TABS_BEYOND):
             await page.keyboard.press("Tab")
-        reached = await page.evaluate("reached")
+        reached = await page.evaluate("looks.reached")
         assert reached[0]["skips"], "the first is not the link that skips to the page"
         places = {each["at"] for each in reached}
-        assert [html for at, html in wanted.items() if at not in places] == []
+        assert [html for at, html in wanted if at not in places] == []
         assert [each["html"] for each in reached if not each["seen"]] == []
 
 
 async def test_without_scripts_it_says_the_same(eyes: Eyes, place: tuple[str, str]) -> None:
     url, base = place
     async with eyes.see(url, **options(base)) as (page, _):
-        with_scripts = await page.evaluate(FIGURES)
+        with_scripts = await page.evaluate("looks.figures()")
     async with eyes.see(url, **options(base, java_script_enabled=False)) as (page, wrong):
         assert wrong == []
-        shown = await page.evaluate(FIGURES)
+        shown = await page.evaluate("looks.figures()")
         assert shown == with_scripts
         assert any(re.search(r"\d", each) for each in shown)
 
 
 async def test_its_first_visit_is_light_and_says_how_long_it_took(eyes: Eyes, place: tuple[str, str]) -> None:
     url, base = place
-    sizes = []
+    finished: list[Request] = []
     async with eyes.see("about:blank", fresh=True, **options(base)) as (page, _):
-        page.on("requestfinished", sizes.append)
+        page.on("requestfinished", finished.append)
         answer = await page.goto(url)
         assert answer is not None
         took = re.fullmatch(r"page;dur=([0-9.]+)", (await answer.all_headers())["server-timing"])
         assert took
         assert float(took[1]) / 1000 < MOST_S
-        whole = [await each.sizes() for each in sizes]
+        whole = [await each.sizes() for each in finished]
         assert sum(each["responseBodySize"] for each in whole) <= MOST_BYTES
 
 

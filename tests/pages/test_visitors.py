@@ -72,5 +72,5 @@ def test_without_auth_nobody_is_known_to_a_team(house: House) -> None:
 
 
 def test_stores_that_others_use_have_no_pages_without_auth() -> None:
-    with pytest.raises(InvalidInput, match="auth is needed: redis"):
+    with pytest.raises(InvalidInput, match="auth: is needed: redis"):
         Metering(counters="redis://127.0.0.1:1").dashboard()
