@@ -25,7 +25,7 @@ MAX_DAYS: Final = 400
 """Most days that ``house_days`` is asked for."""
 MAX_COUNT: Final = 10_000
 """As far as is counted: an answer of that many stands for that many or more. Nothing past it can be skipped to."""
-LOOK: Final = 5_000
+LOOK: Final = 4_000
 """Most facts that one ``latest_facts`` looks at."""
 COUNTED: Final = 10_000
 """Most deliveries that one ``delivery_stats`` counts, the newest."""
@@ -106,8 +106,8 @@ class Looks(Protocol):
         """Those from first to last, both included, by day and meter. InvalidInput for more than MAX_DAYS."""
         ...
 
-    async def first_day(self) -> date | None:
-        """The first day that has cells."""
+    async def first_day(self, *, since: date = date.min) -> date | None:
+        """The first day from then on that has cells."""
         ...
 
     async def find_tenants(

@@ -124,9 +124,10 @@ class MemoryLooks:
         with self._lock:
             return [each for day in sorted(self._house) if first <= day <= last for each in self._house[day]]
 
-    async def first_day(self) -> date | None:
+    async def first_day(self, *, since: date = date.min) -> date | None:
         with self._lock:
-            return min((key.day for books in self._each().values() for key, _ in books.shown()), default=None)
+            days = {key.day for books in self._each().values() for key, _ in books.shown()}
+        return min((day for day in days if day >= since), default=None)
 
     # -- tenants ------------------------------------------------------------------------------------------------------
 

@@ -162,7 +162,8 @@ class LooksContract:
     async def test_days_are_read_in_order_and_not_too_many(self, ledger: Ledger) -> None:
         assert (await ledger.first_day(), await ledger.house_days(DAY, DAY)) == (None, [])
         await folded(ledger, [used(str(day), at_us=NOON_US + day * 24 * HOUR_US) for day in range(4)])
-        assert await ledger.first_day() == DAY
+        assert (await ledger.first_day(), await ledger.first_day(since=DAY + timedelta(2))) == (DAY, DAY + timedelta(2))
+        assert await ledger.first_day(since=DAY + timedelta(4)) is None
         for day in (3, 0, 2, 1):
             await ledger.roll_up(DAY + timedelta(day), now_us=5)
         days = await ledger.house_days(DAY + timedelta(1), DAY + timedelta(2))

@@ -9,7 +9,7 @@ from typing import Final
 from mm_metering.backends.ledger import Ledger
 from mm_metering.backends.looks import MAX_DAYS
 from mm_metering.core.books import LATE_DAYS
-from mm_metering.core.periods import days_between, from_micros
+from mm_metering.core.periods import from_micros
 from mm_metering.worker.jobs import Job
 
 HOUSE_DAYS: Final = "house-days"
@@ -39,12 +39,16 @@ class HouseDays:
 
     async def add_up_late(self, _period: datetime, _fence: int) -> None:
         """The last LATE_DAYS, and of those before them what has no sum, as after moving here from an older release."""
-        today, began = self._today(), await self._ledger.first_day()
-        if began is not None:
-            first = max(began, today - (MAX_DAYS - 1) * _DAY)
-            known = {each.day for each in await self._ledger.house_days(first, today)}
-            late = today - LATE_DAYS * _DAY
-            await self._add_up(day for day in days_between(first, today) if day >= late or day not in known)
+        today = self._today()
+        first, late = today - (MAX_DAYS - 1) * _DAY, today - LATE_DAYS * _DAY
+        stands = {each.day for each in await self._ledger.house_days(first, today)}
+        again = {day for day in stands if day >= late}  # also what lost all its usage
+        day = await self._ledger.first_day(since=first)
+        while day is not None and day <= today:
+            if day >= late or day not in stands:
+                again.add(day)
+            day = await self._ledger.first_day(since=day + _DAY)
+        await self._add_up(sorted(again))
 
     def _today(self) -> date:
         return from_micros(self._now_us()).date()

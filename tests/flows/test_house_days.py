@@ -13,6 +13,7 @@ from mm_metering.backends.ledger import Ledger
 from mm_metering.backends.looks import MAX_DAYS
 from mm_metering.backends.sql import open_ledger
 from mm_metering.clock import micros_of
+from mm_metering.core.facts import void
 from mm_metering.core.tenancy import NewTenant
 from mm_metering.testing.ledger_contract import FREE, Books, use
 from mm_metering.worker.house_days import HouseDays
@@ -95,6 +96,18 @@ async def test_late_usage_is_added_up_once_a_day(ledger: Ledger, jobs: Jobs, clo
     clock.advance(DAY)
     await jobs.once()
     assert await sums(ledger) == {"12-20": 2, "12-01": 1}
+
+
+async def test_a_day_that_lost_all_its_usage_has_no_sum_any_more(
+    ledger: Ledger, jobs: Jobs, clock: FrozenClock
+) -> None:
+    books, lost = Books(ledger), use("a", "2023-12-20 12:00")
+    await books.fold(lost, use("b", "2024-01-02 12:00"))
+    await jobs.once()
+    await books.fold(void(lost))
+    clock.advance(DAY)
+    await jobs.once()
+    assert await sums(ledger) == {"01-02": 1}
 
 
 async def test_what_is_too_old_to_be_shown_is_left_out(ledger: Ledger, jobs: Jobs) -> None:

@@ -107,6 +107,6 @@ def _read(row: Any) -> HouseDay:
     return row._replace(top=top, resources=resources)  # type: ignore[no-any-return]
 
 
-async def first_day(tx: Transaction) -> date | None:
-    row = await tx.first(select(_CELL.day).where(IS_SHOWN).order_by(_CELL.day).limit(1))
+async def first_day(tx: Transaction, since: date) -> date | None:
+    row = await tx.first(select(_CELL.day).where(_CELL.day >= since, IS_SHOWN).order_by(_CELL.day).limit(1))
     return row.day if row else None

@@ -53,8 +53,8 @@ class SqlLooks:
         refuse_days(first, last)
         return await self._store.read(lambda tx: house.days(tx, first, last))
 
-    async def first_day(self) -> date | None:
-        return await self._store.read(house.first_day)
+    async def first_day(self, *, since: date = date.min) -> date | None:
+        return await self._in_order(lambda tx: house.first_day(tx, since))
 
     # -- tenants and facts --------------------------------------------------------------------------------------------
 
