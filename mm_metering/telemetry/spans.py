@@ -37,7 +37,7 @@ class Spans:
         """Attributes of the current span, if somebody records it."""
         span = trace.get_current_span()
         if span.is_recording():
-            span.set_attributes({**attributes, **self.tenant(tenant)})
+            span.set_attributes({**attributes, TENANT: tenant} if self._names_tenant else attributes)
 
     def tenant(self, tenant: str) -> Attributes:
         """The attribute that names it, where the host wants that."""
