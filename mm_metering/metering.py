@@ -115,7 +115,7 @@ from mm_metering.middleware.tenants import Found, Resolver, found_id
 from mm_metering.privacy import KeyUse, Rotated, SealedValues, TenantData
 from mm_metering.proof import Proof, prove
 from mm_metering.usage.adjusting import Adjusting, UsageAdjustment
-from mm_metering.usage.backfill import Backfill, BackfillTally, Events, left_out
+from mm_metering.usage.backfill import BATCH, Backfill, BackfillTally, Events, left_out
 from mm_metering.usage.export import Export
 from mm_metering.vault import Vault
 from mm_metering.webhooks.endpoints import Webhooks
@@ -357,7 +357,7 @@ class Metering:
         watch = None if self._shadow is None else ShadowWatch(self.ledger, self._shadow, now=self.clock.now)
         blocks: Mapping[str, int] = {} if watch is None else watch.blocks
         self._jobs = Jobs(self.ledger, [*self._all_jobs(watch)], worker=leases.worker, now_us=micros_of(self.clock))
-        self.reconciler = Reconciler(self.counters, self.ledger, self.gate, self._drain)
+        self.reconciler = Reconciler(self.counters, self.ledger, self.gate, self._drain, now_us=micros_of(self.clock))
         self._worker = Worker(
             self._drain,
             leases,
@@ -1104,6 +1104,7 @@ class Metering:
         start_at: int = 0,
         tally: BackfillTally | None = None,
         strict: bool = False,
+        batch: int = BATCH,
         progress: Callable[[BackfillTally], None] = lambda _: None,
     ) -> BackfillTally:
         """Records events of the past or from elsewhere in large batches, straight into the ledger, at a few times the
@@ -1112,9 +1113,9 @@ class Metering:
         unless ``strict``; an item may also be the InvalidInput that reading it has raised, or None.
 
         ``start_at``: how many events are left out, which an earlier run had ``settled``. Whoever gives them from there
-        on himself names that run's ``tally`` instead, and goes on counting. ``progress`` hears of each batch that is
-        in the ledger. Usage goes on meanwhile; limits know of what was recorded within some seconds. ``dry_run``
-        writes nothing.
+        on himself names that run's ``tally`` instead, and goes on counting. ``progress`` hears of each ``batch`` that
+        is in the ledger: one transaction, which holds others up as long as it lasts. Usage goes on meanwhile; limits
+        know of what was recorded within some seconds. ``dry_run`` writes nothing.
         """
         await self.startup()
         if tally is None:
@@ -1131,6 +1132,7 @@ class Metering:
             shards=self.counters.shards,
             tally=tally._replace(dry_run=dry_run),
             strict=strict,
+            batch=batch,
         )
         try:
             return await backfill.run(events, progress)

@@ -24,6 +24,7 @@ from mm_metering.core.usage import UsageRange
 from mm_metering.errors import InvalidInput, UnknownTenant
 from mm_metering.metering import Metering
 from mm_metering.usage.adjusting import UsageAdjustment
+from mm_metering.usage.backfill import BATCH
 
 if TYPE_CHECKING:
     import typer
@@ -97,6 +98,7 @@ def commands() -> typer.Typer:
         resume: bool = typer.Option(False, "--resume", help="Go on where an earlier run came to."),  # noqa: FBT003
         form: str = typer.Option("", "--format", help="ndjson or csv; else by the file's name."),
         checkpoint: str = typer.Option("", "--checkpoint", metavar="FILE", help="Else beside the file."),
+        batch: int = typer.Option(BATCH, "--batch", min=1, help="Events of one transaction."),
         strict: bool = typer.Option(False, "--strict", help="End after a batch with an event that is refused."),  # noqa: FBT003
         quiet: bool = typer.Option(False, "--quiet", help="No progress."),  # noqa: FBT003
         as_json: bool = typer.Option(False, "--json", help="The outcome as JSON."),  # noqa: FBT003
@@ -108,7 +110,7 @@ def commands() -> typer.Typer:
         code 1 where an event was rejected or has the id of another."""
         gc.set_threshold(100_000, 20, 20)  # what a batch makes is in use until the batch is over
         form = format_of(file, form)
-        options = Options(file, form, checkpoint, dry_run, resume, strict, quiet, as_json)
+        options = Options(file, form, checkpoint, dry_run, resume, strict, quiet, as_json, batch)
         code = run(app, lambda metering: backfill_file(metering, options), counts=not dry_run, reason=reason)
         if code:
             raise typer.Exit(code)
