@@ -17,6 +17,7 @@ from mm_metering.gate.gate import MAX_WINDOWS
 from mm_metering.gate.tenants import MAX_VIEWS
 from mm_metering.gate.windows import MAX_GAUGES, MAX_PREPARED
 from mm_metering.middleware.doctor import NOTES_AT_MOST
+from mm_metering.usage import backfill, plain
 from mm_metering.worker import shadow, touched
 
 ROOT: Final = Path(mm_metering.__file__).parent
@@ -91,6 +92,9 @@ BOUNDS: Final[Mapping[str, int | str]] = {
     "middleware/owners._InLoop._flights": IN_FLIGHT,
     "middleware/reading.Reader.*": BY_CODE,
     "middleware/routes.Table.*": BY_CODE,
+    "usage/backfill.Backfill._waiting": backfill.MOST_WAITING + backfill.MAX_BATCH,
+    "usage/plain.Plain._kinds": plain.MOST_KNOWN,
+    "usage/plain.Plain._tenants": plain.MOST_KNOWN,
     "vault.Vault._ciphers": BY_HOST,
     "webhooks/dispatcher.Shift.*": IN_FLIGHT,
     "worker/alerts.Alerts._since": BY_CODE,

@@ -33,7 +33,7 @@ TENANTS: Final = ("tenant", "organization_id")
 OF_THE_HOST: Final[Mapping[str, str]] = {
     "metering": "startup shutdown aclose work flush migrate check_up prove dead_letters retry_dead_letters from_sync "
     "current on collect report_usage reconcile_payments simulate list_mutes stripe_webhook reverse "
-    "act acting audit_anchor verify_audit export_audit list_keys rotate_keys catch_up",
+    "act acting audit_anchor verify_audit export_audit list_keys rotate_keys catch_up backfill",
     "billing": "",
     "webhooks": "add_event_type deliver",
     "ai": "scope wrap",

@@ -16,6 +16,7 @@ from tests.fuzz.surfaces import SURFACES
 VICTIM, MALLORY = "acme-canary", "mallory"
 IN_THIS_STATE = {
     "pay_invoice": "CardDeclined",
+    "adjust_usage": "InvalidEvent",  # of a level
     "credit_invoice": "InvalidInput",  # the call before has credited all of it
     "void_invoice": "WrongState",
     "finalize_invoice": "WrongState",
