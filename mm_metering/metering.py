@@ -122,7 +122,7 @@ from mm_metering.telemetry.instruments import BILLING_DRIFT
 from mm_metering.telemetry.measures import Measures
 from mm_metering.telemetry.options import Telemetry
 from mm_metering.usage.adjusting import Adjusting, UsageAdjustment
-from mm_metering.usage.backfill import Backfill, BackfillTally, Events, left_out
+from mm_metering.usage.backfill import BATCH, Backfill, BackfillTally, Events, left_out
 from mm_metering.usage.export import Export
 from mm_metering.vault import Vault
 from mm_metering.webhooks.endpoints import Webhooks
@@ -384,7 +384,7 @@ class Metering:
         blocks: Mapping[str, int] = {} if watch is None else watch.blocks
         now_us = micros_of(self.clock)
         self._jobs = Jobs(self.ledger, [*self._all_jobs(watch)], worker=leases.worker, now_us=now_us, measures=measures)
-        self.reconciler = Reconciler(self.counters, self.ledger, self.gate, self._drain)
+        self.reconciler = Reconciler(self.counters, self.ledger, self.gate, self._drain, now_us=now_us)
         self._worker = Worker(
             self._drain,
             leases,
@@ -1247,6 +1247,7 @@ class Metering:
         start_at: int = 0,
         tally: BackfillTally | None = None,
         strict: bool = False,
+        batch: int = BATCH,
         progress: Callable[[BackfillTally], None] = lambda _: None,
     ) -> BackfillTally:
         """Records events of the past or from elsewhere in large batches, straight into the ledger, at a few times the
@@ -1255,9 +1256,9 @@ class Metering:
         unless ``strict``; an item may also be the InvalidInput that reading it has raised, or None.
 
         ``start_at``: how many events are left out, which an earlier run had ``settled``. Whoever gives them from there
-        on himself names that run's ``tally`` instead, and goes on counting. ``progress`` hears of each batch that is
-        in the ledger. Usage goes on meanwhile; limits know of what was recorded within some seconds. ``dry_run``
-        writes nothing.
+        on himself names that run's ``tally`` instead, and goes on counting. ``progress`` hears of each ``batch`` that
+        is in the ledger: one transaction, which holds others up as long as it lasts. Usage goes on meanwhile; limits
+        know of what was recorded within some seconds. ``dry_run`` writes nothing.
         """
         await self.startup()
         if tally is None:
@@ -1274,6 +1275,7 @@ class Metering:
             shards=self.counters.shards,
             tally=tally._replace(dry_run=dry_run),
             strict=strict,
+            batch=batch,
         )
         try:
             return await backfill.run(events, progress)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from mm_metering.core.audit import AuditEntry
 from mm_metering.core.cells import Cell
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from mm_metering.backends.ledger import Claim, ClaimRequest
 
 Landing: TypeAlias = Literal["recorded", "duplicate", "conflict", "unknown", "forgotten", "retired", "billed"]
+
+SETTLING_S: Final = 60
+"""So long after usage was written here, counters of its shard may be other than the ledger, and nothing is wrong."""
 
 
 class Stated(NamedTuple):
@@ -58,8 +61,8 @@ class Correction(NamedTuple):
 
 class Bulk(Protocol):
     """A part of the ``Ledger`` law. The facts written here count like those that ``fold`` writes; a shard's digest and
-    what nobody's process ("") acknowledged there move by the same. Counters that are loaded do not show them: whoever
-    calls has the tenants loaded anew."""
+    what nobody's process ("") acknowledged there move by the same, ``reported_us`` being ``now_us``. Counters that are
+    loaded do not show them: whoever calls has the tenants loaded anew, within SETTLING_S."""
 
     async def backfill(
         self,

@@ -47,7 +47,7 @@ class MemoryBulk:
         """Unstorable."""
         raise NotImplementedError
 
-    def _fold_into(self, shard: int, facts: Sequence[Fact], timezone: str, *, acknowledges: bool) -> None:
+    def _fold_into(self, shard: int, facts: Sequence[Fact], timezone: str, *, acknowledged_us: int | None) -> None:
         raise NotImplementedError
 
     async def backfill(
@@ -82,7 +82,8 @@ class MemoryBulk:
         is_new = claim.outcome == "new" and not self._has(fact)
         fact = fact._replace(occurred_us=claim.occurred_us)
         if writes:
-            self._fold_into(shard_of(fact.tenant, shards), [fact], defaults.timezone, acknowledges=is_new)
+            told_us = now_us if is_new else None
+            self._fold_into(shard_of(fact.tenant, shards), [fact], defaults.timezone, acknowledged_us=told_us)
         return Landed("recorded") if is_new else Landed("duplicate", occurred_us=fact.occurred_us)
 
     def _refusal(self, fact: Fact, row: TenantRow | None, defaults: TenantDefaults, now_us: int) -> Landed | None:
@@ -118,7 +119,7 @@ class MemoryBulk:
             except BaseException:
                 del self._claims[request.tenant, request.event_id]
                 raise
-            self._fold_into(shard, correction.facts, row.timezone, acknowledges=True)
+            self._fold_into(shard, correction.facts, row.timezone, acknowledged_us=now_us)
             self._note(correction.audit)
             return claim
 

@@ -159,14 +159,14 @@ class MemoryLedger(MemoryWork, MemoryBulk, MemoryAccounts, MemoryReports, Memory
             self._refuse_flawed(facts)
             self._shards[shard] = row._replace(position=after)
             self._bury(dead)
-            self._fold_into(shard, facts, defaults.timezone, acknowledges=False)
+            self._fold_into(shard, facts, defaults.timezone, acknowledged_us=None)
             return True
 
     def _refuse_flawed(self, facts: Sequence[Fact]) -> None:
         if flawed := {number: why for number, fact in enumerate(facts) if (why := flaw(fact))}:
             raise Unstorable(flawed)
 
-    def _fold_into(self, shard: int, facts: Sequence[Fact], timezone: str, *, acknowledges: bool) -> None:
+    def _fold_into(self, shard: int, facts: Sequence[Fact], timezone: str, *, acknowledged_us: int | None) -> None:
         by_tenant: dict[str, list[Fact]] = {}
         for fact in facts:
             by_tenant.setdefault(fact.tenant, []).append(fact)
@@ -176,14 +176,14 @@ class MemoryLedger(MemoryWork, MemoryBulk, MemoryAccounts, MemoryReports, Memory
             self._fold_tenant(books, theirs)
             came = books.digest.plus(-stood.facts, -stood.hashes)
             self._folded[shard] = self._folded.get(shard, Digest()).plus(*came)
-            if acknowledges:
-                self._acknowledge(shard, came)
+            if acknowledged_us is not None:
+                self._acknowledge(shard, came, acknowledged_us)
         self._say_when_stored(facts)
 
-    def _acknowledge(self, shard: int, came: Digest) -> None:
+    def _acknowledge(self, shard: int, came: Digest, now_us: int = 0) -> None:
         """As nobody's process."""
-        told = self._acknowledged.get(("", shard), Acknowledged("", shard, Digest(), 0))
-        self._acknowledged["", shard] = told._replace(digest=told.digest.plus(*came))
+        _, _, stood, reported_us = self._acknowledged.get(("", shard), Acknowledged("", shard, Digest(), 0))
+        self._acknowledged["", shard] = Acknowledged("", shard, stood.plus(*came), max(reported_us, now_us))
 
     def _say_when_stored(self, facts: Sequence[Fact]) -> None:
         """Each a microsecond after the one before it, as in SQL, and later than all before them."""

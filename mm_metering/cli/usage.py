@@ -25,6 +25,7 @@ from mm_metering.core.usage import UsageRange
 from mm_metering.errors import InvalidInput, UnknownTenant
 from mm_metering.metering import Metering
 from mm_metering.usage.adjusting import UsageAdjustment
+from mm_metering.usage.backfill import BATCH
 
 BY: Final = ("day", "meter", "resource", "model")
 FIXED: Final = ("api_calls", "ai_requests", "ai_tokens", "webhook_deliveries", "exports", "storage_mb", "total_cost")
@@ -94,6 +95,7 @@ def backfill(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run came to.")] = False,
     form: Format = "",
     checkpoint: Annotated[str, typer.Option("--checkpoint", metavar="FILE", help="Else beside the file.")] = "",
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Events of one transaction.")] = BATCH,
     strict: Annotated[bool, typer.Option("--strict", help="End after a batch with an event that is refused.")] = False,
     quiet: Quiet = False,
     json: Json = False,
@@ -104,7 +106,7 @@ def backfill(
     recorded once, however often the file is read. Ctrl-C ends it after a batch, and --resume goes on. Exit code 1 where
     an event was rejected or has the id of another."""
     gc.set_threshold(100_000, 20, 20)  # what a batch makes is in use until the batch is over
-    options = Options(file, format_of(file, form), checkpoint, dry_run, resume, strict, quiet, json)
+    options = Options(file, format_of(file, form), checkpoint, dry_run, resume, strict, quiet, json, batch)
     code = run(app, lambda metering: backfill_file(metering, options), counts=not dry_run, reason=reason)
     if code:
         raise typer.Exit(code)

@@ -17,7 +17,7 @@ from mm_metering.cli.show import BAR_WIDTH, console, say
 from mm_metering.cli.usage_files import Format, Source
 from mm_metering.errors import InvalidInput
 from mm_metering.metering import Metering
-from mm_metering.usage.backfill import BackfillTally
+from mm_metering.usage.backfill import BATCH, BackfillTally
 
 LINE_EVERY_S: Final = 10.0
 """How often a line says how far it has come, where nobody sees a bar."""
@@ -36,6 +36,7 @@ class Options(NamedTuple):
     strict: bool
     quiet: bool
     as_json: bool
+    batch: int = BATCH
 
     @property
     def kept_at(self) -> Path:
@@ -72,7 +73,12 @@ async def backfill_file(metering: Metering, options: Options) -> int:
         keep = Keeper(path, options, source, settled, show)
         with _stopping(source):
             done = await metering.backfill(
-                source, dry_run=options.dry_run, tally=tally, strict=options.strict, progress=keep
+                source,
+                dry_run=options.dry_run,
+                tally=tally,
+                strict=options.strict,
+                batch=options.batch,
+                progress=keep,
             )
         ended = not file.read(1)
     return _end(options, done, stopped=source.stop and not ended, ended=ended)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, NamedTuple
 
+from mm_metering.backends.bulk import SETTLING_S
 from mm_metering.backends.counters import Backlog, Counters
 from mm_metering.backends.ledger import Ledger, ShardRow
 from mm_metering.core.facts import decode
@@ -27,8 +28,14 @@ class Reconciler:
     """``drain`` folds a shard's backlog into the ledger."""
 
     def __init__(
-        self, counters: Counters, ledger: Ledger, gate: Gate, drain: Callable[[int], Awaitable[object]]
+        self,
+        counters: Counters,
+        ledger: Ledger,
+        gate: Gate,
+        drain: Callable[[int], Awaitable[object]],
+        now_us: Callable[[], int] | None = None,
     ) -> None:
+        self._now_us = now_us
         self._counters = counters
         self._ledger = ledger
         self._gate = gate
@@ -49,6 +56,13 @@ class Reconciler:
                 return _differences(wanted, have) if have else []
         return None
 
+    async def _is_settling(self, shard: int) -> bool:
+        if self._now_us is None:
+            return False
+        direct = (each for each in await self._ledger.acknowledged() if not each.process and each.shard == shard)
+        last_us = max((each.reported_us for each in direct), default=0)
+        return self._now_us() - last_us < SETTLING_S * 1_000_000
+
     async def _all_folded(self, shard: int, tenant: str, row: ShardRow, backlog: Backlog) -> bool:
         """Whether the ledger had all of the tenant's facts: none is in the backlog, and no other drain trimmed one."""
         if backlog.generation != row.generation or len(backlog.entries) == MOST_ENTRIES:
@@ -58,8 +72,11 @@ class Reconciler:
         return await self._ledger.shard(shard) == row
 
     async def mend(self, tenant: str) -> list[Drift]:
-        """Has counters that differ loaded anew from the ledger; what was wrong with them."""
+        """Has counters that differ loaded anew from the ledger; what was wrong with them. Nothing is, yet, while usage
+        is written to the ledger directly (``Bulk``)."""
         found = await self.drift(tenant) or []
+        if found and await self._is_settling(self._gate.shard_of(tenant)):
+            return []
         if found:
             await self._gate.unload(tenant)
         return found

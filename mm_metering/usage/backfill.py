@@ -29,7 +29,8 @@ from mm_metering.gate.stated import Stating
 from mm_metering.usage.reading import Item, Reader
 
 BATCH: Final = 20_000
-"""Events of one transaction."""
+"""Events of one transaction: about half a second."""
+MAX_BATCH: Final = 100_000
 PART: Final = 500
 """Events that are read before others of this event loop have their turn."""
 SETTLE_S: Final = 5.0
@@ -83,7 +84,10 @@ class Backfill:
         shards: int,
         tally: BackfillTally,
         strict: bool,
+        batch: int,
     ) -> None:
+        if not 1 <= batch <= MAX_BATCH:
+            raise InvalidInput("batch", f"{batch:,} is not from 1 to {MAX_BATCH:,} events")
         self._gate = gate
         self._ledger = ledger
         self._read = Reader(catalogue, stating)
@@ -92,6 +96,7 @@ class Backfill:
         self._defaults = defaults
         self._shards = shards
         self._strict = strict
+        self._batch = batch
         self._waiting: dict[str, Fact] = {}
         self._settled_s = 0.0
         self._known = tally.read
@@ -101,11 +106,12 @@ class Backfill:
         """Takes ``events``, of which the first is number ``tally.settled`` + 1. ``progress`` hears of each batch that
         is in the ledger; by then nothing more was taken of the events."""
         self._settled_s, refused = asyncio.get_running_loop().time(), self.tally.rejected + self.tally.conflicts
-        async for items in _batches(events, BATCH):
+        async for items in _batches(events, self._batch):
             await self._take(items)
             if self._is_due():
                 await self._settle()
-            progress(self.tally)
+            if self.tally.read >= self._known:  # what an earlier run has told is not unsaid
+                progress(self.tally)
             if self._strict and self.tally.rejected + self.tally.conflicts > refused:
                 break
         await self._settle()

@@ -26,7 +26,7 @@ from tests.chaos.truth import Truth
 from tests.postgres_server import PostgresServer, find_binaries, unprivileged_user
 
 LEDGERS: Final = ("sqlite", "postgres")
-KILLED_AT: Final = tuple(point for point in POINTS if not point.startswith("webhooks."))
+KILLED_AT: Final = tuple(point for point in POINTS if not point.startswith(("webhooks.", "backfill.")))
 """The others are killed at by ``tests/e2e/test_webhooks.py``."""
 GAP_S: Final = 0.35
 """Between two kills, in the mean."""

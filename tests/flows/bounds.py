@@ -19,6 +19,7 @@ from mm_metering.gate.windows import MAX_GAUGES, MAX_PREPARED
 from mm_metering.middleware.doctor import NOTES_AT_MOST
 from mm_metering.telemetry import tenants
 from mm_metering.telemetry.instruments import MOST_SERIES
+from mm_metering.usage import backfill, plain
 from mm_metering.worker import shadow, touched
 
 ROOT: Final = Path(mm_metering.__file__).parent
@@ -97,6 +98,9 @@ BOUNDS: Final[Mapping[str, int | str]] = {
     "telemetry/measures.Measures.*": BY_CODE,
     "telemetry/tallies.Tally._cells": MOST_SERIES + len("a few more, whose open attributes are all (other)"),
     "telemetry/tenants.TenantNames._seen": tenants.MOST_SEEN,
+    "usage/backfill.Backfill._waiting": backfill.MOST_WAITING + backfill.MAX_BATCH,
+    "usage/plain.Plain._kinds": plain.MOST_KNOWN,
+    "usage/plain.Plain._tenants": plain.MOST_KNOWN,
     "vault.Vault._ciphers": BY_HOST,
     "webhooks/dispatcher.Shift.*": IN_FLIGHT,
     "worker/alerts.Alerts._since": BY_CODE,

@@ -34,7 +34,7 @@ OF_THE_HOST: Final[Mapping[str, str]] = {
     "metering": "startup shutdown aclose work flush migrate check_up status prove dead_letters retry_dead_letters "
     "from_sync current on collect report_usage reconcile_payments simulate list_mutes list_routes stripe_webhook "
     "reverse act acting audit_anchor verify_audit export_audit list_keys rotate_keys catch_up "
-    "dashboard",
+    "dashboard portal",
     "billing": "",
     "webhooks": "add_event_type deliver",
     "ai": "scope wrap",
@@ -43,7 +43,7 @@ OF_THE_HOST: Final[Mapping[str, str]] = {
 BY_EVENT: Final = ("record", "record_many", "backfill")
 """The event says whose it is, and holds no id of a thing of another's."""
 NOT_ASKED: Final[Mapping[str, str]] = {
-    "metering": "portal adjust_usage install identify bind take add add_soon rebuild mute_alerts forget_tenant override",  # noqa: E501
+    "metering": "install identify bind take add add_soon rebuild mute_alerts forget_tenant override",
     "ai": "reserve",
     "billing": "",
     "webhooks": "",
@@ -147,6 +147,8 @@ class World:
             elif parameter.default is inspect.Parameter.empty or name in ONE_OF:
                 assert name in VALUES, f"{call}: what is a {name}? Give one in VALUES"
                 words[name] = INSTANTS.get(name, VALUES[name]) if call.place == "webhooks" else VALUES[name]
+            if (call.method, name) in OF_METHOD:
+                words[name] = OF_METHOD[call.method, name]
         try:
             answer = getattr(place[1](self.metering), call.method)(**words)
             found = await answer if inspect.isawaitable(answer) else answer
@@ -191,6 +193,8 @@ SECRET_KEY: Final = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 INSTANTS: Final = {"start": "2024-01-01T00:00:00Z", "end": "2024-02-01T00:00:00Z"}
 ONE_OF: Final = frozenset({"plan", "percent"})
 """Options of which a call needs one."""
+OF_METHOD: Final[Mapping[tuple[str, str], str]] = {("adjust_usage", "meter"): "api_calls"}
+"""Where the value that others take will not do: a level is not corrected."""
 VALUES: Final[Mapping[str, Any]] = {
     "meter": "users",
     "quantity": 1,

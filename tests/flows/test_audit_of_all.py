@@ -29,9 +29,9 @@ from tests.flows.test_dead_letters import USE, stream
 ROOMS: Final = {"metering": Metering, "billing": Payments, "webhooks": Webhooks, "ai": Ai}
 
 READS: Final = """
-metering: act acting audit_anchor bind check_limit check_up current dead_letters explain explain_request export_audit
-export_tenant from_sync get_billing_summary get_invoice get_tenant get_usage invoice_document line_facts list_alerts
-list_audit list_credits list_invoices list_keys list_mutes list_payments list_routes preview_change preview_invoice
+metering: act acting audit_anchor bind check_limit check_up current dashboard dead_letters explain explain_request
+export_audit export_tenant export_usage from_sync get_billing_summary get_invoice get_tenant get_usage get_usage_by_resource invoice_document line_facts list_alerts
+list_audit list_credits list_invoices list_keys list_mutes list_payments list_routes portal preview_change preview_invoice
 prove rerun_invoice shadow_report simulate status verify_audit
 billing: create_usage_snapshot get_customer get_invoice get_payment_methods get_subscription get_usage
 webhooks: get_delivery get_endpoint list_deliveries list_endpoints
@@ -121,6 +121,7 @@ def _understands_nothing(_: bytes) -> Any:
     raise ValueError("of a later release")
 
 
+EVENT = {"tenant": "acme", "event_type": "api_call", "resource": "/v1", "id": "e1"}
 ITEM = {"description": "by hand", "unit_price": "5.00"}
 
 STEPS: list[tuple[str, Step]] = [
@@ -188,6 +189,8 @@ STEPS: list[tuple[str, Step]] = [
     ("", lambda h: h.billing.create_payment_method("acme", payment_method="pm_card_mastercard")),
     ("billing.delete_payment_method", lambda h: h.billing.delete_payment_method(h.ids["card"])),
     ("billing.delete_customer", lambda h: h.billing.delete_customer("acme")),
+    ("metering.adjust_usage", lambda h: h.metering.adjust_usage("gamma", "api_calls", 5, reason="a typo")),
+    ("metering.backfill", lambda h: h.metering.backfill([EVENT])),
     ("metering.rebuild", lambda h: h.metering.rebuild()),
     ("metering.rebuild", lambda h: h.metering.rebuild("acme")),
     ("metering.rotate_keys", lambda h: h.metering.rotate_keys()),

@@ -11,10 +11,12 @@ import pytest
 
 from mm_metering import FrozenClock, Metering, UsageEvent
 from mm_metering.backends.counters import Load, NotLoaded
-from mm_metering.errors import EventConflict, InvalidEvent, QuotaExceeded, StoreUnavailable
+from mm_metering.core.periods import micros
+from mm_metering.errors import EventConflict, InvalidEvent, InvalidInput, QuotaExceeded, StoreUnavailable
 from mm_metering.proof import Verdict
 from mm_metering.usage import backfill
 from mm_metering.usage.backfill import BackfillTally
+from mm_metering.usage.reading import Reader
 from tests.flows.conftest import Make
 
 NOW = datetime(2024, 1, 15, 12, tzinfo=UTC)
@@ -144,10 +146,9 @@ async def test_only_the_first_reasons_are_kept(memory: Metering) -> None:
     assert (tally.rejected, len(tally.reasons)) == (backfill.NAMED + 5, backfill.NAMED)
 
 
-async def test_strict_ends_after_the_batch(memory: Metering, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backfill, "BATCH", 10)
+async def test_strict_ends_after_the_batch(memory: Metering) -> None:
     items = [event(n, quantity=-1 if n == 13 else 1) for n in range(40)]
-    tally = await memory.backfill(items, strict=True)
+    tally = await memory.backfill(items, strict=True, batch=10)
     assert (counts(tally), tally.read, tally.reasons[0].number) == ((19, 0, 0, 1), 20, 14)
 
 
@@ -195,12 +196,9 @@ async def test_a_dry_run_says_the_same_and_writes_nothing(metering: Metering) ->
     assert counts(await metering.backfill(items)) == counts(foreseen)
 
 
-async def test_a_run_goes_on_where_an_earlier_one_had_come_to(
-    metering: Metering, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_run_goes_on_where_an_earlier_one_had_come_to(metering: Metering) -> None:
     """Of an async source that breaks off, as of a plain one. Numbers go on, and what was counted is not counted
     again."""
-    monkeypatch.setattr(backfill, "BATCH", 10)
     items, told = [event(n, quantity=-1 if n in (3, 55) else 1) for n in range(60)], list[BackfillTally]()
 
     async def broken() -> AsyncIterator[dict[str, Any]]:
@@ -210,7 +208,7 @@ async def test_a_run_goes_on_where_an_earlier_one_had_come_to(
             yield each
 
     with pytest.raises(StoreUnavailable):
-        await metering.backfill(broken(), progress=told.append)
+        await metering.backfill(broken(), batch=10, progress=told.append)
     stood = told[-1]
     assert (stood.read, stood.settled, counts(stood)) == (30, 0, (29, 0, 0, 1))
     done = await metering.backfill(items[stood.settled :], tally=stood)
@@ -221,6 +219,9 @@ async def test_a_run_goes_on_where_an_earlier_one_had_come_to(
         for each in items:
             yield each
 
+    later = list[BackfillTally]()
+    await metering.backfill(items[stood.settled :], tally=stood, batch=10, progress=later.append)
+    assert [each.read for each in later] == [30, 40, 50, 60, 60]
     again = await metering.backfill(whole(), start_at=50)
     assert (counts(again), [each.number for each in again.reasons]) == ((0, 9, 0, 1), [56])
     assert (await calls(metering), await is_proved(metering)) == (58, True)
@@ -253,7 +254,6 @@ async def test_a_backfill_is_exact_while_its_tenants_are_used(
 ) -> None:
     """Two processes take, one of them brings events in, in small batches that are told to the counters at once: after
     it each unit is there once, and what the counters say is what the ledger says."""
-    monkeypatch.setattr(backfill, "BATCH", 50)
     monkeypatch.setattr(backfill, "SETTLE_S", 0.0)
     app, operator = [await make(catalogue=LIMITED, **shared_stores) for _ in range(2)]
     tenants, taken, over = ["acme", "beta", "gamma"], dict.fromkeys(["acme", "beta", "gamma"], 0), asyncio.Event()
@@ -265,7 +265,7 @@ async def test_a_backfill_is_exact_while_its_tenants_are_used(
 
     async def fill() -> BackfillTally:
         try:
-            return await operator.backfill(event(n, tenants[n % 3]) for n in range(1_500))
+            return await operator.backfill((event(n, tenants[n % 3]) for n in range(1_500)), batch=50)
         finally:
             over.set()
 
@@ -301,8 +301,34 @@ async def test_a_load_that_read_the_ledger_before_a_backfill_comes_too_late(stor
     assert not await metering.check_limit("acme", "calls", 4_991)
 
 
+async def test_counters_that_do_not_know_yet_are_no_alarm(
+    stores: dict[str, str], make: Make, clock: FrozenClock
+) -> None:
+    """But they are loaded anew where nobody ever tells them: its process was killed."""
+    metering = await make(catalogue=LIMITED, **stores, worker="off")
+    await metering.enforce_quota("acme", "calls")
+    await metering.flush()
+    reader = Reader(metering.catalogue, metering._recorder.stating)
+    stated = reader(event(1), micros(NOW))
+    assert stated is not None
+    options: dict[str, Any] = {"shards": metering.counters.shards, "defaults": metering._defaults()}
+    await metering.ledger.backfill([stated], **options, now_us=micros(NOW))
+    assert len(await metering.reconciler.drift("acme") or []) == 1
+    assert await metering.reconciler.mend("acme") == []
+    clock.advance(timedelta(seconds=60))
+    assert len(await metering.reconciler.mend("acme")) == 1
+    assert not await metering.check_limit("acme", "calls", 4_999)
+    assert await metering.check_limit("acme", "calls", 4_998)
+
+
 def _never() -> Iterator[dict[str, Any]]:
     yield from ()
+
+
+async def test_a_batch_has_a_bound(memory: Metering) -> None:
+    for size in (0, backfill.MAX_BATCH + 1):
+        with pytest.raises(InvalidInput, match="is not from 1 to 100,000 events"):
+            await memory.backfill([], batch=size)
 
 
 async def test_of_nothing_nothing_becomes(memory: Metering) -> None:

@@ -192,10 +192,12 @@ MUTANTS: Final = {
         "periods", "return year + month // 12, month % 12 + 1", "return year, month % 12 + 1"
     ),
     # -- facts and cells
-    "a failed call counts": Mutant("cells", "fact.quantity if fact.success else 0", "fact.quantity"),
-    "what is taken back still costs": Mutant("cells", "sign * (fact.cost_nanos or 0)", "(fact.cost_nanos or 0)"),
-    "what is taken back stays in the digest": Mutant(
-        "cells", "cell.hold(sign, sign * hash_of(encode(fact)))", "cell.hold(1, hash_of(encode(fact)))"
+    "a failed call counts": Mutant("cells", "quantity if success else 0", "quantity"),
+    "what is taken back still costs": Mutant("cells", "sign * cost, sign * digest)", "cost, sign * digest)"),
+    "what is taken back stays in the digest": Mutant("cells", "sign * cost, sign * digest)", "sign * cost, digest)"),
+    "facts that are alike count once": Mutant("cells", "number * amount", "amount"),
+    "facts are alike whatever they count in": Mutant(
+        "cells", "quantity, success, counts)\n", "quantity, success, ())\n"
     ),
     "each cell of a fact holds it": Mutant("cells", "if not order:", "if True:"),
     "the instant of a change belongs to the old plan": Mutant(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from datetime import date, datetime
 
-from mm_metering.core.cells import Calendar, CellKey, CellSum, LevelEnd, Segment, add, fold_level
+from mm_metering.core.cells import Calendar, CellKey, CellSum, LevelEnd, Segment, add, add_all, fold_level
 from mm_metering.core.facts import Count, Fact
 from mm_metering.core.periods import micros
 
@@ -54,6 +54,29 @@ def test_a_fact_moves_the_cell_of_its_type_and_of_each_meter_and_is_held_by_one(
     }
     assert [cell.facts for cell in by_meter.values()] == [1, 0]
     assert by_meter["*seat"].digest != by_meter["users"].digest == 0
+
+
+def test_many_facts_at_once_come_to_what_each_alone_does() -> None:
+    """Alike ones, and such as differ in one thing alone."""
+    one = fact("2024-01-15 09:00", 3)._replace(event_type="seat")
+    others = [
+        *(one, one, one._replace(success=False), one._replace(tenant="beta"), one._replace(resource="desk")),
+        *(
+            one._replace(quantity=4),
+            one._replace(counts=()),
+            one._replace(cost_nanos=None),
+            one._replace(event_type=""),
+        ),
+        *(one._replace(occurred_us=CHANGE), one._replace(occurred_us=at("2024-01-16 00:00"))),
+    ]
+    facts = [each._replace(id=f"f{number}") for number, each in enumerate(others)]
+    for sign in (1, -1):
+        together, alone = dict[CellKey, CellSum](), dict[CellKey, CellSum]()
+        add_all(together, facts, {"acme": CALENDAR, "beta": Calendar("UTC", ())}.__getitem__, sign)
+        for each in facts:
+            add(alone, each, CALENDAR if each.tenant == "acme" else Calendar("UTC", ()), sign)
+        assert together == alone
+        assert sum(cell.facts for cell in together.values()) == sign * (len(facts))
 
 
 def test_a_fact_taken_back_leaves_nothing() -> None:

@@ -45,8 +45,8 @@ async def backfill(
     landed = await _refused(tx, stated, rows, now_us)
     open_ = [number for number in range(len(stated)) if number not in landed] if landed else range(len(stated))
     new, again = await _claimed(tx, stated, open_, landed)
-    batch = await _write(tx, new.values(), count, defaults, acknowledges=True)
-    await _write(tx, again, count, defaults, acknowledges=False)
+    batch = await _write(tx, new.values(), count, defaults, acknowledged_us=now_us)
+    await _write(tx, again, count, defaults, acknowledged_us=None)
     if batch is not None and len(batch.new) == len(stated):
         return [_RECORDED] * len(stated)
     came = set(map(id, batch.new.values())) if batch else ()
@@ -76,7 +76,7 @@ async def _claimed(
 
 
 async def _write(
-    tx: Transaction, new: Collection[Fact], count: int, defaults: TenantDefaults, *, acknowledges: bool
+    tx: Transaction, new: Collection[Fact], count: int, defaults: TenantDefaults, *, acknowledged_us: int | None
 ) -> Batch | None:
     """In the order of their rows, which are then written side by side."""
     if not new:
@@ -85,8 +85,8 @@ async def _write(
         folded = await folding.fold(tx, sorted(new, key=itemgetter(3, 1, 0)), defaults.timezone)
     for shard, came in sorted(_by_shard(folded.batch, count).items()):
         await shards.hold(tx, shard, came)
-        if acknowledges:
-            await reports.add(tx, shard, came)
+        if acknowledged_us is not None:
+            await reports.add(tx, shard, came, acknowledged_us)
     return folded.batch
 
 
@@ -198,6 +198,6 @@ async def adjust(
         correction = decide(DayUse(row, await of_day(tx, row.id, day), period, billed, kept_us))
         folded = await folding.fold(tx, correction.facts, row.timezone)
         await shards.hold(tx, shard, folded.digest)
-        await reports.add(tx, shard, folded.digest)
+        await reports.add(tx, shard, folded.digest, now_us)
         tx.note(correction.audit)
     return claim

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import delete, select
+from sqlalchemy import case, delete, select
 
 from mm_metering.backends.ledger import Acknowledged
 from mm_metering.backends.sql.engine import Transaction
@@ -32,11 +32,15 @@ async def merge(tx: Transaction, before_us: int) -> int:
 
 
 async def add(tx: Transaction, shard: int, more: Digest, reported_us: int = 0) -> None:
-    """To what nobody's process has acknowledged there."""
+    """To what nobody's process has acknowledged there; ``reported_us`` is when that was last."""
     statement = tx.insert(acknowledged)
     sums = {
         "facts": acknowledged.c.facts + statement.excluded.facts,
         "digest": (acknowledged.c.digest + statement.excluded.digest).bitwise_and(MASK),
+        "reported_us": case(
+            (acknowledged.c.reported_us > statement.excluded.reported_us, acknowledged.c.reported_us),
+            else_=statement.excluded.reported_us,
+        ),
     }
     upsert = statement.on_conflict_do_update(index_elements=list(acknowledged.primary_key), set_=sums)
     await tx.run(upsert, _row("", shard, more, reported_us))
