@@ -25,6 +25,7 @@ from mm_metering.cli.proof import prove, rebuild
 from mm_metering.cli.routes import explain, routes
 from mm_metering.cli.simulate import simulate
 from mm_metering.cli.status import status
+from mm_metering.cli.subscriptions import forecast
 from mm_metering.cli.telemetry import telemetry
 from mm_metering.cli.tenants import tenants
 from mm_metering.cli.usage import usage
@@ -46,6 +47,7 @@ def commands() -> typer.Typer:
     program.command("dead-letters")(dead_letters)
     program.command()(simulate)
     program.command()(reconcile)
+    program.command()(forecast)
     groups = {
         "usage": usage,
         "tenants": tenants,

@@ -31,11 +31,7 @@ webhooks list|show|resend|replay|listen|trigger|rotate-secret
 audit list|verify|export
 keys list|rotate
 """
-NOT_YET: Final = {
-    *("forecast",),
-    *("usage/show", "usage/adjust", "usage/backfill", "usage/export"),
-    *("tenants/show", "tenants/set-plan", "tenants/override", "tenants/suspend", "tenants/resume", "tenants/cancel"),
-}
+NOT_YET: Final = {"usage/show", "usage/adjust", "usage/backfill", "usage/export"}
 WITHOUT_JSON: Final = {
     "worker": "runs until it is stopped",
     "dev": "runs until it is stopped",
