@@ -32,6 +32,9 @@ WORDS: Final[dict[str, str]] = {
     "reconcile": "--provider mock --period 2024-01",
     "forecast": "acme",
     "rebuild": "--tenant acme",
+    "usage show": "acme",
+    "usage adjust": "acme api_calls 1 --reason sorry",
+    "usage backfill": "{events}",
     "tenants show": "acme",
     "tenants set-plan": "beta pro --new",
     "tenants override": 'acme {{"price":"98.00"}}',
@@ -129,7 +132,12 @@ def house(session_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) 
         asyncio.run(made.live(sink.url))
         plans = folder / "plans.toml"
         plans.write_text((Path(catalogues.__file__).with_name("seed.toml")).read_text())
-        made.names |= {"folder": str(folder), "plans": str(plans)}
+        events = folder / "events.ndjson"
+        events.write_text(
+            '{"tenant": "acme", "event_type": "api_call", "resource": "/v1/x", "id": "b1", '
+            '"occurred_at": "2024-02-15T12:00:00Z"}\n'
+        )
+        made.names |= {"folder": str(folder), "plans": str(plans), "events": str(events)}
         yield made
 
 
@@ -139,7 +147,8 @@ def test_it_is_one_value(house: House, shell: Shell, words: tuple[str, ...], mon
     name = " ".join(words)
     given = [each.format(**house.names) for each in WORDS.get(name, "").split()]
     code, said, error = shell(*words, *given, "--json", *(() if name in WITHOUT_APP else APP))
-    assert json.loads(said) is not None, error
+    assert said, error
+    assert json.loads(said) is not None
     assert code == 0 or name in FINDINGS, error
 
 
