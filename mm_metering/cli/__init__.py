@@ -36,9 +36,9 @@ def _run() -> None:
         import typer  # noqa: F401
     except ImportError as error:
         raise MissingExtra("server", "the command line") from error
-    from mm_metering.cli.tree import commands
+    from mm_metering.cli.tree import program
 
-    commands()(prog_name=PROGRAM)
+    program()(prog_name=PROGRAM)
 
 
 def sentence(error: MeteringError) -> str:

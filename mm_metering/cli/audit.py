@@ -82,16 +82,13 @@ def export(
         str,
         typer.Option(
             "--from",
-            envvar="MM_METERING_AUDIT_EXPORT_FROM",
             metavar="INSTANT",
             help="Such as 2026-01-01T00:00:00Z.",
         ),
     ] = "",
     end: Annotated[
         str,
-        typer.Option(
-            "--to", envvar="MM_METERING_AUDIT_EXPORT_TO", metavar="INSTANT", help="Up to then, which is left out."
-        ),
+        typer.Option("--to", metavar="INSTANT", help="Up to then, which is left out."),
     ] = "",
     quiet: Quiet = False,
     app: App = "",

@@ -74,8 +74,10 @@ def dev(
 
 
 def mount_dashboard(app: Starlette, metering: Metering) -> str:
-    """Its path below the app, once there is one; "" until then."""
-    return ""
+    """Its path below the app: for this machine alone, and it may do all."""
+    path = f"{PREFIX}/dashboard"
+    app.mount(path, metering.dashboard())
+    return path
 
 
 # -- what is run -------------------------------------------------------------------------------------------------------

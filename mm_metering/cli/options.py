@@ -1,7 +1,7 @@
 """The options that several commands have, each said once, and how a group is made.
 
-Each option has a twin in the environment: ``--period`` of ``invoice list`` is MM_METERING_INVOICE_LIST_PERIOD, by the
-root's prefix. ``--app`` is MM_METERING_APP for all commands.
+Each option has a twin in the environment, which ``tree`` names: ``--period`` of ``invoice list`` is
+MM_METERING_INVOICE_LIST_PERIOD. ``--app`` is MM_METERING_APP for all commands.
 """
 
 from __future__ import annotations

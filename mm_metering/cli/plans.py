@@ -227,17 +227,19 @@ def _audience(found: Review, plan: str) -> dict[str, object]:
 
 
 def _version_parts(plan: str, stored: Stored, audiences: Mapping[str, Audience]) -> list[dict[str, object]]:
-    newest = newest_versions(stored.keys())
+    """Of all plans or of one; a tenant's own versions are counted with its plan."""
     return [
         {
             "plan": name,
             "version": version,
-            "is_newest": version == newest[name],
+            "is_newest": version == last,
             "tenants": audiences.get(name, Audience()).versions[version],
+            "tenants_with_overrides": audiences.get(name, Audience()).versions[OWN],
             "definition": stored[name, version].definition(),
         }
-        for name, version in sorted(stored)
+        for name, last in newest_versions(stored.keys()).items()
         if plan in ("", name)
+        for version in range(1, last + 1)
     ]
 
 

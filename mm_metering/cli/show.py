@@ -126,8 +126,6 @@ def jsonable(value: object) -> object:
             return value
         case Decimal() | date() | timedelta():
             return _text(value)
-        case BaseModel():
-            return value.model_dump(mode="json")
         case _:
             return _parts(value)
 
@@ -143,7 +141,9 @@ def _text(value: Decimal | date | timedelta) -> str | float:
 
 
 def _parts(value: object) -> object:
-    if hasattr(value, "_asdict"):
+    if isinstance(value, BaseModel):  # by hand: pydantic makes lists of named tuples
+        value = {name: getattr(value, name) for name in _fields(type(value))}
+    elif hasattr(value, "_asdict"):
         value = value._asdict()
     elif dataclasses.is_dataclass(value):
         value = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
@@ -152,6 +152,10 @@ def _parts(value: object) -> object:
     if isinstance(value, Mapping):
         return {str(name): jsonable(each) for name, each in value.items()}
     return [jsonable(each) for each in value] if isinstance(value, Iterable) else str(value)
+
+
+def _fields(model: type[BaseModel]) -> Iterable[str]:
+    return (*model.model_fields, *model.model_computed_fields)
 
 
 # -- for people --------------------------------------------------------------------------------------------------------

@@ -49,15 +49,11 @@ def simulate(
     catalogue: Annotated[str, typer.Option("--catalogue", metavar="FILE", help="The plans to compare with.")] = "",
     start: Annotated[
         str,
-        typer.Option(
-            "--from", envvar="MM_METERING_SIMULATE_FROM", metavar="MONTH", help="The first month, such as 2024-01."
-        ),
+        typer.Option("--from", metavar="MONTH", help="The first month, such as 2024-01."),
     ] = "",
     end: Annotated[
         str,
-        typer.Option(
-            "--to", envvar="MM_METERING_SIMULATE_TO", metavar="MONTH", help="The last month; at most 36 of them."
-        ),
+        typer.Option("--to", metavar="MONTH", help="The last month; at most 36 of them."),
     ] = "",
     json: Json = False,
     csv: CsvFile = "",

@@ -39,7 +39,7 @@ def status(
         return
     found = asyncio.run(closing(metering, lambda metering: settled(metering.status)))
     if json:
-        emit({**found.model_dump(mode="json"), "troubles": found.troubles})
+        emit(found)
     else:
         console().print(*shown(found), sep="\n")
     if found.troubles:

@@ -1,4 +1,4 @@
-"""``mm-metering tenants``: who there is, all that is kept of one, and forgetting one."""
+"""``mm-metering tenants``: who there is, what becomes of one, all that is kept of one, and forgetting one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import typer
 
 from mm_metering.backends.ledger import tenant_pages
 from mm_metering.backends.privacy import Forgotten
+from mm_metering.cli import subscriptions
 from mm_metering.cli.host import run
 from mm_metering.cli.options import App, Json, TenantArgument, Yes, group
 from mm_metering.cli.show import console, emit, say, table
@@ -21,7 +22,11 @@ from mm_metering.core.tenancy import TenantRow, plan_name
 from mm_metering.core.zones import zone_name
 from mm_metering.metering import Metering
 
-tenants = group("Tenants, and what is kept of them.")
+tenants = group("Tenants, their plans and states, and what is kept of them.")
+tenants.command()(subscriptions.show)
+tenants.command("set-plan")(subscriptions.set_plan)
+for _command in (subscriptions.override, subscriptions.suspend, subscriptions.resume, subscriptions.cancel):
+    tenants.command()(_command)
 
 
 @tenants.command("list")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.main
 
 from mm_metering.cli.ai import ai
 from mm_metering.cli.alerts import alerts
@@ -25,6 +26,7 @@ from mm_metering.cli.proof import prove, rebuild
 from mm_metering.cli.routes import explain, routes
 from mm_metering.cli.simulate import simulate
 from mm_metering.cli.status import status
+from mm_metering.cli.subscriptions import forecast
 from mm_metering.cli.telemetry import telemetry
 from mm_metering.cli.tenants import tenants
 from mm_metering.cli.usage import usage
@@ -32,20 +34,42 @@ from mm_metering.cli.webhooks import webhooks
 from mm_metering.cli.worker import migrate, worker
 
 
+def program() -> Any:
+    """All commands, each option with its twin in the environment."""
+    root = typer.main.get_command(commands())
+    _name_twins(root, PREFIX)
+    return root
+
+
+def _name_twins(command: Any, prefix: str) -> None:
+    """By what people type: typer itself would name it by our functions' parameters."""
+    for option in command.params:
+        if option.param_type_name == "option" and not option.envvar:
+            flag = next(each for each in option.opts if each.startswith("--"))
+            option.envvar = f"{prefix}_{_word(flag.removeprefix('--'))}"
+    for name, each in getattr(command, "commands", {}).items():
+        _name_twins(each, f"{prefix}_{_word(name)}")
+
+
+def _word(text: str) -> str:
+    return text.replace("-", "_").upper()
+
+
 def commands() -> typer.Typer:
-    """The program. What each option is called in the environment begins with PREFIX."""
-    program = typer.Typer(
+    """The same as typer has them."""
+    made = typer.Typer(
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
-        context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": PREFIX},
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
-    program.callback()(root)
+    made.callback()(root)
     for command in (init, dev, demo, worker, status, migrate, doctor, routes, explain, prove, rebuild):
-        program.command()(command)
-    program.command("dead-letters")(dead_letters)
-    program.command()(simulate)
-    program.command()(reconcile)
+        made.command()(command)
+    made.command("dead-letters")(dead_letters)
+    made.command()(simulate)
+    made.command()(reconcile)
+    made.command()(forecast)
     groups = {
         "usage": usage,
         "tenants": tenants,
@@ -60,8 +84,8 @@ def commands() -> typer.Typer:
         "telemetry": telemetry,
     }
     for name, group in groups.items():
-        program.add_typer(group, name=name)
-    return program
+        made.add_typer(group, name=name)
+    return made
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with the option's value

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, computed_field
 
 from mm_metering.backends.counters import START, Counters, position_key
 from mm_metering.backends.ledger import Ledger
@@ -122,11 +122,13 @@ class Status(_Value):
     holds: QueueStatus
     endpoints_off: int
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def lag_s(self) -> float:
         """Of the shard that is furthest behind."""
         return max((each.lag_s for each in self.shards), default=0.0)
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def troubles(self) -> tuple[str, ...]:
         """What somebody must look at, a sentence each."""

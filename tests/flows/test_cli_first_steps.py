@@ -125,7 +125,7 @@ def test_it_serves_an_example_with_a_clock_that_is_moved(running: Running) -> No
     assert "counters memory://, ledger memory://" in said
     assert all(f"  {name}" in said for name in ("clock", "models", "stripe"))
     transport = httpx2.HTTPTransport(retries=5)
-    with httpx2.Client(base_url=running.url, transport=transport, timeout=30) as client:
+    with httpx2.Client(base_url=running.url, transport=transport, timeout=30, follow_redirects=True) as client:
         caller = {"x-org-id": "acme"}
         answers = [client.post("/v1/reports", headers=caller).status_code for _ in range(2)]
         assert answers == [201, 429]
@@ -136,6 +136,8 @@ def test_it_serves_an_example_with_a_clock_that_is_moved(running: Running) -> No
         assert client.post("/__dev__/clock", json={"advance": "10y"}).status_code == 400
         assert client.post("/__dev__/clock", content='{"advance": "1d"}').status_code == 415
         assert client.get("/__dev__", headers={"host": "evil.example"}).status_code == 400
+        page = client.get(next(line.split()[1] for line in running.introduction if line.startswith("  dashboard")))
+        assert (page.status_code, "acme" in client.get("/__dev__/dashboard/tenants").text) == (200, True)
     running.process.send_signal(signal.SIGINT)
     assert running.process.wait(30) == 0
 

@@ -6,11 +6,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
-import typer.main
-
+from mm_metering.cli import tree
 from mm_metering.cli.host import PROGRAM
-from mm_metering.cli.options import PREFIX
-from mm_metering.cli.tree import commands
 
 
 class Leaf(NamedTuple):
@@ -29,7 +26,7 @@ class Leaf(NamedTuple):
 
     def context(self, *args: str) -> Any:
         """As it is when somebody has typed this."""
-        parent: Any = program().context_class(program(), info_name=PROGRAM, auto_envvar_prefix=PREFIX)
+        parent: Any = program().context_class(program(), info_name=PROGRAM)
         for word in self.words[:-1]:
             parent = program().context_class(parent.command.commands[word], info_name=word, parent=parent)
         return self.command.make_context(self.words[-1], [*args], parent=parent)
@@ -37,7 +34,7 @@ class Leaf(NamedTuple):
 
 @cache
 def program() -> Any:
-    return typer.main.get_command(commands())
+    return tree.program()
 
 
 def leaves() -> Iterator[Leaf]:
