@@ -30,9 +30,10 @@ ROOMS: Final = {"metering": Metering, "billing": Payments, "webhooks": Webhooks,
 
 READS: Final = """
 metering: act acting audit_anchor bind check_limit check_up current dashboard dead_letters explain explain_request
-export_audit export_tenant export_usage from_sync get_billing_summary get_invoice get_tenant get_usage get_usage_by_resource invoice_document line_facts list_alerts
-list_audit list_credits list_invoices list_keys list_mutes list_payments list_routes portal preview_change preview_invoice
-prove rerun_invoice shadow_report simulate status verify_audit
+export_audit export_tenant export_usage from_sync get_billing_summary get_invoice get_tenant get_usage
+get_usage_by_resource invoice_document line_facts list_alerts list_audit list_credits list_invoices list_keys
+list_mutes list_payments list_routes portal preview_change preview_invoice prove rerun_invoice shadow_report simulate
+status verify_audit
 billing: create_usage_snapshot get_customer get_invoice get_payment_methods get_subscription get_usage
 webhooks: get_delivery get_endpoint list_deliveries list_endpoints
 ai: check_request get_cost_report get_quota_prediction get_usage_stats scope
