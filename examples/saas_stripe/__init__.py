@@ -1,0 +1,1 @@
+"""From sign-up to a paid invoice, through Stripe. See README.md."""
