@@ -1,0 +1,1 @@
+"""An agent that may call tools, and a budget that ends what it does not end itself. See README.md."""

@@ -1,0 +1,1 @@
+"""Metering outside of a request: jobs that a request leaves behind. See README.md."""
