@@ -21,7 +21,7 @@ PLANS: dict[str, Any] = {
     "default_plan": "small",
     "meters": {"api_calls": {"event": "api_call"}},
     "plans": {
-        "small": {"price": "0", "quotas": {"api_calls": {"limit": 500, "per": "month"}}},
+        "small": {"price": "0", "quotas": {"api_calls": {"limit": 300, "per": "month"}}},
         "large": {"price": "99.00"},
     },
     "routes": {"exempt": ["/healthz"]},
