@@ -1,4 +1,4 @@
-"""``python -m examples.multi_worker``: three servers, two workers, a private Valkey; one of each is killed.
+"""``python -m examples.multi_worker``: two servers, two workers, a private Valkey; one of each is killed.
 
 ``--counters redis://...`` and ``--ledger postgresql://...`` take stores of yours, which should be empty.
 """
@@ -23,7 +23,7 @@ from examples.story import Story, told
 from mm_metering import Metering
 from mm_metering.gate.deadlines import Timing
 
-SERVERS: Final = 3
+SERVERS: Final = 2
 WAVES: Final = {"acme": 200, "globex": 300}
 """Requests of each tenant in one of two waves; acme's plan has 300."""
 CONNECTIONS: Final = 16
@@ -52,14 +52,15 @@ class House:
             "MM_METERING_LEDGER": ledger,
             "MM_METERING_DEADLINE_MS": str(DEADLINE_MS),
         }
+
+    async def serve(self) -> None:
+        """Starts all servers, and waits for them."""
         for n in range(SERVERS):
             with stage.bound(0) as listening:
                 fd = listening.fileno()
                 self.urls.append("http://{}:{}".format(*listening.getsockname()))
                 uvicorn = ("-m", "uvicorn", "examples.multi_worker.app:app", "--fd", str(fd), "--log-level", "error")
                 self.servers.append(await self._run(f"server {n + 1}", *uvicorn, fd=fd))
-
-    async def serves(self) -> None:
         async with asyncio.TaskGroup() as group:
             for child, url in zip(self.servers, self.urls, strict=True):
                 group.create_task(stage.until_it_serves(child, url))
@@ -115,24 +116,24 @@ async def first_wave(story: Story, house: House) -> None:
     worker = await house.worker("worker 1")
     first = await house.folding()
     await house.worker("worker 2")
-    await house.serves()
+    await house.serve()
     half_way = asyncio.Event()
     wave = asyncio.create_task(house.wave(half_way=half_way))
     await half_way.wait()
     worker.process.kill()
     began = time.monotonic()
     await wave
-    story.tell("requests answered meanwhile, without a worker", house.answers.total())
+    story.tell("requests of that wave, all answered", house.answers.total())
     await house.folding(but=first)
     story.tell("the other worker took over after, s", f"{time.monotonic() - began:.1f}")
 
 
 async def second_wave(story: Story, house: House) -> None:
-    story.chapter("A server is killed, and the second wave goes to the others")
+    story.chapter("A server is killed, and the second wave goes to the other")
     await house.kill_server()
     before = house.answers.total()
     await house.wave(half_way=asyncio.Event())
-    story.tell("requests answered by two servers", house.answers.total() - before)
+    story.tell("requests answered by the one that is left", house.answers.total() - before)
 
 
 async def count(story: Story, house: House) -> None:
@@ -144,7 +145,7 @@ async def count(story: Story, house: House) -> None:
         usage = await house.metering.get_usage(tenant, today.replace(day=1), today)
         counted = int(usage.meters["api_calls"])
         story.check(f"{tenant:8}served {served:>5}  refused {refused:>4}  counted {counted:>5}", holds=served == counted)
-    story.check("acme's 300 were shared by all servers to the last one", holds=house.answers["acme", 200] == 300)
+    story.check("acme's 300 were shared by the servers to the last one", holds=house.answers["acme", 200] == 300)
     odd = {status for _, status in house.answers} - {200, 429}
     story.check(f"no other answer {odd or ''}".rstrip(), holds=not odd)
     proof = await house.metering.prove()
