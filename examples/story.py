@@ -42,7 +42,7 @@ async def serving(app: ASGIApp, *, port: int = 0) -> AsyncIterator[str]:
     with bound(port) as listening:
         task = asyncio.create_task(server.serve(sockets=[listening]))
         try:
-            while not server.started and not task.done():
+            while not server.started and not task.done():  # noqa: ASYNC110 - it says so nowhere else
                 await asyncio.sleep(POLL_S)
             yield "http://{}:{}".format(*listening.getsockname())
         finally:

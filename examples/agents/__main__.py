@@ -10,7 +10,7 @@ import openai
 
 from examples.agents.app import PLANS, Agent, Ended
 from examples.story import Story, told
-from mm_metering import Metering
+from mm_metering import FrozenClock, Metering
 from mm_metering.testing import FakeLlm
 
 TASK = "Which of our lenders has the lowest rate for a loan of 400,000 over 30 years?"
@@ -78,7 +78,7 @@ async def main() -> int:
     story = Story("Agents: a budget for the tenant, a cap for the run")
     with FakeLlm() as model:
         provider = openai.AsyncOpenAI(api_key=model.api_key, base_url=f"{model.url}/v1")
-        async with provider, Metering(PLANS, journal="off") as metering:
+        async with provider, Metering(PLANS, clock=FrozenClock("2024-01-15T12:00:00Z"), journal="off") as metering:
             house = House(metering, provider)
             model.script(text="search for a better rate than that one, please")
             plan_good_run(model)

@@ -1,7 +1,7 @@
 """A tool loop on OpenAI's SDK. What an agent may spend is said around it, not in it.
 
-``metering.ai.scope(run=..., cap=...)`` holds for every call inside, also in tasks and threads that the agent starts and in
-agents that it calls; the tenant's own budget holds beside it. A call that no longer fits is refused before the model
+``metering.ai.scope(run=..., cap=...)`` holds for every call inside, also in tasks and threads that the agent starts and
+in agents that it calls; the tenant's own budget holds beside it. A call that no longer fits is refused before the model
 is asked, so that a loop that runs away costs its cap at most, and not what it would have come to.
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import openai
+from openai.types.chat import ChatCompletionMessageParam
 
 from mm_metering import BudgetExceeded, Metering
 
@@ -51,7 +52,7 @@ class Agent:
 
     async def run(self, task: str, *, name: str, cap: str) -> Ended:
         """For the tenant that is bound; ``cap`` is the most that this run may cost, in USD."""
-        said = [
+        said: list[ChatCompletionMessageParam] = [
             {"role": "system", "content": INSTRUCTIONS + ", ".join(self._tools)},
             {"role": "user", "content": task},
         ]
@@ -61,7 +62,7 @@ class Agent:
                     reply = await self._model.chat.completions.create(model=MODEL, messages=said, max_tokens=100)
                 except BudgetExceeded as refusal:
                     return Ended(step, "", str(refusal))
-                line = reply.choices[0].message.content
+                line = reply.choices[0].message.content or ""
                 tool, _, argument = line.partition(" ")
                 if tool == "DONE":
                     return Ended(step + 1, argument)

@@ -1,8 +1,8 @@
 """OpenAI's chat completions for many tenants, each with a key of its own and a budget.
 
-``metering.ai.wrap`` is all that meters: each call is held at its worst case before it, and settled at its real cost when
-its reply, or its stream, is over, also where the client went away. What the tenant sends is checked first: ``create``
-takes options that are nobody's business but ours, such as headers for the provider.
+``metering.ai.wrap`` is all that meters: each call is held at its worst case before it, and settled at its real cost
+when its reply, or its stream, is over, also where the client went away. What the tenant sends is checked first:
+``create`` takes options that are nobody's business but ours, such as headers for the provider.
 """
 
 from __future__ import annotations

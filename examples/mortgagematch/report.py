@@ -15,6 +15,7 @@ from rich.text import Text
 
 from examples.mortgagematch.traffic import METERS, Customer
 from mm_metering import Metering
+from mm_metering.ai.insight import CostRow
 from mm_metering.core.invoices import Invoice, InvoiceLine
 from mm_metering.core.usage import UsageRange
 
@@ -124,6 +125,20 @@ def _reasons(line: InvoiceLine) -> Iterator[str]:
         yield f"{when}, {window.plan}: {window.used:,} used − {window.allowance:,} included = {window.overage:,} over"
 
 
+def show_ai(to: Console, rows: Sequence[CostRow]) -> None:
+    """What the models' provider takes, which is not what the customers are billed."""
+    table = _table()
+    table.add_column("customer")
+    table.add_column("model")
+    for name in ("calls", "tokens", "provider cost"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(row.tenant, row.model, f"{row.requests:,}", f"{row.tokens:,}", f"{row.cost}")
+    to.print()
+    to.rule("[bold]the models[/]", align="left")
+    to.print(Padding(table, INDENT))
+
+
 # -- the check -------------------------------------------------------------------------------------------------------
 
 
@@ -170,7 +185,7 @@ async def _fact_sums(metering: Metering, tenant: str) -> dict[str, int]:
     after = (0, "")
     while page := await metering.ledger.facts(tenant, after=after, limit=PAGE):
         for fact in page:
-            for count in fact.counts:
+            for count in fact.counts if fact.kind != "hold" else ():  # what a call held is in no sum; what it used is
                 found[count.meter] = found.get(count.meter, 0) + count.amount
         after = (page[-1].occurred_us, page[-1].id)
     return found

@@ -16,7 +16,9 @@ import httpx2
 CONNECTIONS: Final = 64
 DAYS: Final = tuple(datetime(2024, 1, day, tzinfo=UTC) for day in (15, 16, 17))
 SUBSCRIBED_AT: Final = datetime(2024, 1, 1, tzinfo=UTC)
-METERS: Final = ("api_calls", "reports", "exports", "webhook_deliveries")
+METERS: Final = ("api_calls", "reports", "exports", "webhook_deliveries", "ai_requests", "ai_tokens")
+REPLY_TOKENS: Final = 40
+"""What the model says to each question, which has eight."""
 
 
 class Call(NamedTuple):
@@ -32,6 +34,9 @@ CREATE = Call("POST", "/v1/scenarios", {"api_calls": 1})
 QUOTE = Call("GET", "/v1/scenarios/base/quotes/first-bank", {"api_calls": 1})
 EXPORT = Call("GET", "/v1/export/loans", {"api_calls": 1, "exports": 1})
 REPORT = Call("POST", "/v1/reports", {"api_calls": 1, "exports": 1, "reports": 1})
+EXPLAIN = Call(
+    "POST", "/v1/scenarios/base/explanation", {"api_calls": 1, "ai_requests": 1, "ai_tokens": 8 + REPLY_TOKENS}
+)
 WEBHOOK = Call("POST", "/v1/webhooks/test", {"api_calls": 1, "webhook_deliveries": 1})
 BULK = Call("POST", "/v1/scenarios/bulk", {"api_calls": 500})
 NO_ANSWER = Call("GET", "/v1/scenarios/base/quotes/sleepy", {"api_calls": 1})
@@ -88,24 +93,34 @@ class Customer:
         return list(self.morning), [*self.rush[day], *random.choices(EVERYDAY, k=self.small)]
 
 
-def customers() -> tuple[Customer, ...]:
-    """Free meets three of its limits every day. Pro passes 10,000 calls on the second day and 50 reports on the third.
+def subscribing(url: str) -> Call:
+    return Call("POST", f"/v1/webhooks?url={url}", {"api_calls": 1})
+
+
+def customers(hooks_url: str) -> tuple[Customer, ...]:
+    """Free meets four of its limits every day. Pro passes 10,000 calls on the second day and 50 reports on the third.
     Enterprise passes nothing."""
     return (
-        Customer("corner-loans", "free", [*[REPORT] * 3, WEBHOOK, *[NO_ANSWER] * 2], [[], [], []], small=130),
+        Customer(
+            "corner-loans",
+            "free",
+            [*[REPORT] * 3, subscribing(hooks_url), *[EXPLAIN] * 12, *[NO_ANSWER] * 2],
+            [[], [], []],
+            small=130,
+        ),
         Customer(
             "city-brokers",
             "pro",
-            [*[REPORT] * 18, *[WEBHOOK] * 12, *[NO_ANSWER] * 3],
+            [*[REPORT] * 18, *[WEBHOOK] * 12, *[EXPLAIN] * 40, *[NO_ANSWER] * 3],
             [[BULK] * 8, [BULK] * 20, [BULK] * 11],
-            small=220,
+            small=180,
         ),
         Customer(
             "first-national",
             "enterprise",
-            [*[REPORT] * 30, *[WEBHOOK] * 40],
+            [*[REPORT] * 30, *[WEBHOOK] * 40, *[EXPLAIN] * 60],
             [[BULK] * 60] * 3,
-            small=180,
+            small=120,
         ),
     )
 

@@ -144,7 +144,9 @@ async def count(story: Story, house: House) -> None:
         served, refused = house.answers[tenant, 200], house.answers[tenant, 429]
         usage = await house.metering.get_usage(tenant, today.replace(day=1), today)
         counted = int(usage.meters["api_calls"])
-        story.check(f"{tenant:8}served {served:>5}  refused {refused:>4}  counted {counted:>5}", holds=served == counted)
+        story.check(
+            f"{tenant:8}served {served:>5}  refused {refused:>4}  counted {counted:>5}", holds=served == counted
+        )
     story.check("acme's 300 were shared by the servers to the last one", holds=house.answers["acme", 200] == 300)
     odd = {status for _, status in house.answers} - {200, 429}
     story.check(f"no other answer {odd or ''}".rstrip(), holds=not odd)

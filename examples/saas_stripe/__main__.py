@@ -15,7 +15,6 @@ from mm_metering import FrozenClock, Metering
 from mm_metering.testing import FakeStripe
 
 
-
 class Months:
     """The days that matter, at the beginning of each of which all is done that a worker would have done by then.
     Stripe's webhooks come by HTTP."""
@@ -92,7 +91,9 @@ async def february(story: Story, acme: Customer, months: Months, product: Produc
     product.mails.clear()
     await months.go_on_to(3, 3, 5, 7, 9, 12)
     for mail in product.mails:
-        story.tell(f"mail: attempt {mail.data['attempt']} declined, {mail.data['decline_code']}", f"{mail.made_at:%d %B}")
+        story.tell(
+            f"mail: attempt {mail.data['attempt']} declined, {mail.data['decline_code']}", f"{mail.made_at:%d %B}"
+        )
     story.check("past due, and served", holds=await acme.reports(1) == 1)
     await months.go_on_to(3, 16)
     refused = await acme.post("/v1/reports")
@@ -117,16 +118,19 @@ async def books(story: Story, months: Months) -> None:
 
 
 async def main() -> int:
-    logging.getLogger("mm_metering").setLevel(logging.ERROR)  # time stands still while it asks what webhooks have not come
+    logging.getLogger("mm_metering").setLevel(
+        logging.ERROR
+    )  # time stands still while it asks what webhooks have not come
     story = Story("A product on Stripe: sign-up, usage, invoice, a declined card, and money after all")
     clock = FrozenClock("2024-01-01T09:00:00Z")
     with FakeStripe(clock=clock) as stripe:
-        metering = Metering(clock=clock, billing=stripe.adapter(), worker="off", journal="off")
+        adapter = stripe.adapter()
+        metering = Metering(clock=clock, billing=adapter, worker="off", journal="off")
         product = Product(metering)
         transport = httpx2.ASGITransport(app=product.app)
         async with metering, httpx2.AsyncClient(transport=transport, base_url="https://product.example") as http:
             acme, months = Customer(http), Months(clock, stripe, metering, http)
-            await metering.billing.adapter.push_plans(metering.catalogue)
+            await adapter.push_plans(metering.catalogue)
             await january(story, acme, months)
             await february(story, acme, months, product)
             await books(story, months)

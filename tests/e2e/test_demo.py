@@ -23,7 +23,7 @@ def demo(**env: str) -> subprocess.CompletedProcess[str]:
 def test_the_demo_proves_its_sums_and_leaves_nothing_behind(tmp_path: Path) -> None:
     ended = demo(TMPDIR=str(tmp_path))
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "check passed: 12 of 12 sums are equal to the unit" in ended.stdout
+    assert "check passed: 18 of 18 sums are equal to the unit" in ended.stdout
     assert "250 api_calls past the allowance" in ended.stdout
     assert not list(tmp_path.iterdir())
     assert str(tmp_path) not in _commands()

@@ -1,4 +1,4 @@
-"""The examples as a stranger runs them: each tells its story offline, its figures are right, and it leaves nothing behind."""
+"""The examples as a stranger runs them: each tells its story, and its figures are right."""
 
 from __future__ import annotations
 
