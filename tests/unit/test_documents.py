@@ -579,21 +579,12 @@ sys.exit(bool({"jinja2", "typst"} & set(sys.modules)))
 
 # -- a real browser -----------------------------------------------------------------------------------------------
 
-
 def browse(folder: Path, source: str, *flags: str) -> str:
     """What chromium prints for the page. Skips, and says so, where there is no chromium."""
     browser = browser_path()
     (folder / "page.html").write_text(source, encoding="utf-8")
     target = (folder / "page.html").as_uri()
-    command = [
-        browser,
-        "--headless",
-        "--no-pdf-header-footer",
-        *FLAGS,
-        f"--user-data-dir={folder / 'profile'}",
-        *flags,
-        target,
-    ]
+    command = [browser, "--headless", "--no-pdf-header-footer", *FLAGS, f"--user-data-dir={folder / 'profile'}", *flags, target]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=50).stdout
 
 
