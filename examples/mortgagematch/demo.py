@@ -46,7 +46,9 @@ APP: Final = "examples.mortgagematch.app:metering"
 PORTS: Final = (8000, 8001)
 DEADLINE_MS: Final = 5_000
 """For one decision. Servers, customers and stores share this machine, and here a late answer is no outage."""
-DELIVERED_WITHIN_S: Final = 30.0
+KEPT: Final = ("--timeout-keep-alive", "120")
+"""Connections wait with their clients while a day's webhooks are delivered."""
+DELIVERED_WITHIN_S: Final = 60.0
 MORNING, RUSH = timedelta(hours=9), timedelta(hours=14)
 
 
@@ -70,7 +72,7 @@ class Demo:
             worker="off",
             secret_key=self.secret_key,
             webhook_rules=self.hooks.rules,
-            timing=Timing(decision_s=DEADLINE_MS / 1000),
+            timing=Timing.of_ms(str(DEADLINE_MS)),
         )
         self.urls: list[str] = []
         self.children: list[Child] = []
@@ -106,7 +108,7 @@ class Demo:
         with stage.bound(port) as listening:
             fd = listening.fileno()
             url = "http://{}:{}".format(*listening.getsockname())
-            app = ("-m", "uvicorn", "examples.mortgagematch.app:app", "--fd", str(fd), "--log-level", "warning")
+            app = ("-m", "uvicorn", "examples.mortgagematch.app:app", "--fd", str(fd), "--log-level", "warning", *KEPT)
             await self._run(f"the server at {url}", *app, env=env, fd=fd)
         self.urls.append(url)
 

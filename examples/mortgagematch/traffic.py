@@ -111,16 +111,16 @@ def customers(hooks_url: str) -> tuple[Customer, ...]:
         Customer(
             "city-brokers",
             "pro",
-            [*[REPORT] * 18, *[WEBHOOK] * 12, *[EXPLAIN] * 40, *[NO_ANSWER] * 3],
+            [*[REPORT] * 18, *[WEBHOOK] * 6, *[EXPLAIN] * 10, *[NO_ANSWER] * 3],
             [[BULK] * 8, [BULK] * 20, [BULK] * 11],
-            small=180,
+            small=216,
         ),
         Customer(
             "first-national",
             "enterprise",
-            [*[REPORT] * 30, *[WEBHOOK] * 40, *[EXPLAIN] * 60],
+            [*[REPORT] * 30, *[WEBHOOK] * 10, *[EXPLAIN] * 15],
             [[BULK] * 60] * 3,
-            small=120,
+            small=195,
         ),
     )
 

@@ -160,7 +160,7 @@ async def main(counters: str, ledger: str) -> int:
     with stage.home() as directory:
         async with AsyncExitStack() as stack:
             places = counters or f"local://{directory}/counters", ledger or f"sqlite:///{directory}/ledger.db"
-            timing = Timing(decision_s=DEADLINE_MS / 1000)
+            timing = Timing.of_ms(str(DEADLINE_MS))
             metering = Metering(PLANS, counters=places[0], ledger=places[1], worker="off", timing=timing)
             house = House(stack, directory, metering)
             await house.open()

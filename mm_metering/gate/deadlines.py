@@ -12,21 +12,26 @@ LAST_TURNS: Final = 3
 """Turns of the event loop that an answer gets after its deadline."""
 
 
+LOAD_S: Final = 2.0
+
+
 @dataclass(frozen=True, slots=True)
 class Timing:
     """Deadlines in seconds. decision: one call; load: a fenced shard, or a tenant not loaded yet; open: all shards at
     the start."""
 
     decision_s: float = 0.05
-    load_s: float = 2.0
+    load_s: float = LOAD_S
     open_s: float = 10.0
 
     @classmethod
     def of_ms(cls, decision_ms: str) -> Timing:
-        """From whole milliseconds as text; InvalidInput unless 1 to 60,000."""
+        """From whole milliseconds as text; InvalidInput unless 1 to 60,000. A load, which ends in a decision, waits at
+        least as long."""
         if not (decision_ms.isascii() and decision_ms.isdigit() and 1 <= int(decision_ms[:6]) <= 60_000):
             raise InvalidInput("deadline", f"{decision_ms[:20]!r} is not a number of milliseconds from 1 to 60000")
-        return cls(decision_s=int(decision_ms) / 1000)
+        decision_s = int(decision_ms) / 1000
+        return cls(decision_s=decision_s, load_s=max(LOAD_S, decision_s))
 
 
 class Deadline:

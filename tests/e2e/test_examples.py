@@ -54,7 +54,7 @@ STORIES: Final = {
 """The longest first: where tests run side by side it is waited for last."""
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(200)
 @pytest.mark.parametrize("name", STORIES)
 def test_an_example_tells_its_story(name: str, tmp_path: Path) -> None:
     ended = subprocess.run(
@@ -63,7 +63,7 @@ def test_an_example_tells_its_story(name: str, tmp_path: Path) -> None:
         env={**os.environ, "TMPDIR": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "state")},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=180,
         check=False,
     )
     assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout + ended.stderr

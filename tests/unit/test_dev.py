@@ -46,7 +46,10 @@ def test_without_a_command_it_lists_them_all(dev: ModuleType, capsys: pytest.Cap
 
 def test_an_unknown_command_is_refused_with_the_known_ones(dev: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert dev.main(["tset"]) == 2
-    assert "no command 'tset'; it has demo, test, sim, chaos, nightly, matrix, bench, check" in capsys.readouterr().err
+    assert (
+        "no command 'tset'; it has demo, example, test, sim, chaos, nightly, matrix, bench, check"
+        in capsys.readouterr().err
+    )
 
 
 def test_an_old_python_gets_one_clear_sentence(
