@@ -113,9 +113,9 @@ def without_links_out(page: Page) -> str:
         if "://" in target or not target:
             return link[0]
         lies_at = (page.path.parent / target).resolve()
-        if lies_at.is_relative_to(DOCS):
+        if lies_at.is_relative_to(DOCS) and lies_at.suffix == ".md" and lies_at.exists():
             inside = lies_at.relative_to(DOCS).as_posix() if page.path.parent == ROOT else target
-            return f"[{link['text']}]({inside}{'#' + anchor if anchor else ''})" if lies_at.suffix == ".md" else link[0]
+            return f"[{link['text']}]({inside}{'#' + anchor if anchor else ''})"
         name = lies_at.relative_to(ROOT).as_posix()
         return f"`{name}`" if link["text"].strip("`") in {name, lies_at.name} else f"{link['text']} (`{name}`)"
 
