@@ -32,16 +32,27 @@ _REFUSED: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
     "quota-exceeded": (
         "/v1/reports",
         {
-            **{"meter": "reports", "requested": 1, "limit": 1, "used": 1, "remaining": 0, "plan": "free"},
-            **{"retry_after_s": 743_312, **_MONTH},
+            "meter": "reports",
+            "requested": 1,
+            "limit": 1,
+            "used": 1,
+            "remaining": 0,
+            "plan": "free",
+            "retry_after_s": 743_312,
+            **_MONTH,
         },
     ),
     "rate-limited": (
         "/v1/search",
         {
             **_CALL,
-            **{"limit": 200, "used": 200, "remaining": 0, "plan": "pro", "retry_after_s": 1},
-            **{"window": "second", "window_s": 1},
+            "limit": 200,
+            "used": 200,
+            "remaining": 0,
+            "plan": "pro",
+            "retry_after_s": 1,
+            "window": "second",
+            "window_s": 1,
         },
     ),
     "budget-exceeded": (
@@ -52,7 +63,10 @@ _REFUSED: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
         "/v1/chat",
         {
             **_COST,
-            **{"used": Decimal("31.20"), "reserved": Decimal("18.51"), "remaining": Decimal("0.29"), "plan": "pro"},
+            "used": Decimal("31.20"),
+            "reserved": Decimal("18.51"),
+            "remaining": Decimal("0.29"),
+            "plan": "pro",
             **_DAY,
         },
     ),
@@ -61,7 +75,11 @@ _REFUSED: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
     "feature-not-in-plan": (
         "/v1/hooks",
         {
-            **{"meter": "webhook_deliveries", "requested": 1, "limit": 0, "remaining": 0, "plan": "free"},
+            "meter": "webhook_deliveries",
+            "requested": 1,
+            "limit": 0,
+            "remaining": 0,
+            "plan": "free",
             **_MONTH,
         },
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import mm_metering
@@ -16,22 +16,23 @@ from mm_metering.webhooks.endpoints import Webhooks
 PARTS: Final = {"metering.ai": Ai, "metering.webhooks": Webhooks, "metering.billing": Payments}
 """What a Metering carries that has methods of its own."""
 WITH_METHODS: Final = {Metering: "metering", FrozenClock: "clock", MeteredSocket: "socket"}
-GROUPS: Final = (
-    ("Metering, and what finds the tenant", lambda each: not inspect.isclass(each) or each.__name__.startswith("Meter")),
-    ("Values", lambda each: inspect.isclass(each) and not issubclass(each, BaseException)),
-    ("Errors", lambda each: inspect.isclass(each) and issubclass(each, BaseException)),
-)
+GROUPS: Final[Mapping[str, Callable[[Any], bool]]] = {
+    "Metering, and what finds the tenant": lambda each: not inspect.isclass(each) or each.__name__.startswith("Meter"),
+    "Values": lambda each: not issubclass(each, BaseException),
+    "Errors": lambda each: issubclass(each, BaseException),
+}
+FIRST: Final = next(iter(GROUPS))
 WIDTH: Final = 100
 
 
 def api() -> str:
     left = {name: getattr(mm_metering, name) for name in mm_metering.__all__}
     lines: list[str] = []
-    for title, belongs in GROUPS:
+    for title, belongs in GROUPS.items():
         lines += [f"## {title}", ""]
         for name in [each for each, value in left.items() if belongs(value)]:
             lines += _entry(name, left.pop(name))
-        if title == GROUPS[0][0]:
+        if title == FIRST:
             for name, part in PARTS.items():
                 lines += [f"### {name}", "", *_methods(part, name), ""]
     assert not left, f"in no group: {sorted(left)}"
@@ -74,8 +75,9 @@ def signature(name: str, value: Any) -> str:
         parameters = list(inspect.signature(value).parameters.values())
     except ValueError:
         return name
+    written = _written(value)
     shown, star = [], False
-    for each in parameters:
+    for each in (each.replace(annotation=written.get(each.name, each.annotation)) for each in parameters):
         if each.name in ("self", "cls"):
             continue
         if each.kind is each.KEYWORD_ONLY and not star:
@@ -90,8 +92,17 @@ def signature(name: str, value: Any) -> str:
     return f"{awaited}{name}(\n" + "".join(f"    {each},\n" for each in shown) + ")"
 
 
+def _written(value: Any) -> dict[str, str]:
+    """Annotations of a pydantic model's fields as the source has them: its signature has what became of them."""
+    if not hasattr(value, "model_fields"):
+        return {}
+    return {
+        name: text for owner in reversed(value.__mro__) for name, text in vars(owner).get("__annotations__", {}).items()
+    }
+
+
 def _parameter(each: inspect.Parameter) -> str:
-    stars = {each.VAR_POSITIONAL: "*", each.VAR_KEYWORD: "**"}.get(each.kind, "")
+    stars = "*" if each.kind is each.VAR_POSITIONAL else "**" if each.kind is each.VAR_KEYWORD else ""
     kind = "" if each.annotation is each.empty else f": {_type(each.annotation)}"
     default = "" if each.default is each.empty else f" = {_default(each.default)}"
     return f"{stars}{each.name}{kind}{default if kind else default.replace(' ', '')}"
@@ -111,5 +122,3 @@ def _first(value: Any) -> str:
     """The first paragraph of what is said of it."""
     said = inspect.getdoc(value) or ""
     return "" if said.startswith(("!!!", "Usage docs")) else said.partition("\n\n")[0].replace("``", "`")
-
-

@@ -23,7 +23,6 @@ SITE: Final = PROBLEM_BASE.removesuffix("problems/")
 LLMS: Final = DOCS / "llms.txt"
 
 
-
 def sections() -> Mapping[tuple[str, str], str]:
     """The text of each section, by page (under docs/) and name."""
     found = {(f"problems/{code}.md", "answer"): _fenced("http", answer) for code, answer in answers().items()}
@@ -43,7 +42,9 @@ def sections() -> Mapping[tuple[str, str], str]:
 
 
 def section(text: str, name: str) -> str:
-    return _between(name).search(text)[2]  # type: ignore[index] - a test names the page that has none
+    found = _between(name).search(text)
+    assert found, f"no <!-- begin {name} --> … <!-- end {name} -->"
+    return found[2]
 
 
 def with_section(text: str, name: str, content: str) -> str:
@@ -139,5 +140,3 @@ def _value(field: Mapping[str, Any]) -> str:
             return "table"
         case kind:
             return str(kind)
-
-

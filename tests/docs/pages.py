@@ -89,7 +89,9 @@ class Page:
     def summary(self) -> str:
         """Its first sentence of prose."""
         after_title = self.prose.split("\n# ", 1)[-1].partition("\n")[2]
-        paragraph = next((each for each in re.split(r"\n\s*\n", after_title) if re.match(r"\s*[A-Z0-9`\[*“]", each)), "")
+        paragraph = next(
+            (each for each in re.split(r"\n\s*\n", after_title) if re.match(r"\s*[A-Z0-9`\[*“]", each)), ""
+        )
         plain = _LINK.sub(lambda link: link["text"], " ".join(paragraph.split()))
         sentence = re.match(r".+?[.:](?= |$)", plain.replace("**", ""))
         return sentence[0].replace(":", ".") if sentence else plain

@@ -1,6 +1,6 @@
 """Plays a tutorial: its files are written, its commands run, and what it says of their output is looked for there.
 
-In a ```console block "$ " begins a command and the lines after it are looked for in its output, in their order; … stands
+In a console block "$ " begins a command, and the lines after it are looked for in its output, in their order; … stands
 for anything. A server or a worker runs in the background until the page ends or the page starts it again.
 """
 
@@ -40,7 +40,8 @@ class Step(NamedTuple):
 
 
 def steps(block: Block) -> Iterator[Step]:
-    command, shown = "", []
+    command = ""
+    shown: list[str] = []
     for line in block.text.splitlines():
         if line.startswith("$ "):
             if command:

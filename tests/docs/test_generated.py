@@ -54,7 +54,11 @@ def test_a_problem_s_type_is_the_address_of_its_page() -> None:
 
 def test_every_variable_that_the_code_names_is_on_its_page() -> None:
     page = (DOCS / "reference" / "environment.md").read_text("utf-8")
-    named = {found for path in SOURCES.rglob("*.py") for found in re.findall(r"MM_[A-Z_]+[A-Z]", path.read_text("utf-8"))}
-    of_commands = {each for each in named if re.match(r"MM_METERING_(WORKER|INVOICE|SIMULATE|AUDIT_EXPORT|WEBHOOKS|SHOW)", each)}
+    named = {
+        found for path in SOURCES.rglob("*.py") for found in re.findall(r"MM_[A-Z_]+[A-Z]", path.read_text("utf-8"))
+    }
+    of_commands = {
+        each for each in named if re.match(r"MM_METERING_(WORKER|INVOICE|SIMULATE|AUDIT_EXPORT|WEBHOOKS|SHOW)", each)
+    }
     internal = {"MM_FAILPOINT", "MM_METERING", "MM_METERING_STRIPE", "MM_METERING_STAGE"}
     assert sorted(each for each in named - of_commands - internal if each not in page) == []
