@@ -18,7 +18,7 @@ from tests.docs.pages import ROOT, Block, Page
 
 PRELUDES: Final = Path(__file__).parent / "preludes"
 TESTS_TAKE_S: Final = 50.0
-WITHOUT: Final = ("-p", "no:valkey", "-p", "no:schemathesis", "-p", "no:cacheprovider")
+PLUGINS: Final = ("-p", "mm_metering.testing.plugin", "-p", "pytest_asyncio.plugin", "-p", "no:cacheprovider")
 SETTINGS: Final = ("-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function")
 _A_TEST = re.compile(r"^(?:async )?def test_|^@pytest\.", re.MULTILINE)
 
@@ -73,8 +73,8 @@ async def execute(source: str, file: str, line: int, names: dict[str, Any]) -> N
 def run_tests(tests: str) -> None:
     """In a process of its own, beside the page's conftest.py."""
     Path("test_page.py").write_text(f"import pytest\n\n\n{tests}", "utf-8")
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{Path.cwd()}"}
-    command = [sys.executable, "-m", "pytest", "--rootdir", str(Path.cwd()), *WITHOUT, *SETTINGS, "test_page.py"]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{Path.cwd()}", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    command = [sys.executable, "-m", "pytest", "--rootdir", str(Path.cwd()), *PLUGINS, *SETTINGS, "test_page.py"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TESTS_TAKE_S, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
