@@ -14,6 +14,8 @@ DOCS: Final = ROOT / "docs"
 SITE_FILE: Final = ROOT / "mkdocs.yml"
 AT_THE_ROOT: Final = {"architecture.md": "ARCHITECTURE.md", "changelog.md": "CHANGELOG.md"}
 """Pages of the site that stand at the repository's root, by their name on the site."""
+HIDDEN: Final = "<!-- run"
+"""Begins a comment that is run as Python after the blocks before it: it checks what the page says."""
 
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<kind>[\w+-]*) *$")
 _LINK = re.compile(r"(?<!!)\[(?P<text>[^\]\n]*(?:\n[^\]\n]+)?)\]\((?P<target>[^)\s]+)\)")
@@ -113,9 +115,9 @@ def without_links_out(page: Page) -> str:
         if "://" in target or not target:
             return link[0]
         lies_at = (page.path.parent / target).resolve()
-        if lies_at.is_relative_to(DOCS):
+        if lies_at.is_relative_to(DOCS) and lies_at.suffix == ".md" and lies_at.exists():
             inside = lies_at.relative_to(DOCS).as_posix() if page.path.parent == ROOT else target
-            return f"[{link['text']}]({inside}{'#' + anchor if anchor else ''})" if lies_at.suffix == ".md" else link[0]
+            return f"[{link['text']}]({inside}{'#' + anchor if anchor else ''})"
         name = lies_at.relative_to(ROOT).as_posix()
         return f"`{name}`" if link["text"].strip("`") in {name, lies_at.name} else f"{link['text']} (`{name}`)"
 
@@ -126,15 +128,15 @@ def _blocks(text: str) -> Iterator[Block]:
     lines = text.split("\n")
     at = 0
     while at < len(lines):
-        opened = _FENCE.match(lines[at])
+        opened, hidden = _FENCE.match(lines[at]), lines[at] == HIDDEN
         at += 1
-        if not opened:
+        if not opened and not hidden:
             continue
-        first, indent = at, opened["indent"]
-        while lines[at] != f"{indent}```":
+        first, indent = at, opened["indent"] if opened else ""
+        while lines[at] != ("-->" if hidden else f"{indent}```"):
             at += 1
         body = (line.removeprefix(indent) for line in lines[first:at])
-        yield Block(opened["kind"], first + 1, "".join(f"{line}\n" for line in body))
+        yield Block(opened["kind"] if opened else "python", first + 1, "".join(f"{line}\n" for line in body))
         at += 1
 
 

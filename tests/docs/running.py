@@ -18,13 +18,15 @@ from tests.docs.pages import ROOT, Block, Page
 
 PRELUDES: Final = Path(__file__).parent / "preludes"
 TESTS_TAKE_S: Final = 50.0
+PLUGINS: Final = ("-p", "mm_metering.testing.plugin", "-p", "pytest_asyncio.plugin", "-p", "no:cacheprovider")
+SETTINGS: Final = ("-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function")
 _A_TEST = re.compile(r"^(?:async )?def test_|^@pytest\.", re.MULTILINE)
 
 
 async def run_blocks(page: Page) -> None:
     """In the working directory: blocks that are a file are written, those with tests are run by pytest, the others
     executed. What a page presumes comes from preludes/common.py and its own prelude."""
-    Path("plans.toml").write_text(Path(catalogues.__file__).with_name("seed.toml").read_text("utf-8"), "utf-8")  # noqa: ASYNC240
+    write("plans.toml", Path(catalogues.__file__).with_name("seed.toml").read_text("utf-8"))
     async with AsyncExitStack() as stack:
         stack.enter_context(_environment_kept())
         names: dict[str, Any] = {"__name__": "page", "stack": stack, "page": page}
@@ -34,13 +36,17 @@ async def run_blocks(page: Page) -> None:
         tests = ""
         for block in page.blocks:
             if block.file:
-                Path(block.file).write_text(block.text, "utf-8")  # noqa: ASYNC240
+                write(block.file, block.text)
             elif block.kind == "python" and _A_TEST.search(block.text):
                 tests += block.text
             elif block.kind == "python":
                 await execute(block.text, page.name, block.line, names)
         if tests:
-            run_tests(tests, names)
+            run_tests(tests)
+
+
+def write(name: str, text: str) -> None:
+    Path(name).write_text(text, "utf-8")
 
 
 @contextmanager
@@ -64,31 +70,11 @@ async def execute(source: str, file: str, line: int, names: dict[str, Any]) -> N
         await waits
 
 
-def run_tests(tests: str, names: dict[str, Any]) -> None:
+def run_tests(tests: str) -> None:
     """In a process of its own, beside the page's conftest.py."""
     Path("test_page.py").write_text(f"import pytest\n\n\n{tests}", "utf-8")
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{Path.cwd()}"}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:valkey",
-        "-p",
-        "no:schemathesis",
-        "-p",
-        "no:cacheprovider",
-    ]
-    command += [
-        "-o",
-        "asyncio_mode=auto",
-        "-o",
-        "asyncio_default_fixture_loop_scope=function",
-        "--rootdir",
-        str(Path.cwd()),
-        "test_page.py",
-    ]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{Path.cwd()}", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    command = [sys.executable, "-m", "pytest", "--rootdir", str(Path.cwd()), *PLUGINS, *SETTINGS, "test_page.py"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TESTS_TAKE_S, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -5,12 +5,15 @@ What lies outside of docs/ is not on the site, so the pages are built from a cop
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from mm_metering.core.catalogue import Catalogue
+from mm_metering.middleware.responses import problem_schema
 from tests.docs.pages import AT_THE_ROOT, DOCS, ROOT, SITE_FILE, Page, pages, without_links_out
 
 
@@ -23,6 +26,8 @@ def build(into: Path) -> int:
             (copy / page.name).write_text(without_links_out(page), "utf-8")
         for name, source in AT_THE_ROOT.items():
             (copy / "docs" / name).write_text(without_links_out(Page(ROOT / source)), "utf-8")
+        for name, schema in (("plans", Catalogue.json_schema()), ("problem", problem_schema())):
+            (copy / "docs" / f"{name}.schema.json").write_text(json.dumps(schema, indent=1), "utf-8")
         command = [sys.executable, "-m", "zensical", "build", "--strict"]
         done = subprocess.run(command, cwd=copy, check=False, capture_output=True, text=True)
         if done.returncode:

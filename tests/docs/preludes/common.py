@@ -18,3 +18,11 @@ class Metering(mm_metering.Metering):
 
 metering = await stack.enter_async_context(Metering())
 app = FastAPI()
+
+
+async def ask(app, method, path, **options):
+    """One request to an app, without a network and without its lifespan."""
+    from httpx2 import ASGITransport, AsyncClient
+
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://app.example") as client:
+        return await client.request(method, path, **options)

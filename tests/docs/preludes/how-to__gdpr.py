@@ -1,0 +1,1 @@
+await metering.put_tenant("acme", plan="pro")
