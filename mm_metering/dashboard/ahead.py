@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date
 from decimal import Decimal, localcontext
 from typing import Final
 
 from mm_metering.core.catalogue import Limit
-from mm_metering.core.forecast import DayTotal, Forecast, forecast, share_gone
 from mm_metering.core.lifecycles import FREE_STATES
 from mm_metering.core.money import EXACT, round_minor
-from mm_metering.core.periods import Window, from_micros, local_day, micros, month_first, zone
+from mm_metering.core.periods import Window, micros
 from mm_metering.core.pricing import Price, cost
-from mm_metering.dashboard.standing import Usage, month_end
+from mm_metering.dashboard.standing import Usage, forecast_of, past_by_day
 
 _ZERO: Final = Decimal(0)
 
@@ -64,8 +62,8 @@ def _charging(usage: Usage) -> Iterator[tuple[Limit, Price]]:
 
 
 def _of(usage: Usage, limit: Limit, price: Price, currency: str) -> Ahead:
-    days = _past_by_day(usage, limit)
-    seen = _forecast(usage, days)
+    allowed_a_day = limit.maximum or 0 if limit.window is Window.DAY else 0
+    seen = forecast_of(usage, past_by_day(usage, limit.meter, allowed=allowed_a_day))
     allowed = Decimal(limit.maximum or 0) if limit.window is Window.MONTH else _ZERO
 
     def units(of_month: Decimal) -> int:
@@ -81,23 +79,3 @@ def _of(usage: Usage, limit: Limit, price: Price, currency: str) -> Ahead:
             return now
         likely, low, high = amount(seen.p50), amount(seen.p10), amount(seen.p90)
         return Ahead(now.meter, now.window, now.so_far, now.amount, now.why, likely, low, high, units(seen.p50))
-
-
-def _past_by_day(usage: Usage, limit: Limit) -> Sequence[DayTotal]:
-    """Units past a day's limit, by day; all units where the limit is a month's."""
-    start = local_day(from_micros(usage.row.subscribed_us), zone(usage.row.timezone))
-    allowed = limit.maximum or 0 if limit.window is Window.DAY else 0
-    known = [each for each in usage.days.days if start <= each.date <= usage.today]
-    return [DayTotal(each.date, Decimal(max(0, each.meters[limit.meter] - allowed))) for each in known]
-
-
-def _forecast(usage: Usage, days: Sequence[DayTotal]) -> Forecast:
-    today: date = usage.today
-    return forecast(
-        [each for each in days if each.day < today],
-        today=today,
-        spent_today=next((each.amount for each in days if each.day == today), _ZERO),
-        period_start=month_first(today, usage.row.anchor_day),
-        period_end=month_end(usage),
-        today_gone=share_gone(usage.now, zone(usage.row.timezone)),
-    )

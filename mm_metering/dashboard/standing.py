@@ -177,18 +177,29 @@ def month_chart(usage: Usage, meter: str, seen: Forecast | None = None) -> Chart
 
 def month_forecast(usage: Usage, meter: str) -> Forecast:
     """Of a counter's running month against its limit; units as Decimals."""
-    tz = zone(usage.row.timezone)
-    start = local_day(from_micros(usage.row.subscribed_us), tz)
-    history = [DayTotal(each.date, Decimal(each.meters[meter])) for each in usage.days.days if each.date >= start]
     most = _limit(usage, meter, Window.MONTH)
+    return forecast_of(usage, past_by_day(usage, meter), budget=None if not most else Decimal(most))
+
+
+def past_by_day(usage: Usage, meter: str, *, allowed: int = 0) -> list[DayTotal]:
+    """A counter's units by day, since the sign-up; past what is ``allowed`` a day, if anything is."""
+    start = local_day(from_micros(usage.row.subscribed_us), zone(usage.row.timezone))
+    known = [each for each in usage.days.days if start <= each.date <= usage.today]
+    units = (each.meters[meter] for each in known)
+    past = (max(0, each - allowed) if allowed else each for each in units)
+    return [DayTotal(each.date, Decimal(amount)) for each, amount in zip(known, past, strict=True)]
+
+
+def forecast_of(usage: Usage, days: Sequence[DayTotal], *, budget: Decimal | None = None) -> Forecast:
+    """What the running month comes to."""
     return forecast(
-        [each for each in history if each.day < usage.today],
+        [each for each in days if each.day < usage.today],
         today=usage.today,
-        spent_today=Decimal(usage.days.days[-1].meters[meter]),
+        spent_today=next((each.amount for each in days if each.day == usage.today), Decimal(0)),
         period_start=month_first(usage.today, usage.row.anchor_day),
         period_end=month_end(usage),
-        today_gone=share_gone(usage.now, tz),
-        budget=None if not most else Decimal(most),
+        today_gone=share_gone(usage.now, zone(usage.row.timezone)),
+        budget=budget,
     )
 
 
