@@ -19,7 +19,7 @@ async def own(visit: Visit) -> Page:
     (_, stood), usage = await asyncio.gather(
         visit.house.gate.standings(row.id), usage_of(visit.house, row, plan, visit.now)
     )
-    charts, segment = charts_of(visit, usage), row.segment_at(visit.now_us)
+    of_meter, segment = charts_of(visit, usage), row.segment_at(visit.now_us)
     gauges = sorted(map(gauge_of, stood), key=lambda each: (each.limit is None, each.meter, each.scope))
     shown = [each for each in gauges if not each.scope]
     data = {
@@ -27,11 +27,11 @@ async def own(visit: Visit) -> Page:
         "status": segment.status,
         "zone": zone_name(row.timezone),
         "gauges": shown,
-        "meters": list(dict.fromkeys(name.rpartition("-")[0] for name in charts)),
-        "chosen": visit.text("meter") or next(iter(charts), "").rpartition("-")[0],
+        "meters": of_meter.meters,
+        "chosen": of_meter.chosen,
     }
     value = _value(visit, row, shown, usage)
-    return Page("own.html", "Usage", data, charts, {"days": _days(usage)}, value)
+    return Page("own.html", "Usage", data, of_meter.charts, {"days": _days(usage)}, value)
 
 
 def _days(usage: Usage) -> Rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, get_args
 
@@ -104,15 +104,29 @@ async def plan_of(visit: Visit, row: TenantRow) -> Plan | None:
     return await visit.house.plans.get(segment.plan, segment.version)
 
 
-def charts_of(visit: Visit, usage: Usage) -> dict[str, Chart]:
-    """By name: a day's and a month's of each meter that is limited or used."""
-    charts: dict[str, Chart] = {}
-    for meter, window in meters_of(visit.house, usage.plan, usage.days).items():
-        if window is not Window.NONE:
-            charts[f"{meter}-days"] = daily_chart(usage, meter)
-        if window is Window.MONTH:
-            charts[f"{meter}-month"] = month_chart(usage, meter, month_forecast(usage, meter))
-    return charts
+@dataclass(frozen=True, slots=True)
+class Charts:
+    """Of the ``chosen`` one of the ``meters`` that have any: a forecast takes milliseconds for each."""
+
+    meters: Sequence[str]
+    chosen: str
+    charts: Mapping[str, Chart]
+
+
+def charts_of(visit: Visit, usage: Usage) -> Charts:
+    """A chart of days, and one of the month where that has a limit. The meter is that of the query, or of the file that
+    is asked for, else the first."""
+    windows = {
+        meter: window
+        for meter, window in meters_of(visit.house, usage.plan, usage.days).items()
+        if window is not Window.NONE
+    }
+    asked = visit.text("meter") or visit.text("csv").rpartition("-")[0]
+    chosen = asked if asked in windows else next(iter(windows), "")
+    charts = {f"{chosen}-days": daily_chart(usage, chosen)} if chosen else {}
+    if windows.get(chosen) is Window.MONTH:
+        charts[f"{chosen}-month"] = month_chart(usage, chosen, month_forecast(usage, chosen))
+    return Charts(list(windows), chosen, charts)
 
 
 async def tenant(visit: Visit) -> Page:
@@ -127,8 +141,7 @@ async def tenant(visit: Visit) -> Page:
         ledger.audit_page(tenant=row.id, limit=EVENTS),
         ledger.payer(row.id),
     )
-    charts = charts_of(visit, usage)
-    chosen = visit.text("meter") or next(iter(charts), "").rpartition("-")[0]
+    shown = charts_of(visit, usage)
     data = {
         "row": row,
         "plan": plan_name(segment.plan),
@@ -139,8 +152,8 @@ async def tenant(visit: Visit) -> Page:
         "subscribed": from_micros(row.subscribed_us),
         "later": [(from_micros(each.starts_us), each) for each in row.segments if each.starts_us > visit.now_us],
         "gauges": sorted(map(gauge_of, stood), key=lambda each: (each.limit is None, each.meter, each.scope)),
-        "meters": list(dict.fromkeys(name.rpartition("-")[0] for name in charts)),
-        "chosen": chosen,
+        "meters": shown.meters,
+        "chosen": shown.chosen,
         "facts": facts.facts,
         "notices": notices,
         "entries": entries,
@@ -150,7 +163,7 @@ async def tenant(visit: Visit) -> Page:
         "can_adjust": hasattr(visit.house, "adjust_usage"),
         "ai": AI_COST in visit.house.catalogue.meters,
     }
-    return Page("tenant.html", row.id, data, charts)
+    return Page("tenant.html", row.id, data, shown.charts)
 
 
 async def change_plan(visit: Visit) -> Done:
