@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from starlette.datastructures import FormData, QueryParams
 
-from mm_metering.core.periods import from_micros, micros
+from mm_metering.backends.looks import Place
+from mm_metering.core.periods import micros
 from mm_metering.dashboard.access import Role, Visitor
 from mm_metering.dashboard.charts import Chart
 from mm_metering.errors import InvalidInput
@@ -85,10 +86,10 @@ class Visit:
         given = self.query.get(name, "")
         return min(int(given[:12]), most) if given.isascii() and given.isdigit() else default
 
-    def place(self, name: str = "before") -> tuple[int, str] | None:
+    def place(self, name: str = "before") -> Place | None:
         """Where a page of a newest-first list begins: "microseconds.id"."""
         at, dot, key = self.query.get(name, "").partition(".")
-        return (int(at[:18]), key[:MAX_TEXT]) if dot and at.isascii() and at.isdigit() else None
+        return Place(int(at[:18]), key[:MAX_TEXT]) if dot and at.isascii() and at.isdigit() else None
 
     def given(self, name: str, *, most: int = 4_000) -> str:
         """A field of a form; "" if it is empty."""
@@ -108,10 +109,6 @@ class Visit:
 def place_text(at: datetime | int, key: str) -> str:
     """What ``Visit.place`` reads."""
     return f"{at if isinstance(at, int) else micros(at)}.{key}"
-
-
-def instant(at_us: int) -> datetime:
-    return from_micros(at_us)
 
 
 Show: TypeAlias = Callable[[Visit], Awaitable[Page | Document]]

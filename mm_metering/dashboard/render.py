@@ -15,6 +15,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlencode
 
+from mm_metering.billing.documents.rows import guarded
 from mm_metering.billing.documents.texts import clean
 from mm_metering.core.cards import masked
 from mm_metering.core.collecting import Notice
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 STATIC: Final = files("mm_metering.dashboard") / "static"
 TEMPLATES: Final = files("mm_metering.dashboard") / "templates"
 MEDIA_TYPES: Final = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
-FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
-"""What a spreadsheet takes for a formula, at the start of a text."""
 NONE: Final = "–"
 STEPS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
@@ -196,7 +195,7 @@ def _cell(value: object) -> object:
             return plain(value)
         case datetime():
             return value.astimezone(UTC).isoformat()
-        case str() if value.startswith(FORMULA):
-            return f"'{value}"
+        case str():
+            return guarded(value)
         case _:
             return value

@@ -12,12 +12,13 @@ from typing import Final
 
 from mm_metering.ai.insight import CALL, TOKEN, UNPRICED
 from mm_metering.backends.looks import HouseDay
+from mm_metering.core.catalogue import AiPolicy
 from mm_metering.core.cells import Cell, event_meter
 from mm_metering.core.money import from_nanos
-from mm_metering.core.periods import days_between, local_day, zone
+from mm_metering.core.periods import days_between, from_micros, local_day, zone
 from mm_metering.core.tenancy import TenantRow
 from mm_metering.dashboard.charts import Chart, Series
-from mm_metering.dashboard.page import Link, Page, Rows, Visit, instant
+from mm_metering.dashboard.page import Link, Page, Rows, Visit
 from mm_metering.dashboard.pages.tenants import plan_of, row_of
 from mm_metering.dashboard.standing import AI_COST, DAYS, USD, gauge_of, month_chart, usage_of
 
@@ -94,7 +95,7 @@ async def _of_house(visit: Visit) -> Page:
         "row": None,
         "gauges": [],
         "dearest": [(tenant, from_nanos(nanos)) for tenant, nanos in dearest],
-        "added_up": instant(max(each.made_us for each in days)) if days else None,
+        "added_up": from_micros(max(each.made_us for each in days)) if days else None,
     }
     return _page(visit, costs, data, {})
 
@@ -112,25 +113,23 @@ async def _of_tenant(visit: Visit) -> Page:
     row = await row_of(visit, visit.text("tenant"))
     last = local_day(visit.now, zone(row.timezone))
     first = last - timedelta(DAYS - 1)
-    (_, stood), cells, charts = await asyncio.gather(
-        visit.house.gate.standings(row.id),
-        visit.house.ledger.cells(row.id, first=first, last=last),
-        _month(visit, row),
+    (view, stood), cells = await asyncio.gather(
+        visit.house.gate.standings(row.id), visit.house.ledger.cells(row.id, first=first, last=last)
     )
+    charts = await _month(visit, row, view.windows.ai)
     costs = _from_cells(cells, first, last)
     gauges = [gauge_of(each) for each in stood if each.gauge.limit.meter == AI_COST and each.gauge.limit.maximum]
     data = {"row": row, "gauges": gauges, "dearest": [], "added_up": None}
     return _page(visit, costs, data, charts)
 
 
-async def _month(visit: Visit, row: TenantRow) -> dict[str, Chart]:
+async def _month(visit: Visit, row: TenantRow, policy: AiPolicy) -> dict[str, Chart]:
     """The month's cost against its budget, where costs are counted."""
     if AI_COST not in visit.house.catalogue.meters:
         return {}
     plan = await plan_of(visit, row)
     usage = await usage_of(visit.house, row, plan, visit.now)
-    view, _ = await visit.house.gate.standings(row.id)
-    seen = await visit.house.ai.insight.forecast(row, view.windows.ai)
+    seen = await visit.house.ai.insight.forecast(row, policy)
     return {"month": month_chart(usage, AI_COST, seen)}
 
 

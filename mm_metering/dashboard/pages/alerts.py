@@ -6,7 +6,6 @@ import asyncio
 from datetime import timedelta
 from typing import Final
 
-from mm_metering.backends.looks import Place
 from mm_metering.core.alerting import RULES
 from mm_metering.core.periods import from_micros
 from mm_metering.dashboard.access import Role
@@ -26,7 +25,7 @@ async def alerts(visit: Visit) -> Page:
     size = IN_FILE if "csv" in visit.query else SIZE
     history, notices, mutes = await asyncio.gather(
         ledger.alert_history(limit=SIZE),
-        ledger.notices_page(tenant=tenant, types=types, before=place and Place(*place), limit=size + 1),
+        ledger.notices_page(tenant=tenant, types=types, before=place, limit=size + 1),
         visit.house.list_mutes(),
     )
     told = notices[:size]

@@ -9,7 +9,8 @@ from typing import Any, Final
 from mm_metering.backends.looks import FactPlace, StoredFact
 from mm_metering.core.facts import Fact
 from mm_metering.core.money import from_nanos
-from mm_metering.dashboard.page import Link, Page, Rows, Visit, instant
+from mm_metering.core.periods import from_micros
+from mm_metering.dashboard.page import Link, Page, Rows, Visit
 from mm_metering.errors import InvalidInput
 
 SIZE: Final = 50
@@ -45,7 +46,7 @@ HEADER: Final = ("stored_at", "occurred_at", "tenant", "type", "resource", "quan
 def _row(each: StoredFact) -> tuple[object, ...]:
     fact = each.fact
     cost = None if fact.cost_nanos is None else from_nanos(fact.cost_nanos)
-    at = instant(each.stored_us), instant(fact.occurred_us)
+    at = from_micros(each.stored_us), from_micros(fact.occurred_us)
     rest = fact.tenant, fact.event_type, fact.resource, fact.quantity, fact.kind, cost, each.voided, fact.id
     return (*at, *rest)
 
@@ -66,8 +67,8 @@ def _shown(each: StoredFact) -> Mapping[str, Any]:
         ],
         "success": fact.success,
         "target": fact.target,
-        "recorded": instant(fact.occurred_us).isoformat(),
-        "folded": instant(each.stored_us).isoformat(),
+        "recorded": from_micros(fact.occurred_us).isoformat(),
+        "folded": from_micros(each.stored_us).isoformat(),
         "taken_back": each.voided,
         "held": each.open,
         "metadata": _metadata(fact),

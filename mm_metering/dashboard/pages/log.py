@@ -78,8 +78,7 @@ async def log(visit: Visit) -> Page:
 
 async def entries(visit: Visit, limit: int) -> list[Entry]:
     """The newest before the visit's place. Each source gives as many as the page has, and the newest of all stay."""
-    place = visit.place()
-    before, kind, tenant = Place(*place) if place else None, visit.text("kind"), visit.text("tenant") or None
+    before, kind, tenant = visit.place(), visit.text("kind"), visit.text("tenant") or None
     ledger, sources = visit.house.ledger, list[Awaitable[Iterable[Entry]]]()
     if kind in ("", "changes"):
         sources.append(_each(ledger.audit_page(tenant=tenant, before=before, limit=limit), _changed))

@@ -14,9 +14,9 @@ from mm_metering.core.alerting import HOUSE
 from mm_metering.core.cells import event_meter
 from mm_metering.core.collecting import Notice
 from mm_metering.core.money import from_nanos
-from mm_metering.core.periods import days_between
+from mm_metering.core.periods import days_between, from_micros
 from mm_metering.dashboard.charts import Chart, Number, Series
-from mm_metering.dashboard.page import Link, Page, Visit, instant
+from mm_metering.dashboard.page import Link, Page, Visit
 from mm_metering.dashboard.render import link, told, words
 
 DAYS: Final = 30
@@ -74,7 +74,7 @@ async def overview(visit: Visit) -> Page:
         "figures": figures,
         "needs": needs,
         "top": top.top if top else (),
-        "added_up": instant(max(each.made_us for each in days)) if days else None,
+        "added_up": from_micros(max(each.made_us for each in days)) if days else None,
         "billed": from_nanos(billed),
     }
     return Page("overview.html", "Overview", data, charts)

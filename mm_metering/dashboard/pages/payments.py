@@ -9,7 +9,6 @@ from decimal import Decimal
 from typing import Any, Final
 
 from mm_metering.backends.collecting import Hint
-from mm_metering.backends.looks import Place
 from mm_metering.core.collecting import Collection
 from mm_metering.core.money import from_nanos
 from mm_metering.core.periods import from_micros
@@ -60,7 +59,7 @@ async def payments(visit: Visit) -> Page:
     groups = await asyncio.gather(*(_group(visit, state) for state in states))
     totals, hints = await asyncio.gather(
         house.ledger.collection_totals(),
-        house.ledger.hints_page(before=Place(*place) if place else None, limit=PAGE + 1),
+        house.ledger.hints_page(before=place, limit=PAGE + 1),
     )
     in_file = await _all(visit) if visit.text("csv") == "payments" else ()
     data = {

@@ -9,8 +9,8 @@ from datetime import timedelta
 from typing import Any, Final, get_args
 from urllib.parse import urlsplit
 
-from mm_metering.backends.looks import Place
 from mm_metering.core.deliveries import Delivery, DeliveryState, EndpointRow
+from mm_metering.core.periods import micros
 from mm_metering.dashboard.access import Role
 from mm_metering.dashboard.page import Do, Done, Link, Page, Rows, Visit, place_text
 from mm_metering.dashboard.render import link
@@ -45,13 +45,10 @@ async def webhooks(visit: Visit) -> Page:
     chosen: Any = state if state in STATES else None
     is_file = "csv" in visit.query
     size = IN_FILE if is_file else SIZE
-    place = visit.place()
     rows, stats, deliveries = await asyncio.gather(
         ledger.endpoints_page(tenant=tenant, after=visit.text("after"), limit=ENDPOINTS),
-        ledger.delivery_stats(since_us=visit.now_us - micros_of(LATELY)),
-        ledger.deliveries_page(
-            tenant=tenant, endpoint=endpoint, state=chosen, before=place and Place(*place), limit=size + 1
-        ),
+        ledger.delivery_stats(since_us=micros(visit.now - LATELY)),
+        ledger.deliveries_page(tenant=tenant, endpoint=endpoint, state=chosen, before=visit.place(), limit=size + 1),
     )
     listed = [Listed(each, host_of(each.url), *stats.get(each.id, (0, 0))) for each in rows]
     shown = deliveries[:size]
@@ -96,10 +93,6 @@ def _delivery(each: Delivery) -> Mapping[str, object]:
         "next_at": each.next_at,
         "attempts": [{"at": tried.at, "status": tried.status, "error": tried.error} for tried in each.attempts],
     }
-
-
-def micros_of(span: timedelta) -> int:
-    return span // timedelta(microseconds=1)
 
 
 def host_of(url: str) -> str:
