@@ -18,6 +18,7 @@ from mm_metering.core.facts import Count, Fact
 from mm_metering.core.periods import micros
 from mm_metering.core.tenancy import NewTenant, TenantDefaults
 from mm_metering.errors import InvalidInput, UnknownTenant, Unstorable
+from mm_metering.testing.work_contract import POISON
 
 SHARDS: Final = 4
 PLAN: Final = TenantDefaults(plan="free", version=1, timezone="UTC")
@@ -147,7 +148,7 @@ class BulkContract:
 
     async def test_what_the_ledger_cannot_hold_is_named(self, ledger: Ledger) -> None:
         bad = event("e2")
-        bad = bad._replace(fact=bad.fact._replace(resource="nul \0"))
+        bad = bad._replace(fact=bad.fact._replace(**POISON["a number beyond 64 bits"]))
         with pytest.raises(Unstorable) as caught:
             await self._backfill(ledger, event("e1"), bad, event("e3"))
         assert set(caught.value.facts) == {1}

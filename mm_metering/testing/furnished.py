@@ -25,6 +25,7 @@ FINISHED: Final = "report.finished"
 LATELY: Final = 11
 """Days ago since when each day is lived in full."""
 BUDGETS: Final = {"daily_budget": "15.00", "monthly_budget": "260.00", "budgets": {"feature:chat": {"daily": "2.00"}}}
+TAKES: Final = 4
 DECLINES, LACKS = "pm_card_chargeDeclined", "pm_card_chargeDeclinedInsufficientFunds"
 
 
@@ -115,13 +116,11 @@ class _House:
 
     async def _live(self, ago: int) -> None:
         """What is asked for rather than recorded: takes, some of them refused, AI calls, levels, webhooks."""
-        for lodger in self.lodgers if ago < LATELY or ago % 7 == 0 else ():
+        for lodger in self.lodgers:
             if not lodger.share:
                 continue
-            if lodger.rank == 0 and ago < LATELY and self._calls:
-                for _ in range(4):
-                    with suppress(Refused):
-                        await self.metering.enforce_quota(lodger.id, self._calls, self.random.randint(5, 15))
+            if lodger.rank == 0 and self._calls:
+                await self._ask(lodger, self._calls)
             for level in self._levels if ago % 7 == 0 else ():
                 most = (900 if level.startswith("storage") else 8) * lodger.share * (1 - ago / 2 / max(1, self.days))
                 await self.metering.set_level(lodger.id, level, max(1, int(most)))
@@ -130,6 +129,13 @@ class _House:
         if self._has_ai and ago < LATELY and "acme" in self._ids:
             for feature in ("chat", "summary"):
                 await self._call("acme", feature)
+
+    async def _ask(self, lodger: Lodger, meter: str) -> None:
+        """What its day's limit has room for, and at times more."""
+        most = int(self._habits.daily(lodger, "api_call"))
+        for _ in range(TAKES):
+            with suppress(Refused):
+                await self.metering.enforce_quota(lodger.id, meter, self.random.randint(most // 9, most // 3))
 
     async def _call(self, tenant: str, feature: str) -> None:
         with suppress(Refused):

@@ -36,10 +36,10 @@ LODGERS: Final = (
     Lodger("brightwater", TOP, "America/New_York", 0.5, 0.8, card="pm_card_mastercard"),
     Lodger("corvid-press", MIDDLE, "Europe/London", 0.9, 0.6),
     Lodger("dune-logistics", MIDDLE, "Asia/Dubai", 1.2, 0.8, card="pm_card_visa"),
-    Lodger("elmwood", 0, "America/Chicago", 0.85),
+    Lodger("elmwood", 0, "America/Chicago", 0.12),
     Lodger("fable-games", TOP, "Asia/Tokyo", 0.7, 0.4, card="pm_card_visa"),
-    Lodger("granary", 0, "Europe/Paris", 0.3),
-    Lodger("harbour", 0, "Europe/Lisbon", 0.5, 0.9, card="pm_card_visa"),
+    Lodger("granary", 0, "Europe/Paris", 0.06),
+    Lodger("harbour", 0, "Europe/Lisbon", 0.1, 0.9, card="pm_card_visa"),
     Lodger("inkwell", MIDDLE, "Australia/Sydney", 0.4, since=6, trial_days=14),
     Lodger("juniper", MIDDLE, "UTC", 0.25, card="pm_card_visa"),
     Lodger("kestrel", MIDDLE, "America/Sao_Paulo", 0.3, card="pm_card_visa"),
@@ -81,9 +81,9 @@ def lodgers(count: int, *, hostile: bool) -> Iterator[Lodger]:
     """The named ones first."""
     yield from LODGERS[:count]
     for number in range(len(LODGERS), count):
-        yield Lodger(f"tenant-{number + 1:04}", number % 3, share=0.2 + number % 7 / 10)
+        yield Lodger(f"tenant-{number + 1:04}", number % 3, share=0.1 + number % 7 / 20)
     if hostile:
-        yield from (Lodger(name, at % 3, share=0.15) for at, name in enumerate(HOSTILE))
+        yield from (Lodger(name, at % 3, share=0.1) for at, name in enumerate(HOSTILE))
 
 
 class Habits:
@@ -110,12 +110,12 @@ class Habits:
                 at = self._now - ago * DAY - back * HOUR
                 busy = lodger.share * grown * rhythm(lodger.zone, at, hours)
                 for event in self._events:
-                    daily = self._daily(lodger, event) * PART.get(event, 1)
+                    daily = self.daily(lodger, event) * PART.get(event, 1)
                     count = int(daily * busy * self._random.uniform(0.9, 1.05) + self._random.random())
                     if count:
                         yield from self._use(lodger.id, event, count, at, f"{number}/{event}/{at:%Y%m%dT%H}")
 
-    def _daily(self, lodger: Lodger, event: str) -> float:
+    def daily(self, lodger: Lodger, event: str) -> float:
         """What its plan lets it use of that in a day."""
         for meter, limits in self._plans[lodger.rank].limits.items():
             for limit in limits if self._meters[meter].event == event else ():

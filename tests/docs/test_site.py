@@ -66,7 +66,7 @@ def _check(command: str, page: Page) -> None:
         leaf = next((each for each in leaves() if tuple(words[: len(each.words)]) == each.words), None)
         assert leaf is not None, f"{where}: no such command"
         rest = [re.sub(r"^\d+$", "1", each) for each in words[len(leaf.words) :]]
-        context = leaf.command.context_class(leaf.command, info_name=leaf.words[-1])
+        context = leaf.command.context_class(leaf.command, info_name=leaf.words[-1], **leaf.command.context_settings)
         given, left, _ = leaf.command.make_parser(context).parse_args(rest)
         missing = [each.name for each in leaf.arguments if each.required and given.get(each.name) is None]
         assert not left, f"{where}: {left}"

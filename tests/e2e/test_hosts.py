@@ -112,7 +112,7 @@ def litestar_app(metering: Metering) -> ASGIApp:
     def health() -> str:
         return "ok"
 
-    return Litestar([order, rows, saved, stream, health])  # type: ignore[return-value]
+    return Litestar([order, rows, saved, stream, health], logging_config=None)  # type: ignore[return-value]
 
 
 def django_app(metering: Metering) -> ASGIApp:

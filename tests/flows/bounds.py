@@ -83,6 +83,7 @@ BOUNDS: Final[Mapping[str, int | str]] = {
     "gate/windows.PlanWindows._prepared": MAX_PREPARED,
     "gate/windows.PlanWindows._by_identity": MAX_PREPARED,
     "metering.Metering._versions": BY_CODE,
+    "metering.Metering._apps": BY_HOST,
     "metering.Metering._hosts": BY_HOST,
     "metering.Metering._soon": IN_FLIGHT,
     "middleware/aftermath.Aftermath._uncounted": "of the statuses that an app answers with",
@@ -115,7 +116,12 @@ BOUNDS: Final[Mapping[str, int | str]] = {
 }
 FOR_EVER: Final = frozenset(
     {"billing/documents/page._template", "billing/documents/paper._template", "backends/sql/cells._upsert"}
-    | {"backends/redis.library", "webhooks/sender._system_tls"}
+    | {
+        "backends/redis.library",
+        "webhooks/sender._system_tls",
+        "dashboard/render.assets",
+        "dashboard/render.environment",
+    }
 )
 """Functions of which each answer is kept: they take nothing, or a dialect of SQL."""
 EMPTY: Final = frozenset({"dict", "OrderedDict", "deque", "set", "Counter", "defaultdict", "WeakKeyDictionary", "list"})

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mm_metering import FrozenClock, Metering, QuotaExceeded, UsageEvent
+from mm_metering.clock import instead_of_system
 from tests.flows.conftest import PATIENT, Shell
 
 PAGE = (Path(__file__).parents[2] / "docs" / "shadow.md").read_text()
@@ -101,8 +102,8 @@ def test_json_is_the_whole_value_and_one_tenant_has_all_its_limits(house: House,
 def test_the_ledger_alone_is_enough(house: House, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MM_METERING_APP")
     monkeypatch.setenv("MM_METERING_LEDGER", house.ledger)
-    monkeypatch.setattr("mm_metering.metering.SystemClock", lambda: house.clock)
-    code, said, _ = shell("plans", "shadow", house.next, "--json")
+    with instead_of_system(house.clock):
+        code, said, _ = shell("plans", "shadow", house.next, "--json")
     assert (code, json.loads(said)["refused_then"]) == (0, {"api_calls": 3_000, "reports": 2})
 
 

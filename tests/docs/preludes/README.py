@@ -1,3 +1,5 @@
+from openai import AsyncOpenAI
+
 from mm_metering.testing.fake_llm import FakeLlm
 
 fake = stack.enter_context(FakeLlm())

@@ -1,7 +1,13 @@
 # What every page may presume: an app, and a Metering in memory under a clock that stands still. A page that makes one
 # of its own, on Redis or PostgreSQL, gets those stores in memory as well.
+import asyncio
+import json
+import os
+import random
+from typing import Annotated
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI, HTTPException, Request, WebSocket
+from starlette.responses import RedirectResponse, StreamingResponse
 
 import mm_metering
 from mm_metering import *

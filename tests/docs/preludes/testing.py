@@ -1,5 +1,8 @@
 from pathlib import Path
 
+from mm_metering.backends.memory import MemoryCounters as MyCounters
+from mm_metering.backends.memory_ledger import MemoryLedger as MyLedger
+
 MyProvider = MockBillingAdapter
 APP = """
 from starlette.applications import Starlette
