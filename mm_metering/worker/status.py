@@ -79,7 +79,8 @@ class OpenAlert(_Value):
 
 
 class QueueStatus(_Value):
-    """``waiting``: so many, counted up to 100,000; ``oldest_at``: when the first of them was due, or taken."""
+    """``waiting``: so many, counted up to 100,000; ``oldest_at``: when the first of them was due, or taken; None where
+    it is due at once since it was made."""
 
     waiting: int
     oldest_at: datetime | None
@@ -292,7 +293,7 @@ def _alert(alert: Alert) -> OpenAlert:
 
 
 def _queue(queue: Queue) -> QueueStatus:
-    return QueueStatus(waiting=queue.waiting, oldest_at=_at(queue.oldest_us))
+    return QueueStatus(waiting=queue.waiting, oldest_at=_at(queue.oldest_us or None))
 
 
 def _at(moment_us: int | None) -> datetime | None:
