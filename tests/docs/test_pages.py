@@ -11,13 +11,8 @@ from tests.docs.pages import ROOT, Page, pages
 from tests.docs.running import python_blocks, run_blocks
 
 ALL = [Page(ROOT / "README.md"), *pages()]
-BROKEN = pytest.mark.xfail(
-    reason="an example of Stripe has an ellipsis after a keyword", raises=SyntaxError, strict=True
-)
 WITH_PYTHON = [
-    pytest.param(each, id=each.name, marks=[BROKEN] if each.name == "README.md" else [])
-    for each in ALL
-    if python_blocks(each) and "/tutorial/" not in each.name
+    pytest.param(each, id=each.name) for each in ALL if python_blocks(each) and "/tutorial/" not in each.name
 ]
 
 
