@@ -22,7 +22,8 @@ _TOKEN = re.compile(
     r"""
       (?P<skip> [ \t\r]+ | \#[^\n]* )
     | (?P<text> "{3}(?:\\.|(?!"{3})[^\\])*+"{0,5} | '{3}(?:(?!'{3}).)*+'{0,5} | "(?:\\.|[^"\\\n])*+"? | '[^'\n]*+'? )
-    | (?P<mark> [\[\]{}=,.\n] )
+    | (?P<ends> \n (?: [ \t\r]*+ (?:\#[^\n]*+)? \n )*+ )
+    | (?P<mark> [\[\]{}=,.] )
     | (?P<word> [^\s\[\]{}=,.\#"']+ )
     """,
     re.VERBOSE | re.DOTALL,
@@ -93,7 +94,7 @@ def _tokens(text: str) -> Iterator[tuple[str, int]]:
     line = 1
     for found in _TOKEN.finditer(text):
         if found.lastgroup != "skip":
-            yield found[0], line
+            yield "\n" if found.lastgroup == "ends" else found[0], line
         line += found[0].count("\n")
 
 
