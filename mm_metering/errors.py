@@ -94,7 +94,7 @@ class InvalidEvent(InvalidInput):
 
 
 class UrlRefused(InvalidInput):
-    """A URL that no webhook is sent to: it breaks the rules, or leads to an address that is not public."""
+    """A URL that no webhook is sent to: it breaks the rules, or leads to an address that is not public: HTTP 422."""
 
     def __init__(self, message: str) -> None:
         super().__init__("url", message)

@@ -6,7 +6,7 @@ by their path; no SDK is imported.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from mm_metering.ai.calls import MIN_OUTPUT, USUAL_OUTPUT
@@ -106,8 +106,9 @@ class Wrapped:
         return create if self._is_async else create_sync
 
     def _reserved(self, kind: Kind, given: dict[str, Any]) -> Reservation:
+        _check_extra(kind, given)
         read = [given[name] for name in kind.reads if given.get(name) is not None]
-        named = next((given[name] for name in kind.caps if type(given.get(name)) is int), None)
+        named = max((given[name] for name in kind.caps if type(given.get(name)) is int), default=None)
         many = _choices(given)  # each has a token at least
         return self._reserve(
             current().tenant,
@@ -122,13 +123,20 @@ class Wrapped:
 def _sent(kind: Kind, given: dict[str, Any], call: AiCall) -> dict[str, Any]:
     """With the model and the output that the call may use."""
     sent = given | {"model": call.model}
-    name = next((each for each in kind.caps if each in given), kind.caps[-1])
-    if name in given or call.is_limited:
-        sent[name] = max(1, call.max_output_tokens // _choices(given))
+    caps = [each for each in kind.caps if each in given] or kind.caps[-1:] * call.is_limited
+    sent |= dict.fromkeys(caps, max(1, call.max_output_tokens // _choices(given)))
     if given.get("stream") and kind.asks_for_usage:
         asked = given.get("stream_options")
         sent["stream_options"] = {**(asked if isinstance(asked, dict) else {}), "include_usage": True}
     return sent
+
+
+def _check_extra(kind: Kind, given: dict[str, Any]) -> None:
+    """The SDKs lay ``extra_body`` over what they send, so it would undo what the budget granted."""
+    extra = given.get("extra_body")
+    ours = {"model", "n", "stream", "stream_options", *kind.reads, *kind.caps}
+    if isinstance(extra, Mapping) and (both := sorted(ours & extra.keys())):
+        raise InvalidInput("extra_body", f"holds {', '.join(both)}, which the budget reads; give it as an argument")
 
 
 def _choices(given: dict[str, Any]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.types import Scope
 
 from mm_metering.clock import micros_of
-from mm_metering.errors import Refused, StoreUnavailable
+from mm_metering.errors import Refused, StoreUnavailable, UrlRefused
 from mm_metering.gate.admission import Admission
 from mm_metering.gate.context import Bound, Meter
 from mm_metering.gate.decisions import Granted
@@ -56,6 +56,8 @@ class Answers:
             case Refused(decisions=decisions):
                 now = self._meter.clock.now()
                 return responses.refused(decisions, scope, now=now, message=str(error), style=self._style)
+            case UrlRefused():
+                return responses.url_refused(error, scope, style=self._style)
             case StoreUnavailable():
                 return self.unavailable(scope)
             case _:

@@ -179,7 +179,8 @@ class Exchange:
         """Whether an error is ours and the client has its answer now; the host's own are taken back and go on."""
         problem = self._problem(error)
         if not self._is_started:
-            await self._take_back(None if isinstance(error, Refused | asyncio.CancelledError) else 500)
+            nothing = isinstance(error, Refused | asyncio.CancelledError)
+            await self._take_back(None if nothing else problem.status if problem else 500)
             if problem is not None:
                 await answer(problem, self._scope, self._send)
             return problem is not None

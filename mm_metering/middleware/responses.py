@@ -22,6 +22,7 @@ from uuid_utils import uuid7
 from mm_metering.core.decision import Decision, Quantity
 from mm_metering.core.periods import micros
 from mm_metering.core.refusals import BUSY_RETRY_S, sentence, wait_s
+from mm_metering.errors import UrlRefused
 from mm_metering.gate.admission import policy_name, readings
 from mm_metering.middleware.ratelimit import RawHeaders, rate_limit_headers
 from mm_metering.middleware.shapes import PLAIN, Kinds, Style, shaped
@@ -61,6 +62,7 @@ _TOO_FAST = Kinds("rate_limit_exceeded", "rate_limit_error")
 _UNPAID = Kinds("insufficient_quota", "billing_error")
 _FORBIDDEN = Kinds("invalid_request_error", "permission_error")
 _NOBODY = Kinds("invalid_request_error", "authentication_error")
+_INVALID = Kinds("invalid_request_error", "invalid_request_error")
 _OUTAGE = Kinds("server_error", "api_error")
 
 REASONS: Final = {
@@ -74,6 +76,7 @@ REASONS: Final = {
     "model-unpriced": Reason(403, "Model without a price", _FORBIDDEN),
     "tenant-suspended": Reason(403, "Tenant suspended", _FORBIDDEN),
     "tenant-unknown": Reason(401, "Unknown tenant", _NOBODY),
+    "url-refused": Reason(422, "URL refused", _INVALID),
     "metering-unavailable": Reason(503, "Usage accounting unavailable", _OUTAGE),
 }
 
@@ -128,6 +131,11 @@ def tenant_unknown(scope: Scope, challenge: str, *, style: Style = PLAIN) -> Pro
     """A missing and a wrong key read the same, so that nobody can tell which keys exist."""
     members = {"detail": "tenant: the request names nobody we know; send the credentials you were given"}
     return _problem("tenant-unknown", scope, members, [(b"www-authenticate", challenge.encode())], style=style)
+
+
+def url_refused(error: UrlRefused, scope: Scope, *, style: Style = PLAIN) -> Problem:
+    """A webhook's URL is the tenant's own word."""
+    return _problem("url-refused", scope, {"detail": str(error)}, [], style=style)
 
 
 def unavailable(scope: Scope, *, style: Style = PLAIN) -> Problem:

@@ -6,6 +6,7 @@ included routers. ``scope["route"]`` would be simpler, but it exists only after 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 
 from starlette.types import ASGIApp, Scope
@@ -27,6 +28,8 @@ from mm_metering.middleware.matches import (
     plain_key,
 )
 from mm_metering.middleware.reading import Reader
+
+log = logging.getLogger("mm_metering.middleware")
 
 _SHOWN_ROUTES = 20
 
@@ -62,6 +65,8 @@ class Resolver:
         if self._table is None:
             table = self._read()
             check(self._catalogue(), table)
+            for path in set(self._exempt).intersection(table.unused_paths()):
+                log.warning("exempt %s matches no route and no mount; `mm-metering routes` lists what there is", path)
             self._table = table
         elif self._table.is_stale():
             self._table = self._read()

@@ -136,8 +136,8 @@ class Webhooks:
         ``*``. FeatureNotInPlan where the plan has no webhooks, UrlRefused for a URL that is never called."""
         await self._startup()
         owner, wanted = await self._owner(tenant), filters(events, self._types)
-        _check_url(url, self._rules)
         await self._check_plan(owner)
+        _check_url(url, self._rules)
         shown, name = checked_secret(secret) if secret else new_secret(), f"ep_{self._new_id()}"
         row = EndpointRow(
             id=name,

@@ -11,8 +11,9 @@ from typing import Any, Final
 from starlette.types import Scope
 
 from mm_metering.core.decision import Decision
+from mm_metering.errors import UrlRefused
 from mm_metering.middleware.endpoint_guard import EndpointGuard, EndpointRules
-from mm_metering.middleware.responses import Problem, refused, tenant_unknown, unavailable
+from mm_metering.middleware.responses import Problem, refused, tenant_unknown, unavailable, url_refused
 
 NOW: Final = datetime(2026, 11, 22, 9, 31, 28, tzinfo=UTC)
 MIDNIGHT: Final = datetime(2026, 11, 23, tzinfo=UTC)
@@ -96,6 +97,9 @@ def answers() -> dict[str, str]:
     }
     challenge = 'ApiKey realm="api", header="x-org-id"'
     found["tenant-unknown"] = _shown(tenant_unknown(_scope("/v1/scenarios"), challenge))
+    found["url-refused"] = _shown(
+        url_refused(UrlRefused("has a host that is not public; use a public domain name"), _scope("/v1/hooks"))
+    )
     found["metering-unavailable"] = _shown(unavailable(_scope("/v1/chat")))
     guard = EndpointGuard(EndpointRules(), now_s=lambda: 0.0)
     for code, headers in (

@@ -114,6 +114,24 @@ async def test_output_is_capped_by_the_budget_and_nothing_is_sent_past_it(
     assert len(fake.requests) == 1
 
 
+async def test_of_two_caps_the_larger_is_held_and_neither_is_sent_past_the_budget(
+    metering: Metering, gpt: Any, fake: FakeLlm
+) -> None:
+    """Servers differ in which of them they obey."""
+    await gpt.chat.completions.create(**ASKED, max_tokens=5, max_completion_tokens=90_000)
+    sent = fake.requests[0].body
+    assert sent["max_tokens"] == sent["max_completion_tokens"] < 10_000
+    assert await spent(metering) <= Decimal("0.10")
+
+
+@pytest.mark.parametrize("name", ["model", "n", "max_completion_tokens", "messages", "stream"])
+async def test_nothing_that_the_budget_reads_is_laid_over_what_is_sent(gpt: Any, fake: FakeLlm, name: str) -> None:
+    with pytest.raises(InvalidInput, match=f"extra_body: holds {name}, which the budget reads"):
+        await gpt.chat.completions.create(**ASKED, extra_body={name: 9, "user": "u_1"})
+    await gpt.chat.completions.create(**ASKED, extra_body={"user": "u_1"})
+    assert len(fake.requests) == 1
+
+
 async def test_a_client_that_goes_away_is_charged_what_was_seen(metering: Metering, gpt: Any, fake: FakeLlm) -> None:
     fake.script(output_tokens=200, chunks=50, delay_s=0.002)
     stream = await gpt.chat.completions.create(**ASKED, stream=True, max_tokens=300)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,6 +15,8 @@ from fastapi.responses import StreamingResponse
 from mm_metering import FrozenClock, Metering, from_header, metered
 from mm_metering.errors import QuotaExceeded
 from tests.flows.conftest import Make
+
+KEY = base64.b64encode(bytes(range(32))).decode()
 
 
 def app_of(metering: Metering) -> FastAPI:
@@ -163,3 +166,35 @@ async def test_a_policys_window_is_as_long_as_the_tenants_own(
         policy = (await client.post("/api/v1/reports")).headers["ratelimit-policy"]
     month_s = month_d * 86_400 + day_s - 86_400
     assert sorted(policy.split(", ")) == [f'"api_calls-day";q=10000;w={day_s}', f'"reports-month";q=50;w={month_s}']
+
+
+async def test_a_tenants_bad_webhook_url_is_no_error_of_the_host(make: Make) -> None:
+    metering, app = await make(worker="off", secret_key=KEY), FastAPI()
+    metering.install(app, tenant=from_header("x-org-id"))
+
+    @app.post("/hooks")
+    async def hook(url: str) -> None:
+        await metering.webhooks.create_endpoint("acme", url)
+
+    await metering.put_tenant("acme", plan="pro")
+    async with client_of(app) as client:
+        answer = await client.post("/hooks", params={"url": "https://10.0.0.1/"})
+        problem = answer.json()
+    assert (answer.status_code, problem["code"]) == (422, "url-refused")
+    assert problem["detail"].startswith("url: ")
+    assert await metering.webhooks.list_endpoints("acme") == []
+
+
+async def test_an_exempt_path_that_is_nowhere_is_told_once(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    metering, app = await make(worker="off"), FastAPI()
+    metering.install(app, tenant=from_header("x-org-id"), exempt=["/hooks/stripe", "/hooks"])
+
+    @app.post("/hooks/{provider}")
+    async def hook(provider: str) -> str:
+        return provider
+
+    async with client_of(app) as client:
+        for provider in ("stripe", "adyen", "adyen"):
+            await client.post(f"/hooks/{provider}")
+    told = "exempt /hooks matches no route and no mount; `mm-metering routes` lists what there is"
+    assert [each for each in caplog.messages if "exempt" in each] == [told]

@@ -291,8 +291,9 @@ async def test_a_test_is_sent_also_to_an_endpoint_that_is_disabled_and_is_not_ke
 async def test_what_is_wrong_is_refused_before_anything_is_kept(house: House, caplog: pytest.LogCaptureFixture) -> None:
     hooks, url = house.hooks, house.endpoint.url
     await house.metering.put_tenant("small", plan="free")
-    with pytest.raises(FeatureNotInPlan):
-        await hooks.create_endpoint("small", url)
+    for each in (url, "ftp://acme.example/"):  # the plan first: who has no webhooks needs no better URL
+        with pytest.raises(FeatureNotInPlan):
+            await hooks.create_endpoint("small", each)
     for refused in ("https://10.0.0.1/", "ftp://acme.example/", "https://user:pw@acme.example/"):
         with pytest.raises(UrlRefused):
             await hooks.create_endpoint("acme", refused)

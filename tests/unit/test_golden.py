@@ -14,6 +14,7 @@ import jsonschema
 import pytest
 
 from mm_metering.core.decision import Decision
+from mm_metering.errors import UrlRefused
 from mm_metering.middleware.responses import (
     REASONS,
     Problem,
@@ -21,6 +22,7 @@ from mm_metering.middleware.responses import (
     refused,
     tenant_unknown,
     unavailable,
+    url_refused,
 )
 from mm_metering.middleware.shapes import PLAIN, Style
 
@@ -29,7 +31,7 @@ NOW = datetime(2026, 11, 22, 9, 31, 28, tzinfo=UTC)
 MIDNIGHT = datetime(2026, 11, 23, tzinfo=UTC)
 SCOPE = {"type": "http", "method": "GET", "path": "/v1/chat", "headers": [(b"x-request-id", b"req_1")]}
 VALIDATOR = jsonschema.Draft202012Validator(problem_schema(), format_checker=jsonschema.FormatChecker())
-CODES = [code for code in REASONS if code not in ("tenant-unknown", "metering-unavailable")]
+CODES = [code for code in REASONS if code not in ("tenant-unknown", "metering-unavailable", "url-refused")]
 SHAPES: dict[str, Style] = {
     "problem": PLAIN,
     "openai": Style(error_shapes={"/v1": "openai"}),
@@ -63,6 +65,7 @@ def answers() -> Iterator[tuple[str, Problem]]:
         for code in CODES:
             yield f"{code}{suffix}", refused([decision(code)], SCOPE, now=NOW, style=style)
         yield f"tenant-unknown{suffix}", tenant_unknown(SCOPE, 'Bearer realm="api"', style=style)
+        yield f"url-refused{suffix}", url_refused(UrlRefused("uses port 22; use 443"), SCOPE, style=style)
         yield f"metering-unavailable{suffix}", unavailable(SCOPE, style=style)
 
 
