@@ -31,6 +31,8 @@ FIRST_REST: Final = timedelta(seconds=30)
 MOST_REST: Final = timedelta(hours=6)
 MAX_TRIES: Final = 20
 """About three days; then the hint is given up, with an alert."""
+ON_ITS_WAY: Final = timedelta(minutes=5)
+"""So young a webhook may still come by itself."""
 UNSETTLED: Final = ("open", "failing", "confirming", "uncollectible")
 """The states of collections in which the provider may know more than we do."""
 STANDING: Final[Mapping[SubscriptionStatus, Standing]] = {
@@ -120,10 +122,11 @@ class Inbox:
 
     async def back_fill(self, since: datetime) -> int:
         """Asks for what has happened since then and was not delivered, and looks at each invoice that is not settled;
-        how many hints came of it."""
-        found = 0
-        for hint in await self._adapter.missed(since, self._clock.now()):
-            found += await self._ledger.put_hint(hint)
+        how many hints came of it that should have been here by now."""
+        missed, now = 0, self._clock.now()
+        for hint in await self._adapter.missed(since, now):
+            is_new = await self._ledger.put_hint(hint)
+            missed += is_new and hint.happened_us < micros(now - ON_ITS_WAY)
         for state in UNSETTLED:
             after = ""
             while page := await self._ledger.collections(state=state, after=after, limit=PAGE):
@@ -133,7 +136,7 @@ class Inbox:
                         with suppress(InvalidRequest):
                             seen = await self._adapter.look("invoice", each.provider_invoice)
                             await self._collector.heard(seen, actor="back-fill")
-        return found
+        return missed
 
     async def _alert(self, kind: str, subject: str, detail: str) -> None:
         await self._ledger.raise_alert(kind, subject, detail=detail[:500], now_us=self._now_us())

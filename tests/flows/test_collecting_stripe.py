@@ -142,12 +142,18 @@ async def test_a_bank_that_takes_its_time_is_heard_of(
     assert (after.state, after.attempts[0].code) == (("paid", "") if works else ("failing", "insufficient_funds"))
 
 
-async def test_what_was_not_delivered_is_asked_for(metering: Metering, fake: FakeStripe, clock: FrozenClock) -> None:
+@pytest.mark.parametrize("minutes", [0, 6])
+async def test_what_was_not_delivered_is_asked_for(
+    metering: Metering, fake: FakeStripe, clock: FrozenClock, minutes: int
+) -> None:
+    """What is so young that it may be on its way is followed, but not told as missed."""
     await closed(metering, clock, "pm_card_authenticationRequired")
     waits = await collected(metering)
     fake.authenticate(waits.provider_invoice or "")
+    clock.advance(timedelta(minutes=minutes))
     assert metering._inbox is not None
-    assert await metering._inbox.back_fill(clock.now() - timedelta(days=3)) > 0
+    missed = await metering._inbox.back_fill(clock.now() - timedelta(days=3))
+    assert (missed > 0) == (minutes > 5)
     assert ((await collected(metering)).state, await status(metering)) == ("paid", "active")
 
 
