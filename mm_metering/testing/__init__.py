@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mm_metering.clock import FrozenClock
     from mm_metering.testing.billing_contract import BillingAdapterContract
+    from mm_metering.testing.billing_cycle import MeteringClock
     from mm_metering.testing.client import MeteringClient
     from mm_metering.testing.conserved import assert_conserved
     from mm_metering.testing.counters_contract import CountersContract
@@ -27,6 +28,7 @@ _HOMES = {
     "FrozenClock": "mm_metering.clock",
     "LedgerContract": "mm_metering.testing.ledger_contract",
     "MeteringClient": "mm_metering.testing.client",
+    "MeteringClock": "mm_metering.testing.billing_cycle",
     "MeteringRecorder": "mm_metering.testing.recorder",
     "UsageReporterContract": "mm_metering.testing.usage_reporter_contract",
     "WebhookSink": "mm_metering.testing.webhook_sink",
@@ -42,6 +44,7 @@ __all__ = [
     "FrozenClock",
     "LedgerContract",
     "MeteringClient",
+    "MeteringClock",
     "MeteringRecorder",
     "UsageReporterContract",
     "WebhookSink",
