@@ -48,7 +48,9 @@ class Vault:
         """Of one key, or of several with commas between, the newest first. Without any, and where nothing outlives this
         process (``ephemeral``), of one that is made up."""
         if text:
-            return cls(*map(_key, text.split(",")))
+            made = cls(*map(_key, text.split(",")))
+            made._cipher(made.key_ids[0])  # MissingExtra now, not at the first secret
+            return made
         return cls(randomness.token_bytes(KEY_BYTES)) if ephemeral else cls()
 
     def derived(self, purpose: str) -> dict[str, bytes]:

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from mm_metering.dashboard.access import SAFE, Role, Visitor, is_own
 from mm_metering.dashboard.page import Do, Document, Link, Page, Show, Visit
-from mm_metering.dashboard.render import assets, csv_text, html, json_text
+from mm_metering.dashboard.render import assets, csv_text, environment, html, json_text
 from mm_metering.errors import (
     CatalogueError,
     FeatureNotInPlan,
@@ -112,7 +112,7 @@ class Site:
     def __init__(self, house: Metering, look: Look) -> None:
         self._house = house
         self._look = look
-        assets()  # MissingExtra and a broken installation show here, not at the first visit
+        environment(), assets()  # MissingExtra and a broken installation show here, not at the first visit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
