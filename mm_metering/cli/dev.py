@@ -190,7 +190,7 @@ def _introduce(metering: Metering, clock: DevClock, url: str, fakes: Mapping[str
     screen, json = console(), "content-type: application/json"
     say(screen, f"{PROGRAM} dev: {metering.summary}")
     say(screen, f"  app        {url}")
-    for route in metering.list_routes().routes[:1]:
+    for route in [each for each in metering.list_routes().routes if each.costs][:1]:
         say(screen, f"             curl -i -X {route.method} -H '{HEADER}: acme' {url}{route.template}")
     if dashboard:
         say(screen, f"  dashboard  {url}{dashboard}")

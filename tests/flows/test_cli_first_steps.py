@@ -13,8 +13,9 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from fastapi import FastAPI
 
-from mm_metering import Metering
+from mm_metering import Metering, from_header
 from mm_metering.cli import dev
 from mm_metering.cli.init import STARTER
 from mm_metering.clock import default_clock, instead_of_system
@@ -144,6 +145,19 @@ def test_it_serves_an_example_with_a_clock_that_is_moved(running: Running) -> No
         assert (page.status_code, "acme" in client.get("/__dev__/dashboard/tenants").text) == (200, True)
     running.process.send_signal(signal.SIGINT)
     assert running.process.wait(30) == 0
+
+
+def test_what_it_says_to_try_is_a_route_of_the_apps(capsys: pytest.CaptureFixture[str]) -> None:
+    """And none of those that FastAPI adds."""
+    metering, app = Metering(), FastAPI()
+    metering.install(app, tenant=from_header("x-org-id"))
+
+    @app.put("/v1/plans/{name}")
+    async def plan(name: str) -> str:
+        return name
+
+    dev._introduce(metering, dev.DevClock(), "http://127.0.0.1:8000", {}, "/dashboard")
+    assert "curl -i -X PUT -H 'x-org-id: acme' http://127.0.0.1:8000/v1/plans/{name}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
