@@ -156,7 +156,7 @@ class _Step:
         self.generation = batch.generation
         self.now_us = batch.now_us
         self.time_ms = time_ms
-        self.entry = f"{max(position_key(data.last)[0] + 1, batch.now_us // 1_000)}-0"  # as a stream's: its time
+        self.entry = f"{position_key(data.last)[0] + 1}-0"
         self.lines: list[bytes] = []
         self.unloaded: set[str] = set()
         self.own_tags: dict[str, bool] = {}

@@ -25,6 +25,9 @@ FORGET_S: Final = 60.0
 """Who has not looked for longer has not seen whether a worker lives."""
 
 
+FIRST_MS: Final = 1_000_000_000_000
+"""No stream has an entry of before 2001."""
+
 LOOK_S: Final = 0.5
 """How long after another look it is looked again whether workers live."""
 LOOKS: Final = int(LEASE_S / LOOK_S) + 2
@@ -46,8 +49,8 @@ class WorkerStatus(_Value):
 
 class ShardStatus(_Value):
     """``folded_at``: when the last fact that is in the ledger came to the stream; ``oldest_at``: the first one that is
-    not, and ``lag_s`` how old that is, by this host's clock against the server's. ``trouble``: why its server did not
-    say so."""
+    not, and ``lag_s`` how old that is, by this host's clock against the server's; None and 0 where counters in memory
+    have no such instants. ``trouble``: why its server did not say so."""
 
     shard: int
     worker: str | None
@@ -247,7 +250,7 @@ class Lookout:
         except MeteringError as error:
             trouble = " ".join(str(error).split())
         lag_s = 0.0 if oldest_at is None else max(0.0, (now - oldest_at).total_seconds())
-        folded_at = None if position == START else _instant(position)
+        folded_at = _instant(position)
         return ShardStatus(
             shard=shard, worker=worker, folded_at=folded_at, oldest_at=oldest_at, lag_s=lag_s, trouble=trouble
         )
@@ -300,6 +303,7 @@ def _at(moment_us: int | None) -> datetime | None:
     return None if moment_us is None else from_micros(moment_us)
 
 
-def _instant(position: str) -> datetime:
-    """When a stream's entry was made, by its server's clock."""
-    return from_micros(position_key(position)[0] * 1_000)
+def _instant(position: str) -> datetime | None:
+    """When a stream's entry was made, by its server's clock. None where entries are counted, as in memory."""
+    made_ms = position_key(position)[0]
+    return from_micros(made_ms * 1_000) if made_ms >= FIRST_MS else None
