@@ -53,10 +53,10 @@ def _entry(name: str, value: Any) -> Iterator[str]:
 
 
 def _methods(owner: type, named: str) -> Iterator[str]:
-    """A table; what is private, or inherited from object, is not in it."""
+    """A table; what is private is not in it."""
     yield "| | |"
     yield "|---|---|"
-    for name, member in sorted(vars(owner).items()):
+    for name, member in inspect.getmembers_static(owner):
         plain = getattr(member, "__func__", member)
         if name.startswith("_") or not (inspect.isfunction(plain) or isinstance(member, property)):
             continue
