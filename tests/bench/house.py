@@ -3,7 +3,7 @@
 Calls and exports are written by the database (``bulk``); everything else goes through the ledger's own methods. Facts
 are said to be stored two seconds after each. Some tenants use much more than others. The months that are over are
 closed, and most of their invoices paid; events have gone to endpoints, a few of which fail. ``python -m
-tests.bench.looks URL`` says how long looking at it takes.
+tests.bench.looks URL`` says how long looking at it takes, ``python -m tests.bench.pages URL`` how long the pages do.
 """
 
 from __future__ import annotations

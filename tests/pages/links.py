@@ -74,9 +74,9 @@ def crawl(base: str, headers: Mapping[str, str] | None = None, *, of_a_kind: int
             is_page = answer.headers["content-type"].startswith("text/html") and not kept
             result.texts[url] = answer.text if is_page else ""
             for each in _below(base, url, answer.text) if is_page else ():
-                if each not in seen and kinds[_kind(each)] < of_a_kind:
+                if each not in seen and kinds[kind_of(each)] < of_a_kind:
                     seen.add(each)
-                    kinds[_kind(each)] += 1
+                    kinds[kind_of(each)] += 1
                     todo.append((each, url))
             if is_page:
                 result.posts |= {urljoin(url, each) for each in Refers(answer.text).posts}
@@ -90,6 +90,6 @@ def _below(base: str, url: str, source: str) -> Iterator[str]:
         yield whole
 
 
-def _kind(url: str) -> object:
+def kind_of(url: str) -> object:
     parts = urlsplit(url)
     return parts.path, tuple(sorted(parse_qs(parts.query, keep_blank_values=True)))
