@@ -1,5 +1,5 @@
-"""``python -m tests.bench.pages URL``: how long each page of the dashboard takes over a ledger that ``tests.bench.house``
-has filled, one page of a kind, by its own ``server-timing``."""
+"""``python -m tests.bench.pages URL``: how long each page of the dashboard takes over a ledger that
+``tests.bench.house`` has filled, one page of a kind, by its own ``server-timing``."""
 
 from __future__ import annotations
 
