@@ -58,7 +58,10 @@ class Resolver:
         method, path, root = scope.get("method", WEBSOCKET), scope["path"], scope.get("root_path")
         if method == "OPTIONS" and any(name == b"access-control-request-method" for name, _ in scope["headers"]):
             return PREFLIGHT
-        return table.find(method, route_path(path, root) if root else path, scope)
+        if not root:
+            return table.find(method, path, scope)
+        below = route_path(path, root)
+        return table.find_beside(method, path, root, scope) if below == path else table.find(method, below, scope)
 
     def table(self) -> Table:
         """The table as of now. The first one is checked against the catalogue: CatalogueError for what is wrong."""
@@ -179,6 +182,13 @@ class Table:
         if fixed is not None and method in fixed:
             return fixed[method]
         return self._search(method, path, scope, known=fixed is not None)
+
+    def find_beside(self, method: str, path: str, root: str, scope: Scope) -> RouteMatch:
+        """Where the path does not begin with the root: Starlette's mounts add to the root what they take off the path,
+        and then find it nowhere in it."""
+        if path in self._exempt:
+            return EXEMPT
+        return walk(self._entries, Request(method, path, root, {**scope, "root_path": ""}))
 
     def _all_methods(self, path: str) -> dict[str, RouteMatch]:
         if path in self._exempt:

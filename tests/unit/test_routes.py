@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import pytest
 from fastapi import APIRouter, FastAPI
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
@@ -236,6 +236,9 @@ def compared_app() -> tuple[FastAPI, Resolver]:
 
 
 @given(path=PATHS, method=st.sampled_from(["GET", "HEAD", "POST", "PUT", "DELETE"]), root=st.sampled_from(["", "/api"]))
+@example(path="/sub/api/things", method="PUT", root="/api")
+@example(path="/sub/api/things", method="GET", root="/api")
+@example(path="/apix", method="GET", root="/api")
 async def test_it_says_what_dispatch_does(path: str, method: str, root: str) -> None:
     """The framework itself is the oracle: its endpoint, or its 404, 405 or redirect."""
     app, routes = compared_app()
