@@ -32,7 +32,7 @@ from mm_metering.core.audit_chain import (
 from mm_metering.core.periods import micros
 from mm_metering.errors import InvalidInput
 
-log = logging.getLogger("mm_metering.audit")
+log: Final = logging.getLogger("mm_metering.audit")
 
 PAGE: Final = 2_000
 ANCHOR_EVERY: Final = timedelta(hours=1)

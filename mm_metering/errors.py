@@ -54,7 +54,7 @@ class Refused(MeteringError):
     def __init__(self, message: str, *, decision: Decision, decisions: tuple[Decision, ...] = ()) -> None:
         super().__init__(message)
         self.decision = decision
-        self.decisions = decisions or (decision,)
+        self.decisions: tuple[Decision, ...] = decisions or (decision,)
 
 
 class QuotaExceeded(Refused):
@@ -166,7 +166,7 @@ class CardDeclined(BillingError):
         way = "ask for another card" if decline_code in HARD_DECLINES else "try again later, or ask for another card"
         super().__init__(f"the card was declined ({decline_code}); {way}")
         self.decline_code = decline_code
-        self.is_final = decline_code in HARD_DECLINES
+        self.is_final: bool = decline_code in HARD_DECLINES
 
 
 HARD_DECLINES = frozenset({"lost_card", "stolen_card", "pickup_card", "fraudulent", "expired_card", "do_not_try_again"})

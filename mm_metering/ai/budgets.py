@@ -36,7 +36,7 @@ from mm_metering.gate.admission import Candidate, Share
 from mm_metering.gate.gate import Gate
 from mm_metering.telemetry.measures import Measures
 
-log = logging.getLogger("mm_metering.ai")
+log: Final = logging.getLogger("mm_metering.ai")
 
 Client = TypeVar("Client")
 
@@ -85,10 +85,10 @@ class Ai:
         self._flush_all = flush_all
         self._ledger = ledger
         self._has_prices = False
-        self.insight = Insight(ledger, catalogue=catalogue, clock=clock)
-        self.prices = Prices.of_catalogue(catalogue.ai_prices)
+        self.insight: Insight = Insight(ledger, catalogue=catalogue, clock=clock)
+        self.prices: Prices = Prices.of_catalogue(catalogue.ai_prices)
         self._candidates = Candidates(catalogue, self.prices, clock=clock)
-        self.holding = Holding(
+        self.holding: Holding = Holding(
             gate,
             ledger,
             self._candidates,

@@ -73,18 +73,18 @@ class AiCall:
         prices: Prices,
     ) -> None:
         self.model = model
-        self.is_fallback = model != asked_model
+        self.is_fallback: bool = model != asked_model
         self.input_tokens = input_tokens
         self.max_output_tokens = max_output_tokens
         self.granted_nanos = granted_nanos
         """What is held of the budget; None where no budget limits it."""
         self.floor_nanos = floor_nanos
         """What its input alone costs: the least that a call costs that was sent."""
-        self.may_write = max_output_tokens > 0
-        self.is_limited = granted_nanos is not None
+        self.may_write: bool = max_output_tokens > 0
+        self.is_limited: bool = granted_nanos is not None
         """Whether some limit of the plan's holds it."""
         self.settled: Settled | None = None
-        self.is_released = False
+        self.is_released: bool = False
         self.tracker: Tracker | None = None
         """How a stream is tracked: set where the call is opened."""
         self.left_behind: Callable[[], None] | None = None

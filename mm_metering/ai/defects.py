@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Literal, TypeAlias
 
-log = logging.getLogger("mm_metering.ai")
+log: Final = logging.getLogger("mm_metering.ai")
 
 Kind: TypeAlias = Literal["unpriced", "contradictory", "no usage", "error body", "unsettled"]
 

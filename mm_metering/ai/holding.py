@@ -32,7 +32,7 @@ from mm_metering.gate.refusals import raise_if_refused
 from mm_metering.telemetry.instruments import RESERVATIONS
 from mm_metering.telemetry.measures import Measures
 
-log = logging.getLogger("mm_metering.ai")
+log: Final = logging.getLogger("mm_metering.ai")
 
 LASTS_US: Final = 600_000_000
 """How long a hold lasts."""

@@ -63,7 +63,7 @@ class PriceList:
             from genai_prices.data import providers
         except ImportError as error:
             raise MissingExtra("ai", "the price list of AI models") from error
-        self.source = f"genai-prices {__version__}"
+        self.source: str = f"genai-prices {__version__}"
         self._providers = list(providers)
         self._by_id = {provider.id: provider for provider in providers}
         self._resellers = {each.id for each in providers if any("/" in model.id for model in each.models)}

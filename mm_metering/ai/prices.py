@@ -132,7 +132,7 @@ class Prices:
         self, own: Iterable[Price] = (), *, price_list: bool = True, allowed: Collection[str] | None = None
     ) -> None:
         self._own = _by_name(own)
-        self.defects = Defects()
+        self.defects: Defects = Defects()
         self._uses_list = price_list
         self._list: PriceList | None = None
         self._missing: MissingExtra | None = None

@@ -117,7 +117,7 @@ class Counts:
     """Reads counts out of a usage block, and remembers whether one of them was none."""
 
     def __init__(self) -> None:
-        self.is_broken = False
+        self.is_broken: bool = False
 
     def of(self, block: object, *names: str) -> int | None:
         """The first of these that is there; None if none is, or if it is no count."""

@@ -27,7 +27,7 @@ class EndpointLimits:
     """``most`` requests a minute of each address; ``now_s`` are seconds of a clock."""
 
     def __init__(self, most: int, *, now_s: Callable[[], float], addresses: int = MAX_ADDRESSES) -> None:
-        self.kept = Kept(now_s, addresses)
+        self.kept: Kept = Kept(now_s, addresses)
         self._item = RateLimitItemPerMinute(most)
         self._limiter = SlidingWindowCounterRateLimiter(self.kept)
 
@@ -50,7 +50,7 @@ class _Windows:
 class Kept(Storage, SlidingWindowCounterSupport):
     """The windows of the keys that came last; a key that is forgotten begins anew."""
 
-    STORAGE_SCHEME = None
+    STORAGE_SCHEME: None = None
 
     def __init__(self, now_s: Callable[[], float], most: int) -> None:
         super().__init__()

@@ -70,7 +70,7 @@ class LocalServer:
     """One use of a directory's server. ``close`` ends the use, not the server while others use it."""
 
     def __init__(self, home: Home, lock: int) -> None:
-        self.url = f"unix://{quote(str(home.socket))}"
+        self.url: str = f"unix://{quote(str(home.socket))}"
         self._lock: int | None = lock
 
     def close(self) -> None:
@@ -151,8 +151,8 @@ class Home:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.log = directory / "server.log"
-        self.socket = directory / "server.sock"
+        self.log: Path = directory / "server.log"
+        self.socket: Path = directory / "server.sock"
         if len(os.fsencode(self.socket)) > MAX_SOCKET_BYTES:
             digest = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
             self.socket = Path(f"/tmp/mm-metering-{os.geteuid()}-{digest}/server.sock")
@@ -210,7 +210,7 @@ class Supervisor:
 
     def __init__(self, home: Home) -> None:
         self.home = home
-        self.server = self.start()
+        self.server: subprocess.Popen[bytes] = self.start()
 
     def start(self) -> subprocess.Popen[bytes]:
         """Starts the server and waits until it answers."""

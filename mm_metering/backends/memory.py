@@ -83,8 +83,8 @@ class MemoryCounters:
 
     def __init__(self, *, shards: int = 1, time_ms: Callable[[], float] | None = None) -> None:
         self.shards = shards
-        self.boot = uuid.uuid4().hex
-        self.data = [Shard() for _ in range(shards)]
+        self.boot: str = uuid.uuid4().hex
+        self.data: list[Shard] = [Shard() for _ in range(shards)]
         self._time_ms = time_ms or _monotonic_ms
         self._lock = threading.Lock()
 

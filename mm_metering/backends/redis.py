@@ -39,7 +39,7 @@ MIN_VERSION: Final = 7
 MENDS: Final = 2
 """How often one call may meet a moved shard or a missing library and be sent again: a new owner may lack it."""
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 
 class Library(NamedTuple):

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 from mm_metering.backends.redis_line import Command, ErrorReply, Line
 from mm_metering.errors import StoreUnavailable
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 MAX_CONNECTIONS: Final = 2
 """Per event loop and shard: one for the batches in flight, one for the drain. Calls are shared, so more would wait as
@@ -87,7 +87,7 @@ class OneServer:
 
     def __init__(self, address: Address) -> None:
         self._address = address
-        self.where = str(address)
+        self.where: str = str(address)
 
     async def owner(self, shard: int) -> Address:
         return self._address
@@ -106,7 +106,7 @@ class Cluster:
     only one whose owner was never known waits for it."""
 
     def __init__(self, seeds: Sequence[Address], *, shards: int, connect: Connect, timeout_s: float) -> None:
-        self.where = f"the cluster at {', '.join(map(str, seeds))}"
+        self.where: str = f"the cluster at {', '.join(map(str, seeds))}"
         self._seeds = tuple(seeds)
         self._shards = shards
         self._connect = connect
@@ -253,7 +253,7 @@ class Lines:
     no call ever reads the reply of another."""
 
     def __init__(self, shard: int, topology: Topology, *, connect: Connect, timeout_s: float) -> None:
-        self.where = topology.where
+        self.where: str = topology.where
         self._shard = shard
         self._topology = topology
         self._connect = connect

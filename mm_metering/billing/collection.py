@@ -50,7 +50,7 @@ from mm_metering.gate.gate import Gate
 from mm_metering.telemetry.instruments import PAYMENTS
 from mm_metering.telemetry.measures import Measures
 
-log = logging.getLogger("mm_metering.worker")
+log: Final = logging.getLogger("mm_metering.worker")
 
 AT_ONCE: Final = 8
 """Invoices on their way at the same time."""

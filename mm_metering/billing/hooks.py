@@ -21,7 +21,7 @@ from mm_metering.core.periods import micros
 from mm_metering.core.schema import suggestion
 from mm_metering.errors import InvalidInput
 
-log = logging.getLogger("mm_metering.worker")
+log: Final = logging.getLogger("mm_metering.worker")
 
 Hook: TypeAlias = Callable[[Notice], Awaitable[None] | None]
 ANY: Final = "*"

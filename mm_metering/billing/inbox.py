@@ -22,7 +22,7 @@ from mm_metering.core.collecting import Standing
 from mm_metering.core.periods import micros
 from mm_metering.errors import BillingError, InvalidInput, InvalidRequest, ProviderRefused, WebhookRefused
 
-log = logging.getLogger("mm_metering.worker")
+log: Final = logging.getLogger("mm_metering.worker")
 
 MAX_BODY: Final = 256 * 1024
 """Bytes of one webhook."""

@@ -97,7 +97,7 @@ class MockBillingAdapter(MockMeters):
         billing_mode: BillingMode = "invoice",
     ) -> None:
         super().__init__(billing_mode)
-        self.clock = clock or SystemClock()
+        self.clock: Clock = clock or SystemClock()
         self.currency = currency
         self.webhook_secret = webhook_secret
         self._happened: list[dict[str, Any]] = []

@@ -61,7 +61,7 @@ class ShadowPlans:
     def __init__(self, ledger: Ledger, *, plans: PlanBook, current: Catalogue, catalogue: Catalogue) -> None:
         check_comparable(catalogue, current)
         check_plans(catalogue, current)
-        self.id = derived_id("shadow", *((name, plan.digest()) for name, plan in catalogue.plans.items()))
+        self.id: str = derived_id("shadow", *((name, plan.digest()) for name, plan in catalogue.plans.items()))
         self.current = current
         self._catalogue = catalogue
         self._ledger = ledger

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
@@ -51,7 +51,7 @@ MOST_TRIES: Final = 10
 class Planned(BaseModel):
     """What holds for a tenant from a later instant on."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
     at: datetime
     plan: str
@@ -63,7 +63,7 @@ class Tenant(BaseModel):
     past_due, unpaid, paused, canceled; its months begin on the day ``anchor_day``; ``planned`` is what is to come, in
     order; ``addons`` says how many it has of each."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
     id: str
     plan: str

@@ -31,7 +31,7 @@ from mm_metering.errors import (
 )
 from mm_metering.gate.plans import PlanBook
 
-log = logging.getLogger("mm_metering.billing")
+log: Final = logging.getLogger("mm_metering.billing")
 
 EVERY: Final = timedelta(minutes=10)
 """How often the worker reports: several times before a provider finalizes a month."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv as _csv
 import sys
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -16,7 +16,7 @@ from mm_metering.cli.show import bar, console, count_tenants, emit, say, table
 from mm_metering.core.schema import money_text
 from mm_metering.metering import Metering
 
-ai = group("What AI calls cost.")
+ai: Final = group("What AI calls cost.")
 
 
 @ai.callback()

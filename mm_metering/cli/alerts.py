@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -15,7 +15,7 @@ from mm_metering.core.collecting import Notice
 from mm_metering.core.periods import from_micros
 from mm_metering.metering import Metering
 
-alerts = group("What was told of usage and of the house.")
+alerts: Final = group("What was told of usage and of the house.")
 
 
 @alerts.command("list")

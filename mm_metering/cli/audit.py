@@ -25,7 +25,7 @@ SHOWN: Final = 10
 """How much of what is broken is printed."""
 
 
-audit = group("Who changed what, and whether that is true.")
+audit: Final = group("Who changed what, and whether that is true.")
 
 
 @audit.command("list")

@@ -25,7 +25,7 @@ Work = Callable[[Metering], Awaitable[T]]
 PROGRAM: Final = "mm-metering"
 PROJECT: Final = "pyproject.toml"
 MAX_USER: Final = 100
-LEDGER_ALONE: Final = {"catalogue": catalogues.seed, "counters": "memory://", "journal": "off"}
+LEDGER_ALONE: Final[dict[str, object]] = {"catalogue": catalogues.seed, "counters": "memory://", "journal": "off"}
 """What is built where the ledger is all that is needed."""
 
 

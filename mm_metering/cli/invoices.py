@@ -32,7 +32,7 @@ NAMED: Final = 5
 
 InvoiceId = Annotated[str, typer.Argument(metavar="INVOICE", help="Its id, as `invoice list` shows it.")]
 
-invoices = group("Preview, issue, explain and take back.")
+invoices: Final = group("Preview, issue, explain and take back.")
 
 
 @invoices.command()

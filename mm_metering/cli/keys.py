@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import typer
 
 from mm_metering.cli.host import run
@@ -11,7 +13,7 @@ from mm_metering.metering import Metering
 from mm_metering.privacy import KeyUse, Rotated
 from mm_metering.vault import VARIABLE
 
-keys = group("The keys of what is encrypted at rest.")
+keys: Final = group("The keys of what is encrypted at rest.")
 
 
 @keys.command("list")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -17,7 +17,7 @@ from mm_metering.core.periods import micros
 from mm_metering.errors import InvalidInput
 from mm_metering.metering import Metering
 
-payments = group("Send invoices to be paid; see how that went.")
+payments: Final = group("Send invoices to be paid; see how that went.")
 
 
 @payments.command("list")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -38,7 +38,7 @@ from mm_metering.metering import Metering
 Row = Sequence[str]
 PlansFile = Annotated[str, typer.Argument(metavar="FILE", help="The plans file, such as plans.toml.")]
 
-plans = group("Write, check, compare and apply plans.")
+plans: Final = group("Write, check, compare and apply plans.")
 plans.command("attack")(attack_plans)
 
 

@@ -20,7 +20,7 @@ from mm_metering.worker.status import Status, settled
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-ALIVE: Final = {True: "yes", False: "NO", None: "not known yet"}
+ALIVE: Final[dict[bool | None, str]] = {True: "yes", False: "NO", None: "not known yet"}
 
 
 def status(

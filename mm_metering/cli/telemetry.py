@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Final
 
 import typer
 
@@ -10,7 +11,7 @@ from mm_metering.cli.options import group
 from mm_metering.telemetry.alarms import rules
 from mm_metering.telemetry.grafana import dashboard
 
-telemetry = group("What watches a deployment.")
+telemetry: Final = group("What watches a deployment.")
 
 
 @telemetry.command()

@@ -7,7 +7,7 @@ import json as _json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, Annotated, Any, Final
 
 import typer
 
@@ -22,7 +22,7 @@ from mm_metering.core.tenancy import TenantRow, plan_name
 from mm_metering.core.zones import zone_name
 from mm_metering.metering import Metering
 
-tenants = group("Tenants, their plans and states, and what is kept of them.")
+tenants: Final = group("Tenants, their plans and states, and what is kept of them.")
 tenants.command()(subscriptions.show)
 tenants.command("set-plan")(subscriptions.set_plan)
 for _command in (subscriptions.override, subscriptions.suspend, subscriptions.resume, subscriptions.cancel):

@@ -32,7 +32,7 @@ FIXED: Final = ("api_calls", "ai_requests", "ai_tokens", "webhook_deliveries", "
 """What each day has, whatever the catalogue."""
 
 
-usage = group("What was used: show, correct, bring in and take out.")
+usage: Final = group("What was used: show, correct, bring in and take out.")
 First = Annotated[str, typer.Option("--from", metavar="DAY", help="The first day, such as 2024-01-15.")]
 Last = Annotated[str, typer.Option("--to", metavar="DAY", help="The last day, included.")]
 Format = Annotated[str, typer.Option("--format", help="ndjson or csv; else by the file's name.")]

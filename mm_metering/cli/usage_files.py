@@ -43,8 +43,8 @@ class Source:
         self._file = file
         self._form: Format = form
         self._begun = line > 0
-        self.offset = offset
-        self.line = line
+        self.offset: int = offset
+        self.line: int = line
         self.stop = False
 
     def __iter__(self) -> Iterator[Item]:

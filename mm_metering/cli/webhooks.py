@@ -32,7 +32,7 @@ ENDPOINT: Final = "ep_"
 
 EndpointId = Annotated[str, typer.Argument(metavar="ENDPOINT", help="Its id, ep_…")]
 
-webhooks = group("Tenants' endpoints, and what they are sent.")
+webhooks: Final = group("Tenants' endpoints, and what they are sent.")
 
 
 @webhooks.command("list")

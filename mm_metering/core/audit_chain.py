@@ -132,7 +132,7 @@ class Outside:
     """The entries from before the chain, in order of their ids. Its first link is chained to them."""
 
     def __init__(self) -> None:
-        self.entries = 0
+        self.entries: int = 0
         self._digest = sha256(b"mm-metering audit")
 
     def add(self, links: Iterable[Link]) -> None:
@@ -162,8 +162,8 @@ class Walk:
         self._outside = outside or Outside()
         self._seq, self._mac = 0, self._outside.mac
         self._missing: set[str] = set()
-        self.entries = 0
-        self.signed = 0
+        self.entries: int = 0
+        self.signed: int = 0
 
     def page(self, links: Sequence[Link]) -> Iterator[Broken]:
         """Links in order of ``seq``."""

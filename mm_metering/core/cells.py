@@ -89,8 +89,8 @@ class Calendar:
     """Where a tenant's facts belong: its zone's days and its plan segments. It remembers the last day that it found."""
 
     def __init__(self, timezone: str, segments: Sequence[Segment]) -> None:
-        self.zone = zone(timezone)
-        self.segments = tuple(segments)
+        self.zone: tzinfo = zone(timezone)
+        self.segments: tuple[Segment, ...] = tuple(segments)
         self._starts = [segment.starts_us for segment in segments]
         self._day: tuple[int, int, date] = (0, 0, date(1970, 1, 1))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal, localcontext
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -32,7 +32,7 @@ class LimitShadow(BaseModel):
     ``allowed_then`` is the most of ``refused`` that would have been let in; a rate never says.
     """
 
-    model_config = ConfigDict(frozen=True, strict=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, strict=True)
 
     meter: str
     window: str
@@ -67,7 +67,7 @@ class ShadowReport(BaseModel):
     plan, or with nothing to be billed. ``missing_plans`` and ``own_plans`` as in a ``Simulation``: they stay as they
     are."""
 
-    model_config = ConfigDict(frozen=True, strict=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, strict=True)
 
     as_of: datetime
     currency: str

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal, localcontext
 from heapq import nlargest
-from typing import Final, TypeAlias
+from typing import ClassVar, Final, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
@@ -28,7 +28,7 @@ class Amounts(BaseModel):
     """Before tax and credit, in the catalogue's currency: under the stored plans, under the new ones, and under the new
     ones with the refused demand that they have room for. A difference is against ``before``."""
 
-    model_config = ConfigDict(frozen=True, strict=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, strict=True)
 
     before: Money
     after: Money
@@ -70,7 +70,7 @@ class Simulation(BaseModel):
     what was not counted so far: they have no usage here, or another one than they will have.
     """
 
-    model_config = ConfigDict(frozen=True, strict=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, strict=True)
 
     start: str
     end: str

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, localcontext
-from typing import Final
+from typing import ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict
 
@@ -37,7 +37,7 @@ _COUNTS: Final = {
 class LevelUse(BaseModel):
     """A level over some days: as it was at their end, at its highest, and its mean over time."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     last: int
     peak: int
@@ -53,7 +53,7 @@ class UsageSnapshot(BaseModel):
     usage.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     id: str
     tenant: str
@@ -83,7 +83,7 @@ class UsageRange(UsageSnapshot):
 class ResourceUse(BaseModel):
     """What was used of a meter and resource over some days: units or money, in so many facts, at what provider cost."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     meter: str
     resource: str

@@ -36,7 +36,7 @@ from mm_metering.errors import (
 if TYPE_CHECKING:
     from mm_metering.metering import Metering
 
-log = logging.getLogger("mm_metering.dashboard")
+log: Final = logging.getLogger("mm_metering.dashboard")
 
 MAX_FORM: Final = 65_536
 MAX_SAID: Final = 1_000

@@ -23,7 +23,7 @@ class Quota(Asking):
     def __init__(self, meter: str, quantity: int) -> None:
         self.meter = meter
         self.quantity = quantity
-        self.asks = (Wish("", "", quantity, meter=meter),)
+        self.asks: tuple[Wish, ...] = (Wish("", "", quantity, meter=meter),)
 
     def __repr__(self) -> str:
         return f"quota({self.meter!r}, {self.quantity})"

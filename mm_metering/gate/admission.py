@@ -98,11 +98,11 @@ class Admission:
         facts: tuple[Fact, ...] = (),
         degraded: bool = False,
     ) -> None:
-        self.tenant = tenant
-        self.plan = plan
-        self.allowed = allowed
-        self.degraded = degraded
-        self.taken_back = False
+        self.tenant: str = tenant
+        self.plan: str = plan
+        self.allowed: bool = allowed
+        self.degraded: bool = degraded
+        self.taken_back: bool = False
         self._decisions = decisions
         self._facts = facts
 

@@ -12,7 +12,7 @@ from mm_metering import failpoints
 from mm_metering.gate.coalesce import Lane
 from mm_metering.gate.journal_file import Directory, Found, Item
 
-log = logging.getLogger("mm_metering.gate")
+log: Final = logging.getLogger("mm_metering.gate")
 
 ADOPT_S: Final = 5.0
 """How often a running process looks for files that nobody holds."""

@@ -42,7 +42,7 @@ from mm_metering.gate.pulse import Fate as Ended
 from mm_metering.gate.pulse import Pulse
 from mm_metering.telemetry.measures import Measures
 
-log = logging.getLogger("mm_metering.gate")
+log: Final = logging.getLogger("mm_metering.gate")
 
 POLL_S: Final = 0.1
 """How often an unconfirmed journal asks how far the ledger is."""
@@ -77,10 +77,10 @@ class Lane:
         pulse: Pulse | None = None,
     ) -> None:
         self.shard = shard
-        self.generation = 0
-        self.down = False
+        self.generation: int = 0
+        self.down: bool = False
         self._known = 0
-        self.journal = journal or Journal()
+        self.journal: Journal = journal or Journal()
         self._pulse = pulse or Pulse(Measures(), "")
         self.loads: dict[tuple[str, str], asyncio.Task[bool]] = {}
         self._counters = counters

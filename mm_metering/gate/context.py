@@ -103,14 +103,14 @@ class Bound:
         admission: Admission | None = None,
         is_final: bool = False,
     ) -> None:
-        self.meter = meter
-        self.tenant = tenant
-        self.route = route
-        self.pending = pending
-        self.joined = joined
-        self.is_final = is_final
+        self.meter: Meter = meter
+        self.tenant: str = tenant
+        self.route: str = route
+        self.pending: tuple[Wish, ...] = pending
+        self.joined: tuple[Mark, ...] = joined
+        self.is_final: bool = is_final
         self.admission = admission
-        self.taken = [] if admission is None else [admission]
+        self.taken: list[Admission] = [] if admission is None else [admission]
         self.added: dict[Wish, int] = {}
         self.unsettled: dict[str, Callable[[], None]] = {}
 

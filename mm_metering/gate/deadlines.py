@@ -41,8 +41,8 @@ class Deadline:
     __slots__ = ("_handle", "_loop", "_task", "is_over", "seconds")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
-        self.seconds = seconds
-        self.is_over = False
+        self.seconds: float = seconds
+        self.is_over: bool = False
         self._loop = loop
         self._task = asyncio.current_task(loop)
         self._handle: asyncio.Handle = loop.call_later(seconds, self._end, LAST_TURNS)

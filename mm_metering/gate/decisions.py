@@ -46,13 +46,13 @@ class Granted(Admission):
     __slots__ = ("_fact_id", "_now_us", "_view", "asked", "states")
 
     def __init__(self, view: View, asked: Prepared, states: Sequence[State], fact_id: str, now_us: int) -> None:
-        self.tenant = view.tenant
-        self.plan = view.plan
+        self.tenant: str = view.tenant
+        self.plan: str = view.plan
         self.allowed = True
         self.degraded = self.taken_back = False
         self._view = view
-        self.asked = asked
-        self.states = states
+        self.asked: Prepared = asked
+        self.states: Sequence[State] = states
         self._fact_id = fact_id
         self._now_us = now_us
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,7 +16,7 @@ from mm_metering.gate.admission import Admission
 class ConsideredLimit(BaseModel):
     """One limit: its numbers, and why it allows or refuses."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
     decision: Decision
     words: str
@@ -26,7 +26,7 @@ class RequestExplanation(BaseModel):
     """``asked``: what the request would use of each meter. ``limits``: those that were looked at, refused ones first,
     then the closest; a meter of ``asked`` without one is unlimited."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
     tenant: str
     plan: str

@@ -11,7 +11,7 @@ from mm_metering.core.decision import Decision
 from mm_metering.core.refusals import sentence
 from mm_metering.telemetry.spans import log_keys
 
-log = logging.getLogger("mm_metering.refused")
+log: Final = logging.getLogger("mm_metering.refused")
 
 MOST: Final = 10_000
 """Most that are remembered: past it the oldest may be said again."""

@@ -30,9 +30,9 @@ class Waiter:
     __slots__ = ("allow", "future", "op", "told")
 
     def __init__(self, op: Op, allow: bool, future: asyncio.Future[Outcome]) -> None:  # noqa: FBT001 - one per request
-        self.op = op
-        self.allow = allow
-        self.future = future
+        self.op: Op = op
+        self.allow: bool = allow
+        self.future: asyncio.Future[Outcome] = future
         self.told: Fate | None = None
 
     @property

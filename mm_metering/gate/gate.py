@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 from mm_metering import failpoints
 from mm_metering.backends.counters import (
@@ -68,7 +68,7 @@ from mm_metering.gate.windows import PlanWindows, Prepared, counted_meters, new_
 from mm_metering.telemetry.instruments import JOURNAL_AGE, JOURNAL_DEPTH, OUTAGE
 from mm_metering.telemetry.measures import Measures
 
-log = logging.getLogger("mm_metering.gate")
+log: Final = logging.getLogger("mm_metering.gate")
 
 LOAD_RETRY_S = 0.02
 LOAD_PATIENCE = 15
@@ -124,7 +124,7 @@ class Gate:
         self._fresh: set[str] | None = None
         self._windows: dict[tuple[str, str, int], PlanWindows] = {}
         self._reports = Reports(new_id())
-        self.observed = self._observed_by(measures or Measures(), store)
+        self.observed: Observed = self._observed_by(measures or Measures(), store)
         self._first_refusals = FirstRefusals()
         self._not_loaded = Seldom(log, "tenants not loaded in time")
         self.chores: list[Callable[[], Awaitable[object]]] = []

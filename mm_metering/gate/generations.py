@@ -11,7 +11,7 @@ from mm_metering.backends.counters import Counters
 from mm_metering.backends.ledger import Ledger
 from mm_metering.errors import StoreUnavailable
 
-log = logging.getLogger("mm_metering.gate")
+log: Final = logging.getLogger("mm_metering.gate")
 
 GRACE_MS: Final = 300
 """How long a new generation stays shut, so that every process can replay its journal first."""

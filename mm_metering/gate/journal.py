@@ -18,7 +18,7 @@ from typing import Final
 from mm_metering.backends.counters import position_key
 from mm_metering.gate.journal_file import MAX_FILE_BYTES, Acked, Item, JournalFile
 
-log = logging.getLogger("mm_metering.gate")
+log: Final = logging.getLogger("mm_metering.gate")
 
 IN_MEMORY: Final = 100_000
 """Beyond this many unconfirmed facts further ones go to a file instead of memory, and come back when there is room."""
@@ -33,7 +33,7 @@ class Journal:
     """One per lane; touched by its event loop alone. ``create`` begins a file for a session, "" for none."""
 
     def __init__(self, create: Callable[[str], JournalFile] | None = None, process: str = "") -> None:
-        self.facts = 0
+        self.facts: int = 0
         self._acked: deque[Acked] = deque()
         self._pending: deque[Item] = deque()
         self._create = create

@@ -24,7 +24,7 @@ from zlib import crc32
 
 from mm_metering import failpoints
 
-log = logging.getLogger("mm_metering.gate")
+log: Final = logging.getLogger("mm_metering.gate")
 
 VERSION: Final = 1
 MAX_FILE_BYTES: Final = 8 * 2**20
@@ -80,8 +80,8 @@ class JournalFile:
 
     def __init__(self, path: Path, descriptor: int, *, size: int = 0) -> None:
         self.path = path
-        self.size = size
-        self.parts = 1
+        self.size: int = size
+        self.parts: int = 1
         """How many journals hold facts of it: it goes when the last one lets go."""
         self.is_damaged = False
         self._descriptor = descriptor

@@ -7,10 +7,11 @@ import logging
 import os
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Final
 
 from mm_metering.gate.journal_file import Directory
 
-log = logging.getLogger("mm_metering.gate")
+log: Final = logging.getLogger("mm_metering.gate")
 
 BESIDE = "the one beside it"
 """The name of a ledger whose files lie next to it: both may be moved together."""

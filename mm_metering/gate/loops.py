@@ -33,7 +33,7 @@ class Loops:
     def __init__(self, make: Callable[[int], Lane]) -> None:
         self._make = make
         self._states = PerLoop(LoopState)
-        self.here = self._states.here
+        self.here: Callable[[], LoopState] = self._states.here
 
     def lane(self, shard: int) -> Lane:
         """This loop's."""

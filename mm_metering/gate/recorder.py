@@ -55,7 +55,7 @@ class Recorder:
         self._catalogue = catalogue
         self._clock = clock
         self._new_id = new_id
-        self.stating = Stating(catalogue, new_id)
+        self.stating: Stating = Stating(catalogue, new_id)
 
     async def record(self, event: UsageEvent) -> Outcome:
         """Records one event; EventConflict if its id was used for another payload. The first one stays."""

@@ -46,15 +46,15 @@ class View:
     )
 
     def __init__(self, tenant: str, row: TenantRow | None, windows: PlanWindows, *, shard: int, now_us: int) -> None:
-        self.tenant = tenant
-        self.row = row
-        self.plan = windows.plan
-        self.windows = windows
-        self.shard = shard
+        self.tenant: str = tenant
+        self.row: TenantRow | None = row
+        self.plan: str = windows.plan
+        self.windows: PlanWindows = windows
+        self.shard: int = shard
         index = row.segment_index(now_us) if row else 0
-        self.refused_as = REFUSED_AS.get(row.segments[index].status, "") if row else ""
-        self.starts_us = row.segments[index].starts_us if row and index else 0
-        self.valid_until_us = (row.next_change_us(now_us) if row else None) or FOREVER_US
+        self.refused_as: str = REFUSED_AS.get(row.segments[index].status, "") if row else ""
+        self.starts_us: int = row.segments[index].starts_us if row and index else 0
+        self.valid_until_us: int = (row.next_change_us(now_us) if row else None) or FOREVER_US
         self._revision = row.revision * SEGMENTS + index if row else 0
         self._quoted = quoted(tenant)
         self._tag = (-1, "")

@@ -9,7 +9,7 @@ from datetime import datetime, tzinfo
 from decimal import Decimal
 from typing import Final, NamedTuple
 
-from mm_metering.core.catalogue import AI_COST_METER, AiPolicy, Catalogue, Limit, Meter, Plan
+from mm_metering.core.catalogue import AI_COST_METER, AiPolicy, AlertRules, Catalogue, Limit, Meter, Plan
 from mm_metering.core.facts import Count, Fact, quoted, rest
 from mm_metering.core.identity import resource_name
 from mm_metering.core.limits import UNBOUNDED, Line, Slot, window_start
@@ -100,9 +100,9 @@ class PlanWindows:
         *,
         observed: Observed | None = None,
     ) -> None:
-        self.plan = plan.name if plan else ""
-        self.ai = (plan.ai if plan else None) or AiPolicy()
-        self.alerts = (plan.alerts if plan else None) or catalogue.alerts
+        self.plan: str = plan.name if plan else ""
+        self.ai: AiPolicy = (plan.ai if plan else None) or AiPolicy()
+        self.alerts: AlertRules = (plan.alerts if plan else None) or catalogue.alerts
         self.zone = zone
         self._anchor = anchor
         self._observed = observed

@@ -174,34 +174,36 @@ class Metering(  # what leans on another stands before it
         telemetry: Telemetry | None = None,
     ) -> None:
         measures = self._measures = Measures(telemetry)
-        self.catalogue = catalogues.load(catalogue)
-        self.clock = clock or default_clock()
+        self.catalogue: Catalogue = catalogues.load(catalogue)
+        self.clock: Clock = clock or default_clock()
         self.grace = grace
-        self.places = (_place(counters), _place(ledger))
-        self.counters = open_counters(counters, frozen=self.clock.frozen) if isinstance(counters, str) else counters
-        self.ledger = open_ledger(ledger) if isinstance(ledger, str) else ledger
+        self.places: tuple[str, str] = (_place(counters), _place(ledger))
+        self.counters: Counters = (
+            open_counters(counters, frozen=self.clock.frozen) if isinstance(counters, str) else counters
+        )
+        self.ledger: Ledger = open_ledger(ledger) if isinstance(ledger, str) else ledger
         self._apply = apply
         self._versions = {}
         self._opening = None
         self._open = False
         self._lock = threading.Lock()
         self._portal = Portal()
-        self.notes = Notes(measures)
-        self.endpoint_guard = EndpointGuard(
+        self.notes: Notes = Notes(measures)
+        self.endpoint_guard: EndpointGuard = EndpointGuard(
             endpoint_rules or EndpointRules(), now_s=lambda: self.clock.now().timestamp()
         )
-        self.callers = Callers()
+        self.callers: Callers = Callers()
         self._hosts = []
         self._apps = []
         self._soon = set()
         self._journal = journal_directory(journal, counters=_url(counters), ledger=_url(ledger))
-        plans = self.plans = PlanBook(self.ledger, proration=self.catalogue.changes.proration)
+        self.plans: PlanBook = PlanBook(self.ledger, proration=self.catalogue.changes.proration)
         self._drain = Drain(self.counters, self.ledger, self._defaults, now_us=micros_of(self.clock))
-        self.gate = Gate(
+        self.gate: Gate = Gate(
             self.counters,
             self.ledger,
             catalogue=self.catalogue,
-            plans=plans,
+            plans=self.plans,
             clock=self.clock,
             drain=self._drain,
             new_id=new_id,
@@ -224,12 +226,12 @@ class Metering(  # what leans on another stands before it
         self._invoices = Invoices(
             self.ledger,
             rules=Rules(self.catalogue.currency, grace=grace),
-            plans=plans,
+            plans=self.plans,
             clock=self.clock,
             new_id=new_id,
             tax=tax,
         )
-        self.ai = Ai(
+        self.ai: Ai = Ai(
             self.gate,
             catalogue=self.catalogue,
             clock=self.clock,
@@ -243,20 +245,20 @@ class Metering(  # what leans on another stands before it
             ledger=self.ledger,
             measures=measures,
         )
-        self._what_if = WhatIf(self.ledger, plans=plans, catalogue=self.catalogue)
+        self._what_if = WhatIf(self.ledger, plans=self.plans, catalogue=self.catalogue)
         self._shadow = None if shadow is None else self._shadow_of(catalogues.load(shadow))
         self._subscriptions = Subscriptions(
             self.gate,
             self.ledger,
             catalogue=self.catalogue,
-            plans=plans,
+            plans=self.plans,
             clock=self.clock,
             defaults=self._defaults,
             versions=lambda: self._versions,
             act=self.act,
             own_prices=billing_mode == "invoice",
         )
-        self.billing = Payments(
+        self.billing: Payments = Payments(
             billing,
             ledger=self.ledger,
             subscriptions=self._subscriptions,
@@ -264,7 +266,7 @@ class Metering(  # what leans on another stands before it
             usage=self,
             act=self.act,
         )
-        self.webhooks = Webhooks(
+        self.webhooks: Webhooks = Webhooks(
             self.ledger,
             clock=self.clock,
             vault=vault,
@@ -354,7 +356,7 @@ class Metering(  # what leans on another stands before it
         blocks: Mapping[str, int] = {} if watch is None else watch.blocks
         now_us = micros_of(self.clock)
         self._jobs = Jobs(self.ledger, [*self._all_jobs(watch)], worker=leases.worker, now_us=now_us, measures=measures)
-        self.reconciler = Reconciler(self.counters, self.ledger, self.gate, self._drain, now_us=now_us)
+        self.reconciler: Reconciler = Reconciler(self.counters, self.ledger, self.gate, self._drain, now_us=now_us)
         self._worker = Worker(
             self._drain,
             leases,
@@ -364,7 +366,7 @@ class Metering(  # what leans on another stands before it
             webhooks=self.webhooks.dispatcher,
             shards=self.counters.shards,
         )
-        self.monitor = Monitor(
+        self.monitor: Monitor = Monitor(
             self.counters,
             self.ledger,
             self._drain,

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager
 from datetime import timedelta
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar
 
 import uuid_utils
 
@@ -63,7 +63,7 @@ from mm_metering.worker.processes import command_lines
 from mm_metering.worker.runner import Worker
 from mm_metering.worker.status import Lookout
 
-log = logging.getLogger("mm_metering")
+log: Final = logging.getLogger("mm_metering")
 
 T = TypeVar("T")
 SETTLE_S = 10.0

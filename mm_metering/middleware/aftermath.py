@@ -11,7 +11,7 @@ from mm_metering.errors import MeteringError
 from mm_metering.gate.admission import Admission
 from mm_metering.gate.context import Bound, Meter
 
-log = logging.getLogger("mm_metering.middleware")
+log: Final = logging.getLogger("mm_metering.middleware")
 
 SETTLE_S: Final = 10.0
 
@@ -20,7 +20,7 @@ class Aftermath:
     """Each step is a task of its own: it outlives the request's task, which is cancelled when its client goes away."""
 
     def __init__(self, meter: Meter) -> None:
-        self.failed = 0
+        self.failed: int = 0
         self._meter = meter
         self._uncounted: dict[int, frozenset[str]] = {}
         self._running: set[asyncio.Task[None]] = set()

@@ -26,7 +26,7 @@ from mm_metering.middleware.reading import never_metered, routes_of
 from mm_metering.middleware.routes import Resolver
 from mm_metering.middleware.shapes import HeaderStyle, Shape, Style
 
-log = logging.getLogger("mm_metering.middleware")
+log: Final = logging.getLogger("mm_metering.middleware")
 
 SEEN: Final = "mm_metering.seen"
 """Scope key: the meters that have looked at this request already, so that none counts it twice."""
@@ -126,15 +126,15 @@ class MeteringMiddleware:
     ) -> None:
         self.app = app
         self.meter = metering
-        self.answers = Answers(
+        self.answers: Answers = Answers(
             metering, metering.notes, Style(headers, error_shapes or {}), tenants.challenge_of(tenant)
         )
-        self.later = Aftermath(metering)
-        self.routes = Resolver(app, lambda: metering.catalogue, _paths(exempt), metering.notes.met)
+        self.later: Aftermath = Aftermath(metering)
+        self.routes: Resolver = Resolver(app, lambda: metering.catalogue, _paths(exempt), metering.notes.met)
         self.tenant = tenant
         metering.callers.join(self)
         self._alone = (metering,)
-        self.is_open = False
+        self.is_open: bool = False
         self._free = frozenset((*metering.catalogue.exempt, *_paths(exempt)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

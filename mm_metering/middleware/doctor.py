@@ -15,7 +15,7 @@ from mm_metering.middleware.routes import Resolver
 from mm_metering.telemetry.instruments import FINDINGS
 from mm_metering.telemetry.measures import Measures
 
-log = logging.getLogger("mm_metering.middleware")
+log: Final = logging.getLogger("mm_metering.middleware")
 
 NOTES_AT_MOST: Final = 100
 MISREAD: Final = frozenset({"0.137.0", "0.137.1"})
@@ -30,7 +30,7 @@ class Notes:
     def __init__(self, measures: Measures | None = None) -> None:
         self._texts: dict[str, Kind] = {}
         measures = measures or Measures()
-        self.met = measures.routes.add
+        self.met: Callable[[str], None] = measures.routes.add
         """A template that requests meet: metrics may tell usage by it."""
         self._noticed = measures.tally(FINDINGS)
         self._noticed.begin(*get_args(Kind))

@@ -68,7 +68,7 @@ class Leaf:
         self.fixed = fixed
         self._is_websocket = is_websocket
         self.matches: dict[str, RouteMatch] = {}
-        self.otherwise = RouteMatch(Kind.METHOD_NOT_ALLOWED)
+        self.otherwise: RouteMatch = RouteMatch(Kind.METHOD_NOT_ALLOWED)
         self._match = regex.match
         self._literal = literal
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -20,7 +20,7 @@ class RouteCost(BaseModel):
     """``costs``: units by meter; empty where nothing is counted. ``measured``: meters' events that are known only when
     the response was sent. ``behind``: the route that comes first, where no request reaches this one."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
     method: str
     template: str
@@ -33,7 +33,7 @@ class RouteCost(BaseModel):
 class RouteList(BaseModel):
     """``unused``: keys of [routes] and exempt paths that match nothing."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
     routes: tuple[RouteCost, ...]
     unused: tuple[str, ...]

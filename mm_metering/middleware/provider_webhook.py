@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from mm_metering.errors import StoreUnavailable, WebhookRefused
 
-log = logging.getLogger("mm_metering")
+log: Final = logging.getLogger("mm_metering")
 
 Take = Callable[[bytes, Mapping[str, str]], Awaitable[object]]
 REFUSED: Final = {"error": "this is no webhook that is taken here"}

@@ -60,7 +60,7 @@ class Reader:
         self.lists: list[Sequence[object]] = []
         self.listed: dict[tuple[str, str], Listed] = {}
         self.paths: set[str] = set()
-        self.is_conditional = False
+        self.is_conditional: bool = False
         self._costs = costs
         self._exempt = exempt
         self._methods_of = methods_of

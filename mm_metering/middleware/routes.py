@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
 from starlette.types import ASGIApp, Scope
 
@@ -27,9 +28,9 @@ from mm_metering.middleware.matches import (
     RouteMatch,
     plain_key,
 )
-from mm_metering.middleware.reading import Reader
+from mm_metering.middleware.reading import Listed, Reader
 
-log = logging.getLogger("mm_metering.middleware")
+log: Final = logging.getLogger("mm_metering.middleware")
 
 _SHOWN_ROUTES = 20
 
@@ -95,7 +96,7 @@ class Table:
         reader = Reader(costs, exempt, self._methods_of, self.marked)
         entries = reader.entries(app, "", exempt=False)
         self._entries: Entries = (reader.opaque(UNMATCHED, ""),) if entries is None else entries
-        self.listed = reader.listed
+        self.listed: dict[tuple[str, str], Listed] = reader.listed
         self._is_conditional = reader.is_conditional
         self._sizes = [(each, len(each)) for each in reader.lists]
         paths = set() if reader.is_conditional else {*reader.paths, *exempt}

@@ -21,7 +21,7 @@ from mm_metering.core.identity import tenant_id
 from mm_metering.errors import InvalidInput, InvalidTenant, UnknownTenant
 from mm_metering.middleware.owners import Owners
 
-log = logging.getLogger("mm_metering.middleware")
+log: Final = logging.getLogger("mm_metering.middleware")
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}", re.ASCII)
 _CHALLENGE: Final = 'ApiKey realm="api"'

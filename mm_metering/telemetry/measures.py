@@ -19,8 +19,8 @@ class Measures:
     """``options``: what the host says. An instrument that nobody adds to and nobody answers for has no series."""
 
     def __init__(self, options: Telemetry | None = None) -> None:
-        self.options = options or Telemetry()
-        self.spans = Spans(self.options)
+        self.options: Telemetry = options or Telemetry()
+        self.spans: Spans = Spans(self.options)
         self.routes: set[str] = set()
         """Templates of the host's routes: by no other resource may usage be told, since a path may name somebody."""
         self._tallies: dict[Instrument, Tally] = {}

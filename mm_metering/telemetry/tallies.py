@@ -17,7 +17,7 @@ class Cell:
     __slots__ = ("n",)
 
     def __init__(self) -> None:
-        self.n = 0
+        self.n: int = 0
 
 
 class Tally:

@@ -20,7 +20,7 @@ import pytest
 from mm_metering.billing.adapter import BillingAdapter, BillingCustomer, BillingInvoice, PaymentMethod
 from mm_metering.errors import ActionRequired, BillingError, CardDeclined, InvalidInput, InvalidRequest
 
-ITEMS = (
+ITEMS: tuple[Mapping[str, object], ...] = (
     {"description": "Pro Plan - January 2024", "quantity": 1, "unit_price": "99.00"},
     {"description": "Additional API calls", "quantity": 1000, "unit_price": "0.01"},
 )

@@ -102,7 +102,7 @@ class Process:
         self.counters = counters
         self.name = name
         self.generation = generation
-        self.seq = 0
+        self.seq: int = 0
 
     async def send(self, *ops: Op, seq: int | None = None, now_us: int = NOON_US) -> Answer:
         if seq is None:

@@ -24,7 +24,11 @@ OPERATOR: Final = "dashboard:ana"
 FINISHED: Final = "report.finished"
 LATELY: Final = 11
 """Days ago since when each day is lived in full."""
-BUDGETS: Final = {"daily_budget": "15.00", "monthly_budget": "260.00", "budgets": {"feature:chat": {"daily": "2.00"}}}
+BUDGETS: Final[dict[str, object]] = {
+    "daily_budget": "15.00",
+    "monthly_budget": "260.00",
+    "budgets": {"feature:chat": {"daily": "2.00"}},
+}
 TAKES: Final = 4
 DECLINES, LACKS = "pm_card_chargeDeclined", "pm_card_chargeDeclinedInsufficientFunds"
 

@@ -56,7 +56,10 @@ HOSTILE: Final = (
 """Names that a page, a link or a spreadsheet could take for something else; one of them is written from the right."""
 AI_CALL, AI_TOKEN = "ai_call", "ai_token"
 ROUTES: Final = ("GET /v1/orders", "GET /v1/orders/{id}", "POST /v1/orders", "POST /v1/search", "GET /v1/stock")
-RESOURCES: Final = {"api_call": ROUTES, "export": ("report_pdf", "report_csv", "orders_csv")}
+RESOURCES: Final[dict[str, tuple[str, ...]]] = {
+    "api_call": ROUTES,
+    "export": ("report_pdf", "report_csv", "orders_csv"),
+}
 MODELS: Final = (("gpt-4", "0.031"), ("claude-3-haiku", "0.0021"), ("gpt-3.5-turbo", "0.0014"))
 """Each with what a call costs, in USD."""
 OFTEN: Final = (5, 3, 2)

@@ -17,7 +17,7 @@ from decimal import Decimal, localcontext
 from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, TypeAlias, cast
+from typing import Any, ClassVar, Final, NamedTuple, TypeAlias, cast
 
 from pydantic import BaseModel, ConfigDict
 
@@ -46,7 +46,7 @@ class ScenarioMonth(BaseModel):
     """A month of a group's tenants together, before tax and credit: ``total`` = fees + overage + other. ``other`` is
     what else stands on their invoices, such as a minimum. ``refused``: units that did not fit, by meter."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
     period: str
     group: str
@@ -61,7 +61,7 @@ class ScenarioMonth(BaseModel):
 class Unexpected(BaseModel):
     """A total that is not what the scenario expects."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
     period: str
     group: str
@@ -72,7 +72,7 @@ class Unexpected(BaseModel):
 class ScenarioResult(BaseModel):
     """Months in order, in each the groups as the scenario has them."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
     currency: str
     months: tuple[ScenarioMonth, ...]

@@ -45,7 +45,7 @@ class WebhookSink:
     def __init__(self) -> None:
         self.events: list[SunkEvent] = []
         self.refused: list[str] = []
-        self.attempts = 0
+        self.attempts: int = 0
         self._secrets: list[str] = []
         self._failures: list[int] = []
         self._metering: Metering | None = None

@@ -100,7 +100,7 @@ class Backfill:
         self._waiting: dict[str, Fact] = {}
         self._settled_s = 0.0
         self._known = tally.read
-        self.tally = tally._replace(read=tally.settled)
+        self.tally: BackfillTally = tally._replace(read=tally.settled)
 
     async def run(self, events: Events, progress: Callable[[BackfillTally], None]) -> BackfillTally:
         """Takes ``events``, of which the first is number ``tally.settled`` + 1. ``progress`` hears of each batch that

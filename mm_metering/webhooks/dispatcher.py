@@ -27,11 +27,12 @@ from mm_metering.errors import MeteringError
 from mm_metering.gate.keyring import Keyring
 from mm_metering.telemetry.instruments import DELIVERIES
 from mm_metering.telemetry.measures import Measures
+from mm_metering.telemetry.tallies import Tally
 from mm_metering.webhooks.answers import Answer
 from mm_metering.webhooks.messages import is_metered
 from mm_metering.webhooks.signing import sign
 
-log = logging.getLogger("mm_metering.webhooks")
+log: Final = logging.getLogger("mm_metering.webhooks")
 
 UNSENDABLE: Final = "webhook_unsendable"
 """The kind of alert for an endpoint (its subject) that cannot be sent to for a reason of our own: a key, an extra."""
@@ -80,7 +81,7 @@ class Dispatcher:
         self.unsendable: set[str] | None = None
         """Endpoints with an open alert, once they were asked for."""
         self.keyring = keyring
-        self.attempted = (measures or Measures()).tally(DELIVERIES)
+        self.attempted: Tally = (measures or Measures()).tally(DELIVERIES)
         self.attempted.begin("delivered", "failed", "unsendable")
         self._awake: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
 
@@ -159,7 +160,7 @@ class Shift:
     """What one event loop is at."""
 
     def __init__(self, dispatcher: Dispatcher, awake: asyncio.Event) -> None:
-        self.attempts = 0
+        self.attempts: int = 0
         self._of = dispatcher
         self._awake = awake
         self._tasks: dict[asyncio.Task[Result], Claimed] = {}

@@ -101,7 +101,7 @@ class Webhooks:
         self._check_plan = check_plan
         self._new_id = new_id
         self._types = dict(EVENT_TYPES)
-        self.dispatcher = Dispatcher(
+        self.dispatcher: Dispatcher = Dispatcher(
             ledger,
             clock=clock,
             post=partial(send, rules=rules),

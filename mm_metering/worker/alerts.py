@@ -45,7 +45,7 @@ from mm_metering.worker.touched import Touched
 if TYPE_CHECKING:
     from mm_metering.worker.monitor import Monitor
 
-log = logging.getLogger("mm_metering.alerts")
+log: Final = logging.getLogger("mm_metering.alerts")
 
 EVERY_S: Final = 2.0
 PASSES_A_MINUTE: Final = 30

@@ -19,7 +19,7 @@ from mm_metering.errors import StoreUnavailable, Unstorable
 from mm_metering.gate.generations import certify
 from mm_metering.worker.touched import Touched
 
-log = logging.getLogger("mm_metering.worker")
+log: Final = logging.getLogger("mm_metering.worker")
 
 ENTRIES: Final = 256
 """Stream entries per transaction: about a thousand facts under load."""
@@ -70,7 +70,7 @@ class Drain:
         self._trimmed: dict[int, tuple[int, str]] = {}
         self._behind: dict[int, tuple[int, float]] = {}
         self._watchers: list[Touched] = []
-        self.done = Folded()
+        self.done: Folded = Folded()
 
     def touched(self) -> Touched:
         """The tenants whose facts will be folded here, for one who looks at them."""

@@ -28,7 +28,7 @@ from mm_metering.telemetry.instruments import JOBS
 from mm_metering.telemetry.measures import Measures
 from mm_metering.worker.still import Still
 
-log = logging.getLogger("mm_metering.worker")
+log: Final = logging.getLogger("mm_metering.worker")
 
 LOOK_S: Final = 1.0
 """How often a job that is due is looked at, and how often the beat of one's own run is raised."""

@@ -13,7 +13,7 @@ from mm_metering.billing.inbox import Inbox
 from mm_metering.core.periods import micros
 from mm_metering.worker.jobs import Job
 
-log = logging.getLogger("mm_metering.worker")
+log: Final = logging.getLogger("mm_metering.worker")
 
 COLLECT: Final = "collect"
 EVERY: Final = timedelta(seconds=10)

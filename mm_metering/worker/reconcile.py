@@ -10,7 +10,7 @@ from mm_metering.errors import MeteringError
 from mm_metering.gate.reconcile import Reconciler
 from mm_metering.worker.drain import Drain
 
-log = logging.getLogger("mm_metering.worker")
+log: Final = logging.getLogger("mm_metering.worker")
 
 EVERY_S: Final = 60.0
 PACE_S: Final = 0.01
@@ -28,9 +28,9 @@ class Reconciling:
     def __init__(self, drain: Drain, reconciler: Reconciler) -> None:
         self._touched = drain.touched()
         self._reconciler = reconciler
-        self.checked = 0
-        self.drifted = 0
-        self.drift = 0
+        self.checked: int = 0
+        self.drifted: int = 0
+        self.drift: int = 0
 
     async def run(self) -> None:
         """A pass each minute, until it is cancelled."""

@@ -14,7 +14,7 @@ from mm_metering.worker.jobs import Jobs
 from mm_metering.worker.leases import BEAT_S, LEASE_S, Leases
 from mm_metering.worker.reconcile import Reconciling
 
-log = logging.getLogger("mm_metering.worker")
+log: Final = logging.getLogger("mm_metering.worker")
 
 IDLE_S: Final = 0.05
 RETRY_S: Final = 0.5

@@ -17,7 +17,7 @@ from mm_metering.core.shadow_report import LimitShadow, TenantShadow
 from mm_metering.core.tenancy import TenantRow
 from mm_metering.errors import InvalidInput
 
-log = logging.getLogger("mm_metering.worker")
+log: Final = logging.getLogger("mm_metering.worker")
 
 EVERY: Final = timedelta(minutes=5)
 PACE_S: Final = 0.001

@@ -10,7 +10,7 @@ from mm_metering.backends.ledger import KEEP_MONTHS, Ledger
 from mm_metering.core.periods import micros
 from mm_metering.worker.jobs import Job
 
-log = logging.getLogger("mm_metering.worker")
+log: Final = logging.getLogger("mm_metering.worker")
 
 KEEP_RUNS: Final = timedelta(days=7)
 KEEP_REPORTS: Final = timedelta(days=7)

@@ -58,7 +58,7 @@ class Batch:
         self._calendars = calendars
         self._since_us = since_us
         self._facts = {key: each.fact for key, each in known.items()}
-        self.voided = {key for key, each in known.items() if each.is_voided}
+        self.voided: set[FactKey] = {key for key, each in known.items() if each.is_voided}
         self.new: dict[FactKey, Fact] = {}
         self.marked: list[Fact] = []
         """Facts with a row that must be marked voided."""

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import select
 
@@ -75,7 +75,7 @@ from mm_metering.core.tenancy import NewTenant, TenantDefaults, TenantRow
 from mm_metering.core.timeline import Change
 from mm_metering.errors import StoreUnavailable
 
-log = logging.getLogger("mm_metering.ledger")
+log: Final = logging.getLogger("mm_metering.ledger")
 
 
 class SqlLedger(SqlLooks):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -17,12 +19,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 
-metadata = MetaData()
+metadata: Final = MetaData()
 
 WORD = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 """Text in the order of its code points on both databases, which is Python's order too."""
 
-tenant = Table(
+tenant: Final = Table(
     "mm_tenant",
     metadata,
     Column("id", WORD, nullable=False),
@@ -37,7 +39,7 @@ tenant = Table(
 )
 Index("mm_tenant_since", tenant.c.subscribed_us, tenant.c.id)
 
-tenant_key = Table(  # a tenant's own key, sealed; without it what was sealed with it is noise
+tenant_key: Final = Table(  # a tenant's own key, sealed; without it what was sealed with it is noise
     "mm_tenant_key",
     metadata,
     Column("tenant", WORD, nullable=False),
@@ -45,7 +47,7 @@ tenant_key = Table(  # a tenant's own key, sealed; without it what was sealed wi
     PrimaryKeyConstraint("tenant", name="mm_tenant_key_pkey"),
 )
 
-subscription = Table(  # a tenant's timeline: one row per segment
+subscription: Final = Table(  # a tenant's timeline: one row per segment
     "mm_subscription",
     metadata,
     Column("tenant", WORD, nullable=False),
@@ -56,7 +58,7 @@ subscription = Table(  # a tenant's timeline: one row per segment
     PrimaryKeyConstraint("tenant", "starts_us", name="mm_subscription_pkey"),
 )
 
-plan_version = Table(
+plan_version: Final = Table(
     "mm_plan_version",
     metadata,
     Column("plan", WORD, nullable=False),
@@ -66,7 +68,7 @@ plan_version = Table(
     PrimaryKeyConstraint("plan", "version", name="mm_plan_version_pkey"),
 )
 
-shard = Table(
+shard: Final = Table(
     "mm_shard",
     metadata,
     Column("shard", BigInteger, autoincrement=False, nullable=False),
@@ -80,7 +82,7 @@ shard = Table(
 
 # One row per fact. A void marks its target's row; where there is none yet it leaves a tombstone in its
 # place (kind "void"), which keeps the target out. ``open`` is a hold without a counted close.
-usage_fact = Table(
+usage_fact: Final = Table(
     "mm_usage_fact",
     metadata,
     Column("tenant", WORD, nullable=False),
@@ -118,13 +120,13 @@ for _name, _columns, _where in (
     Index(_name, *(usage_fact.c[name] for name in _columns), sqlite_where=_where, postgresql_where=_where)
 Index("mm_usage_fact_stored", usage_fact.c.stored_us)  # it grows at its end alone
 
-kept = Table(  # its only row: all facts from this instant on are here
+kept: Final = Table(  # its only row: all facts from this instant on are here
     "mm_kept",
     metadata,
     Column("since_us", BigInteger, nullable=False),
 )
 
-event_key = Table(
+event_key: Final = Table(
     "mm_event_key",
     metadata,
     Column("tenant", WORD, nullable=False),
@@ -136,7 +138,7 @@ event_key = Table(
     sqlite_with_rowid=False,
 )
 
-usage_cell = Table(
+usage_cell: Final = Table(
     "mm_usage_cell",
     metadata,
     Column("tenant", WORD, nullable=False),
@@ -158,7 +160,7 @@ usage_cell = Table(
 )
 Index("mm_usage_cell_day", usage_cell.c.day, usage_cell.c.tenant)
 
-house_day = Table(  # what all tenants together used of a meter on a day; made anew from the cells at any time
+house_day: Final = Table(  # what all tenants together used of a meter on a day; made anew from the cells at any time
     "mm_house_day",
     metadata,
     Column("day", Date, nullable=False),
@@ -173,7 +175,7 @@ house_day = Table(  # what all tenants together used of a meter on a day; made a
     PrimaryKeyConstraint("day", "meter", name="mm_house_day_pkey"),
 )
 
-usage_level = Table(
+usage_level: Final = Table(
     "mm_usage_level",
     metadata,
     Column("tenant", WORD, nullable=False),
@@ -186,7 +188,7 @@ usage_level = Table(
 )
 
 # What each process has acknowledged in each shard, as a Digest. Never part of billing: ``mm-metering prove`` compares.
-acknowledged = Table(
+acknowledged: Final = Table(
     "mm_acknowledged",
     metadata,
     Column("process", WORD, nullable=False),
@@ -199,7 +201,7 @@ acknowledged = Table(
 )
 
 # Lines of the stream that are no facts, or that this database refused, as they came.
-dead_letter = Table(
+dead_letter: Final = Table(
     "mm_dead_letter",
     metadata,
     Column("shard", BigInteger, autoincrement=False, nullable=False),
@@ -212,7 +214,7 @@ dead_letter = Table(
     PrimaryKeyConstraint("shard", "generation", "position", "number", name="mm_dead_letter_pkey"),
 )
 
-alert = Table(
+alert: Final = Table(
     "mm_alert",
     metadata,
     Column("kind", WORD, nullable=False),
@@ -234,7 +236,7 @@ Index(
 )
 Index("mm_alert_history", alert.c.closed_us, alert.c.opened_us, alert.c.kind, alert.c.subject)
 
-lease = Table(
+lease: Final = Table(
     "mm_lease",
     metadata,
     Column("name", WORD, nullable=False),
@@ -243,7 +245,7 @@ lease = Table(
     PrimaryKeyConstraint("name", name="mm_lease_pkey"),
 )
 
-job_run = Table(
+job_run: Final = Table(
     "mm_job_run",
     metadata,
     Column("job", WORD, nullable=False),
@@ -261,7 +263,7 @@ job_run = Table(
 
 # The documents below are the JSON of core values; the columns beside them are what rows are found by, and what somebody
 # may ask in SQL. Amounts are nano-units.
-invoice = Table(
+invoice: Final = Table(
     "mm_invoice",
     metadata,
     Column("id", WORD, nullable=False),
@@ -281,7 +283,7 @@ Index("mm_invoice_number", invoice.c.number, unique=True)
 Index("mm_invoice_status", invoice.c.status, invoice.c.period, invoice.c.tenant, invoice.c.issue)
 Index("mm_invoice_total", invoice.c.period, invoice.c.status, invoice.c.total)
 
-invoice_line = Table(
+invoice_line: Final = Table(
     "mm_invoice_line",
     metadata,
     Column("id", WORD, nullable=False),
@@ -294,7 +296,7 @@ invoice_line = Table(
 )
 Index("mm_invoice_line_invoice", invoice_line.c.invoice)
 
-credit_note = Table(
+credit_note: Final = Table(
     "mm_credit_note",
     metadata,
     Column("id", WORD, nullable=False),
@@ -307,7 +309,7 @@ credit_note = Table(
 Index("mm_credit_note_invoice", credit_note.c.invoice, credit_note.c.number)
 Index("mm_credit_note_number", credit_note.c.number, unique=True)
 
-credit_grant = Table(
+credit_grant: Final = Table(
     "mm_credit_grant",
     metadata,
     Column("id", WORD, nullable=False),
@@ -319,7 +321,7 @@ credit_grant = Table(
 )
 Index("mm_credit_grant_tenant", credit_grant.c.tenant, credit_grant.c.made)
 
-discount = Table(
+discount: Final = Table(
     "mm_discount",
     metadata,
     Column("id", WORD, nullable=False),
@@ -330,7 +332,7 @@ discount = Table(
 )
 Index("mm_discount_tenant", discount.c.tenant, discount.c.made)
 
-adjustment = Table(
+adjustment: Final = Table(
     "mm_adjustment",
     metadata,
     Column("id", WORD, nullable=False),
@@ -342,7 +344,7 @@ adjustment = Table(
 )
 Index("mm_adjustment_tenant", adjustment.c.tenant, adjustment.c.made)
 
-number = Table(  # the last number of each series
+number: Final = Table(  # the last number of each series
     "mm_number",
     metadata,
     Column("series", WORD, nullable=False),
@@ -350,7 +352,7 @@ number = Table(  # the last number of each series
     PrimaryKeyConstraint("series", name="mm_number_pkey"),
 )
 
-payer = Table(  # the payment provider's customer of a tenant
+payer: Final = Table(  # the payment provider's customer of a tenant
     "mm_payer",
     metadata,
     Column("tenant", WORD, nullable=False),
@@ -368,7 +370,7 @@ Index(
     postgresql_where=_IS_FINALIZED,
 )
 
-collection = Table(  # an invoice on its way to be paid
+collection: Final = Table(  # an invoice on its way to be paid
     "mm_collection",
     metadata,
     Column("invoice", WORD, nullable=False),
@@ -386,7 +388,7 @@ Index("mm_collection_next", collection.c.next_us)
 Index("mm_collection_provider", collection.c.provider_invoice, unique=True)
 Index("mm_collection_state", collection.c.state, collection.c.amount)
 
-hint = Table(  # what the payment provider says has happened
+hint: Final = Table(  # what the payment provider says has happened
     "mm_webhook_inbox",
     metadata,
     Column("id", WORD, nullable=False),
@@ -403,7 +405,7 @@ hint = Table(  # what the payment provider says has happened
 Index("mm_webhook_inbox_next", hint.c.next_us)
 Index("mm_webhook_inbox_stored", hint.c.stored_us, hint.c.id)
 
-notice = Table(  # what others are told
+notice: Final = Table(  # what others are told
     "mm_outbox",
     metadata,
     Column("id", WORD, nullable=False),
@@ -424,7 +426,7 @@ Index("mm_outbox_type", notice.c.type, notice.c.made_us, notice.c.id)
 IS_FRESH = text("fanned = false")
 Index("mm_outbox_fresh", notice.c.made_us, notice.c.id, sqlite_where=IS_FRESH, postgresql_where=IS_FRESH)
 
-mute = Table(
+mute: Final = Table(
     "mm_mute",
     metadata,
     Column("rule", WORD, nullable=False),
@@ -433,7 +435,7 @@ mute = Table(
     PrimaryKeyConstraint("rule", "tenant", name="mm_mute_pkey"),
 )
 
-audit_log = Table(
+audit_log: Final = Table(
     "mm_audit_log",
     metadata,
     Column("id", WORD, nullable=False),
@@ -457,7 +459,7 @@ Index("mm_audit_log_tenant", audit_log.c.tenant, audit_log.c.at_us)
 Index("mm_audit_log_action", audit_log.c.action, audit_log.c.at_us, audit_log.c.id)
 Index("mm_audit_log_seq", audit_log.c.seq, unique=True)
 
-audit_head = Table(  # one row: where the audit log's chain ends
+audit_head: Final = Table(  # one row: where the audit log's chain ends
     "mm_audit_head",
     metadata,
     Column("id", BigInteger, autoincrement=False, nullable=False),
@@ -468,7 +470,7 @@ audit_head = Table(  # one row: where the audit log's chain ends
 
 # What a payment provider was told of a tenant's usage in a month, written before it is told; and one row (of the tenant
 # "") that says since when.
-usage_report = Table(
+usage_report: Final = Table(
     "mm_usage_report",
     metadata,
     Column("tenant", WORD, nullable=False),
@@ -496,7 +498,7 @@ Index(
 )
 Index("mm_usage_report_customer", usage_report.c.customer, usage_report.c.meter, usage_report.c.instant_us)
 
-endpoint = Table(  # where a tenant's events go
+endpoint: Final = Table(  # where a tenant's events go
     "mm_webhook_endpoint",
     metadata,
     Column("id", WORD, nullable=False),
@@ -510,7 +512,7 @@ endpoint = Table(  # where a tenant's events go
 )
 Index("mm_webhook_endpoint_tenant", endpoint.c.tenant, endpoint.c.created_us)
 
-delivery = Table(  # one event on its way to one endpoint
+delivery: Final = Table(  # one event on its way to one endpoint
     "mm_webhook_delivery",
     metadata,
     Column("id", WORD, nullable=False),

@@ -13,7 +13,7 @@ from mm_metering.backends.sql.tables import usage_report as table
 from mm_metering.core.periods import from_micros, micros
 from mm_metering.core.reporting import Intent, ReportState
 
-BEGUN: Final = {"tenant": "", "period": "", "meter": "", "number": 0}
+BEGUN: Final[dict[str, str | int]] = {"tenant": "", "period": "", "meter": "", "number": 0}
 """The key of the row that says since when usage is reported; no tenant is called so."""
 _SERIES: Final = (table.c.tenant, table.c.period, table.c.meter)
 

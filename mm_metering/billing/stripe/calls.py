@@ -68,7 +68,7 @@ class Calls:
         stripe.enable_telemetry = False
         if (logger := logging.getLogger("stripe")).level == logging.NOTSET:
             logger.setLevel(logging.INFO)  # at DEBUG it would log names and e-mail addresses
-        self.is_live = "_live_" in str(api_key)[:8]
+        self.is_live: bool = "_live_" in str(api_key)[:8]
         self._api_key = api_key
         self._base_url = base_url and base_url.rstrip("/")
         self._timeout_s = timeout_s

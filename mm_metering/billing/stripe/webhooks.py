@@ -30,7 +30,7 @@ from mm_metering.errors import InvalidInput, WebhookRefused
 if TYPE_CHECKING:
     import stripe
 
-log = logging.getLogger("mm_metering")
+log: Final = logging.getLogger("mm_metering")
 
 SIGNATURE: Final = "stripe-signature"
 API_VERSION: Final = "2026-10-28.endive"

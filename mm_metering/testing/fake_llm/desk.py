@@ -40,7 +40,7 @@ class Desk:
         self.api_key = api_key
         self.asked: list[Asked] = []
         self.totals: dict[str, Produced] = {}
-        self.closing = threading.Event()
+        self.closing: threading.Event = threading.Event()
         self._clock = clock
         self._lock = threading.Lock()
         self._script = Script()

@@ -45,7 +45,7 @@ class FakeStripe:
         self.clock: Clock = clock or SystemClock()
         self.api_key = api_key
         self.webhook_secret = webhook_secret
-        self.account = Account(self.clock)
+        self.account: Account = Account(self.clock)
         self._desk = Desk(self.account, api_key)
         self._keep_alive = keep_alive
         self._server: ThreadingHTTPServer | None = None

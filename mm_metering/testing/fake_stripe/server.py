@@ -109,7 +109,7 @@ class Desk:
         self.api_key = api_key
         self.asked: list[Asked] = []
         self.problems: list[str] = []
-        self.lock = threading.RLock()
+        self.lock: threading.RLock = threading.RLock()
         self._faults: dict[str, tuple[Fault, int]] = {}
         self._saved: dict[str, Saved] = {}
         self._checks = spec.can_check()

@@ -39,7 +39,7 @@ class Refusal(Exception):
         self.status = status
         kind = {402: "card_error"}.get(status, "invalid_request_error")
         self.body: Thing = {"error": {"type": kind, "message": message, **details}}
-        self.headers = dict(headers or {})
+        self.headers: dict[str, str] = dict(headers or {})
 
 
 class Account:
