@@ -17,9 +17,9 @@ from mm_metering.errors import InvalidInput
 
 STARTER: Final[Mapping[str, tuple[str, str]]] = {
     "plans.toml": ("mm_metering.catalogues", "starter.toml"),
-    "main.py": ("mm_metering.cli.starter", "main.py"),
-    ".env.example": ("mm_metering.cli.starter", "env.example"),
-    "pyproject.toml": ("mm_metering.cli.starter", "pyproject.example"),
+    "main.py": ("mm_metering.cli._starter", "main.py"),
+    ".env.example": ("mm_metering.cli._starter", "env.example"),
+    "pyproject.toml": ("mm_metering.cli._starter", "pyproject.example"),
 }
 """By the file that is written: the package and the name of its text."""
 

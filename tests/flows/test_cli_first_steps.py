@@ -67,7 +67,7 @@ def test_the_readme_has_the_same_app() -> None:
 
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     shown = routes(readme.partition("```python\n")[2].partition("```")[0])
-    starter = routes((Path(dev.__file__).with_name("starter") / "main.py").read_text())
+    starter = routes((Path(dev.__file__).with_name("_starter") / "main.py").read_text())
     assert len(shown) > 3
     assert "\n".join(shown) in "\n".join(starter)
 
@@ -76,7 +76,7 @@ def test_the_environment_that_init_describes_is_what_from_env_reads() -> None:
     from mm_metering.metering import ENVIRONMENT, STRIPE
 
     known = {f"MM_METERING_{name}" for name in (*ENVIRONMENT, *(f"STRIPE_{each}" for each in STRIPE), "APP")}
-    text = (Path(dev.__file__).with_name("starter") / "env.example").read_text()
+    text = (Path(dev.__file__).with_name("_starter") / "env.example").read_text()
     named = {line.removeprefix("# ").partition("=")[0] for line in text.splitlines() if "MM_METERING_" in line}
     assert {each for each in named if each.startswith("MM_METERING_")} <= known
 

@@ -4,8 +4,8 @@ from fastapi import FastAPI
 
 from mm_metering import Metering, from_header, metered
 
-metering: Metering = Metering.from_env(catalogue="plans.toml")  # stores of MM_METERING_* in .env.example; else memory
-app: FastAPI = FastAPI()
+metering = Metering.from_env(catalogue="plans.toml")  # stores of MM_METERING_*, see .env.example; in memory without
+app = FastAPI()
 metering.install(app, tenant=from_header("x-org-id"))  # innermost middleware, and the lifespan
 
 
