@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import httpx2
 import pytest
-from playwright.async_api import Request
+from playwright.async_api import Page, Request
 
 from tests.pages.conftest import OWN_HEADERS, SCREENSHOTS
 from tests.pages.eyes import HEIGHT, NARROW, WIDE, Eyes, violations
@@ -35,33 +35,44 @@ def options(base: str, **more: Any) -> dict[str, Any]:
     return more | ({"extra_http_headers": OWN_HEADERS} if base == "/usage/" else {})
 
 
-async def test_it_is_quiet_and_loads_nothing_from_elsewhere(eyes: Eyes, place: tuple[str, str]) -> None:
+async def test_it_is_quiet_fits_and_says_the_same_as_files_and_without_scripts(
+    eyes: Eyes, place: tuple[str, str]
+) -> None:
+    """One visit of all that a visit does not change."""
     url, base = place
     async with eyes.see(url, **options(base)) as (page, wrong):
-        assert wrong + await violations(page) == []
-        assert await page.locator("h1").count() == 1
-        assert await page.locator("h1").inner_text()
-        assert await page.locator("main").count() == 1
-        assert await page.locator("main .wrong").count() == 0
-
-
-async def test_it_fits_at_every_width_and_has_two_schemes(eyes: Eyes, place: tuple[str, str]) -> None:
-    url, base = place
-    async with eyes.see(url, **options(base)) as (page, _):
-        for width in (WIDE, 768, NARROW, 320):
-            await page.set_viewport_size({"width": width, "height": HEIGHT})
-            await page.evaluate("looks.settled()")
-            assert await page.evaluate("looks.overflows()") == []
-        ground = "getComputedStyle(document.body).backgroundColor"
-        light = await page.evaluate(ground)
-        await page.emulate_media(color_scheme="dark")
-        assert await page.evaluate(ground) != light
-
-
-async def test_its_charts_are_drawn_from_what_their_tables_and_files_say(eyes: Eyes, place: tuple[str, str]) -> None:
-    url, base = place
-    async with eyes.see(url, **options(base)) as (page, _):
+        figures = await page.evaluate("looks.figures()")
         plots, tables = await page.evaluate("looks.plots()"), await page.evaluate("looks.tables()")
+        await is_whole(page)
+        await fits_and_has_two_schemes(page)
+        assert wrong + await violations(page) == []
+    await are_of_their_tables_and_files(plots, tables, base)
+    async with eyes.see(url, **options(base, java_script_enabled=False)) as (page, wrong):
+        assert await page.evaluate("looks.figures()") == figures
+        assert wrong == []
+    assert any(re.search(r"\d", each) for each in figures)
+
+
+async def is_whole(page: Page) -> None:
+    assert await page.locator("h1").count() == 1
+    assert await page.locator("h1").inner_text()
+    assert await page.locator("main").count() == 1
+    assert await page.locator("main .wrong").count() == 0
+
+
+async def fits_and_has_two_schemes(page: Page) -> None:
+    for width in (WIDE, 768, NARROW, 320):
+        await page.set_viewport_size({"width": width, "height": HEIGHT})
+        await page.evaluate("looks.settled()")
+        assert await page.evaluate("looks.overflows()") == []
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light = await page.evaluate(ground)
+    await page.emulate_media(color_scheme="dark")
+    assert await page.evaluate(ground) != light
+
+
+async def are_of_their_tables_and_files(plots: list[Any], tables: list[Any], base: str) -> None:
+    """What charts draw stands in their tables, and that in their files."""
     assert all(each["drawn"] and each["inked"] for each in plots)
     kept = [await rows_of(each["file"], base) for each in tables]
     for table, rows in zip(tables, kept, strict=True):
@@ -108,17 +119,6 @@ async def test_everything_is_reached_with_the_keyboard_and_seen(eyes: Eyes, plac
         places = {each["at"] for each in reached}
         assert [html for at, html in wanted if at not in places] == []
         assert [each["html"] for each in reached if not each["seen"]] == []
-
-
-async def test_without_scripts_it_says_the_same(eyes: Eyes, place: tuple[str, str]) -> None:
-    url, base = place
-    async with eyes.see(url, **options(base)) as (page, _):
-        with_scripts = await page.evaluate("looks.figures()")
-    async with eyes.see(url, **options(base, java_script_enabled=False)) as (page, wrong):
-        assert wrong == []
-        shown = await page.evaluate("looks.figures()")
-        assert shown == with_scripts
-        assert any(re.search(r"\d", each) for each in shown)
 
 
 async def test_its_first_visit_is_light_and_says_how_long_it_took(eyes: Eyes, place: tuple[str, str]) -> None:
