@@ -29,7 +29,7 @@ def doctor(
     models without a price, keys of the wrong mode, headers that browsers cannot read. Exit code 1 if anything FAILs."""
     metering = needed(app)
     if canary:
-        refuse_memories(metering)
+        refuse_memories(metering, app)
     findings = asyncio.run(_found(metering, canary=canary))
     if json:
         emit(findings)

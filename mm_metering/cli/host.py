@@ -25,6 +25,8 @@ Work = Callable[[Metering], Awaitable[T]]
 PROGRAM: Final = "mm-metering"
 PROJECT: Final = "pyproject.toml"
 MAX_USER: Final = 100
+KEPT: Final = {"counters": "local://usage", "ledger": "sqlite:///usage.db"}
+"""A store that several processes of a developer's machine see into."""
 LEDGER_ALONE: Final[dict[str, object]] = {"catalogue": catalogues.seed, "counters": "memory://", "journal": "off"}
 """What is built where the ledger is all that is needed."""
 
@@ -118,8 +120,14 @@ def _import(name: str) -> object:
 # -- opening it --------------------------------------------------------------------------------------------------------
 
 
-def refuse_memory(place: str, store: str) -> None:
-    """InvalidInput for a store that this process cannot see into."""
+def refuse_memory(place: str, store: str, app: str = "") -> None:
+    """InvalidInput for a store that this process cannot see into: that of ``metering_of(app)``."""
+    if place.startswith("memory:") and (named := app or of_project()):
+        raise InvalidInput(
+            store,
+            f"{place} lives inside one process, and this command is another than that of {named}; give it "
+            f'{store}="{KEPT[store]}" or the like, or look at its dashboard',
+        )
     if place.startswith("memory:"):
         raise InvalidInput(
             store,
@@ -129,10 +137,10 @@ def refuse_memory(place: str, store: str) -> None:
         )
 
 
-def refuse_memories(metering: Metering) -> None:
+def refuse_memories(metering: Metering, app: str = "") -> None:
     """The same of both stores."""
     for place, store in zip(metering.places, ("counters", "ledger"), strict=True):
-        refuse_memory(place, store)
+        refuse_memory(place, store, app)
 
 
 def run(app: str, work: Work[T], *, counts: bool = False, reason: str = "") -> T:
@@ -141,9 +149,9 @@ def run(app: str, work: Work[T], *, counts: bool = False, reason: str = "") -> T
     audit log."""
     own = app or of_project()
     metering = metering_of(own, apply="never")
-    refuse_memory(metering.places[1], "ledger")
+    refuse_memory(metering.places[1], "ledger", app)
     if counts:
-        refuse_memory(metering.places[0], "counters")
+        refuse_memory(metering.places[0], "counters", app)
     with by_hand(reason):
         return asyncio.run(_started(metering, work, own=bool(own)))
 
@@ -181,7 +189,7 @@ def on_ledger(app: str, work: Work[T], *, applies: bool = False, reason: str = "
     counters and the app's own plans are left alone. ``applies``: its schema may be made ready where that needs no
     asking."""
     metering = metering_of(app, **LEDGER_ALONE)
-    refuse_memory(metering.places[1], "ledger")
+    refuse_memory(metering.places[1], "ledger", app)
     with by_hand(reason):
         return asyncio.run(_set_up(metering, work, applies=applies))
 

@@ -33,10 +33,10 @@ def dead_letters(
     once, however often it is posted."""
     metering = metering_of(app)
     if what == "list":
-        refuse_memory(metering.places[1], "ledger")
+        refuse_memory(metering.places[1], "ledger", app)
         show(asyncio.run(_found(metering, limit)), json=json)
         return
-    refuse_memories(metering)
+    refuse_memories(metering, app)
     with by_hand(reason):
         tried, left = asyncio.run(metering.retry_dead_letters())
     if json:

@@ -64,8 +64,10 @@ def retry(
 
 def reconcile(
     *,
-    provider: Annotated[str, typer.Option("--provider", help="Which the app has, such as stripe.")],
     period: Annotated[str, typer.Option("--period", help="The month, such as 2026-10.")],
+    provider: Annotated[
+        str, typer.Option("--provider", help="Refused unless the app has this one, such as stripe.")
+    ] = "",
     apply: Annotated[
         bool, typer.Option("--apply", help="Follow the provider's payment states, and send what was not.")
     ] = False,
@@ -93,7 +95,7 @@ async def collect(metering: Metering) -> BillingRun:
 
 async def compare(metering: Metering, provider: str, period: str, *, apply: bool) -> Reconciliation:
     has = type(metering.billing.adapter).__name__.removesuffix("BillingAdapter").lower()
-    if provider.lower() != has:
+    if provider.lower() not in ("", has):
         raise InvalidInput("provider", f"{provider[:40]!r} is not what the app has, which is {has!r}")
     with bar(f"comparing {period}", len(await metering.list_invoices(period=period, limit=10**6))) as progress:
         return await metering.reconcile_payments(period, apply=apply, progress=progress)

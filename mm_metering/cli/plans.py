@@ -48,7 +48,7 @@ def init(
 ) -> None:
     """Write a short plans file with comments. A file that is there stays as it is."""
     catalogues.write_starter(file)
-    _say(f"wrote {file}: {_size(catalogues.load(file))}; next: {PROGRAM} plans diff {file}")
+    _say(f"wrote {file}: {_size(catalogues.load(file))}; next: {PROGRAM} plans validate {file}")
 
 
 @plans.command()

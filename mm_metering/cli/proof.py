@@ -25,7 +25,7 @@ def prove(
     """Show that all that was acknowledged is in the ledger once: equal digests per shard and tenant; and that each
     invoice is what it was made as. Exit code 1 if anything is missing or differs."""
     metering, tenants = metering_of(app), not shards_only
-    refuse_memory(metering.places[1], "ledger")
+    refuse_memory(metering.places[1], "ledger", app)
 
     async def work(metering: Metering) -> Proof:
         with bar("tenants and invoices", None) as progress:
@@ -50,7 +50,7 @@ def rebuild(
 ) -> None:
     """Fold cells anew from the facts, and have every tenant's counters loaded anew. Usage goes on meanwhile."""
     metering = metering_of(app)
-    refuse_memory(metering.places[1], "ledger")
+    refuse_memory(metering.places[1], "ledger", app)
     with by_hand(reason), bar("tenants", None) as progress:
         done = asyncio.run(closing(metering, lambda metering: metering.rebuild(tenant or None, progress=progress)))
     if json:

@@ -33,7 +33,7 @@ def status(
     """Who works and whether they live, how far the ledger is behind, jobs and failed ones, dead letters, alerts,
     invoices by status, and what waits. It changes nothing. Exit code 1 where somebody must look."""
     metering = metering_of(app)
-    refuse_memory(metering.places[1], "ledger")
+    refuse_memory(metering.places[1], "ledger", app)
     if watch:
         asyncio.run(closing(metering, lambda metering: _watched(metering, every, json=json)))
         return

@@ -44,14 +44,14 @@ def worker(
 ) -> None:
     """Fold usage from the counters' stream into the ledger, and with --app close each month. Run any number of
     them; Ctrl-C or SIGTERM stops one."""
-    run_worker(metering_of(app), once=once, health=health, bills=bool(app or of_project()))
+    run_worker(metering_of(app), once=once, health=health, bills=bool(app or of_project()), app=app)
 
 
 def migrate(*, json: Json = False, app: App = "") -> None:
     """Bring the ledger's schema to this release's. Running apps of this release and the one before go on."""
     metering = metering_of(app)
     _, ledger = metering.places
-    refuse_memory(ledger, "ledger")
+    refuse_memory(ledger, "ledger", app)
     asyncio.run(metering.migrate())
     if json:
         emit({"ledger": ledger, "ready": True})
@@ -59,9 +59,9 @@ def migrate(*, json: Json = False, app: App = "") -> None:
         _say(f"{PROGRAM} migrate: {ledger} is ready")
 
 
-def run_worker(metering: Metering, *, once: bool, health: str = "", bills: bool = True) -> None:
+def run_worker(metering: Metering, *, once: bool, health: str = "", bills: bool = True, app: str = "") -> None:
     """Drains until SIGTERM or SIGINT, or once what is there."""
-    refuse_memories(metering)
+    refuse_memories(metering, app)
     counters, ledger = metering.places
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     greeting = f"{PROGRAM} worker: {counters} into {ledger}"

@@ -56,10 +56,11 @@ ORIGIN: Final = re.compile(r"'self'|https?://[a-z0-9.-]+(:[0-9]{1,5})?", re.ASCI
 
 def dashboard(house: Metering, auth: Auth | None) -> Site:
     """InvalidInput without ``auth`` where a store is not this machine's own."""
-    if auth is None and not all(place.startswith(EMBEDDED) for place in house.places):
+    shared = [place for place in house.places if not place.startswith(EMBEDDED)]
+    if auth is None and shared:
         raise InvalidInput(
             "auth",
-            f"is needed: {' and '.join(house.places)} are not a developer's own; "
+            f"is needed: {' and '.join(shared)} may be in use by others too; "
             'metering.dashboard(auth=...) names who may look, such as auth=lambda request: "viewer" if ... else None',
         )
 

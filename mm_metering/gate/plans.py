@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -14,6 +15,9 @@ from mm_metering.core.rating import Terms
 from mm_metering.core.tenancy import TenantRow, plan_name
 from mm_metering.errors import NotApplied
 
+log: Final = logging.getLogger("mm_metering")
+
+STAY: Final = "tenants of an older one stay there until put_tenant or `mm-metering tenants set-plan` moves them"
 DIFF_COMMAND: Final = "mm-metering plans diff FILE"
 APPLY_COMMAND: Final = "mm-metering plans apply FILE"
 SAID: Final = 3
@@ -54,9 +58,14 @@ class PlanBook:
     ) -> Mapping[str, int]:
         """The newest version of each plan. What differs from the ledger's becomes a new version, or is NotApplied."""
         definitions = {name: plan.definition() for name, plan in plans.items()}
+        before = await self._ledger.plan_versions()
         if not apply:
-            self._refuse_changes(plans, await self._ledger.plan_versions())
-        return await self._ledger.put_plans(definitions, now_us=now_us, act=act)
+            self._refuse_changes(plans, before)
+        newest = await self._ledger.put_plans(definitions, now_us=now_us, act=act)
+        for name, version in newest.items():
+            if version > 1 and (name, version) not in before:
+                log.warning("plan %s has changed: version %d is for whoever comes now; %s", name, version, STAY)
+        return newest
 
     @staticmethod
     def _refuse_changes(plans: Mapping[str, Plan], versions: Mapping[tuple[str, int], Mapping[str, Any]]) -> None:

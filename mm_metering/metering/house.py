@@ -285,7 +285,8 @@ class House:
     def summary(self) -> str:
         """One line: where it counts, where it keeps, and what the catalogue holds."""
         counters, ledger = self.places
-        size = f"{len(self.catalogue.plans)} plans, {len(self.catalogue.meters)} meters"
+        plans, meters = len(self.catalogue.plans), len(self.catalogue.meters)
+        size = f"{plans} plan{'s' * (plans != 1)}, {meters} meter{'s' * (meters != 1)}"
         return f"metering: counters {counters}, ledger {ledger}, {size}"
 
     def _defaults(self) -> TenantDefaults:

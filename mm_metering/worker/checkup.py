@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
+from mm_metering.billing.mock import MockBillingAdapter
 from mm_metering.core.findings import Finding
 from mm_metering.gate.journal_file import Directory
 from mm_metering.worker.status import Status
@@ -110,6 +111,9 @@ def check_settings(settings: Settings, environ: Mapping[str, str]) -> Iterator[F
         yield from _sealing(settings)
     if isinstance(settings.provider, HasMode):
         yield from _mode(settings.provider, ledger, stage_of(environ))
+    elif isinstance(settings.provider, MockBillingAdapter) and not ledger.startswith("memory:"):
+        way = "in its place StripeBillingAdapter with a sandbox's key, or with FakeStripe's base_url"
+        yield Finding("warn", f"the payment provider's mock ends with its process, and the ledger does not: {way}")
 
 
 def _sealing(settings: Settings) -> Iterator[Finding]:

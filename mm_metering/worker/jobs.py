@@ -171,7 +171,8 @@ class Jobs:
         run, now_us = claimed.run, self._now_us()
         what, text = f"{run.job} of {from_micros(run.period_us)}", f"{type(error).__name__}: {error}"
         text = masked(text).encode("unicode_escape").decode()[:500]
-        log.error("job %s failed (try %d of %d)", what, run.tries, MAX_TRIES, exc_info=error)
+        traced = None if isinstance(error, MeteringError) else error
+        log.error("job %s failed (try %d of %d): %s", what, run.tries, MAX_TRIES, text, exc_info=traced)
         if run.tries < MAX_TRIES:
             await claimed.put(state="waiting", error=text)
         else:

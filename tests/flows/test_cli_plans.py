@@ -130,7 +130,7 @@ def test_a_first_file_is_right_and_never_written_over(
     plans: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert plans("init") == "wrote plans.toml: 2 plans, 3 meters; next: mm-metering plans diff plans.toml\n"
+    assert plans("init") == "wrote plans.toml: 2 plans, 3 meters; next: mm-metering plans validate plans.toml\n"
     assert plans("validate", "plans.toml") == "ok: 2 plans, 3 meters\n"
     Path("plans.toml").write_text("mine")
     assert plans.refused("init") == (

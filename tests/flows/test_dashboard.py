@@ -67,7 +67,7 @@ async def test_without_auth_only_this_machine_looks(
 
 def test_without_auth_there_is_no_dashboard_of_stores_that_others_use() -> None:
     metering = Metering(counters="redis://redis.example:6379/0")
-    with pytest.raises(InvalidInput, match=r"auth: is needed: redis://redis\.example:6379/0 and memory:// are not"):
+    with pytest.raises(InvalidInput, match=r"auth: is needed: redis://redis\.example:6379/0 may be in use by others"):
         metering.dashboard()
     metering.dashboard(auth=lambda _: None)
 

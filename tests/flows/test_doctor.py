@@ -156,4 +156,5 @@ def test_it_needs_stores_that_this_process_sees(house: House, shell: Shell) -> N
     house.options["counters"] = "memory://"
     code, _, error = shell("doctor", "--canary", *APP)
     assert (code, "lives inside one process" in error) == (2, True)
+    assert f'another than that of {APP[1]}; give it counters="local://usage"' in error
     assert asyncio.iscoroutinefunction(house.metering.check_up)

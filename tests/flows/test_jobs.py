@@ -17,7 +17,7 @@ from mm_metering.backends.sql import open_ledger
 from mm_metering.backends.work import JOB_FAILED, Run
 from mm_metering.clock import micros_of
 from mm_metering.core.periods import micros, month_start_us
-from mm_metering.errors import StoreUnavailable
+from mm_metering.errors import ProviderUnavailable, StoreUnavailable
 from mm_metering.testing.ledger_contract import Books, use
 from mm_metering.worker import jobs
 from mm_metering.worker.jobs import Job, Jobs
@@ -219,7 +219,24 @@ def test_a_job_that_fails_is_tried_again_ever_later_then_given_up_with_an_alert(
         assert [run.state for run in await ledger.runs("j", until_us=2**62, limit=9)] == ["done", "failed"]
 
     simulated(4, main())
-    assert "job j of 2024-01-15 12:00:00+00:00 failed (try 6 of 6)" in caplog.text
+    assert "job j of 2024-01-15 12:00:00+00:00 failed (try 6 of 6): ZeroDivisionError: no\\x00 go" in caplog.text
+    assert "Traceback" in caplog.text
+
+
+def test_what_is_an_error_of_ours_is_told_in_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        ledger, clock = MemoryLedger(), FrozenClock(NOON)
+
+        async def fails(*_: object) -> None:
+            raise ProviderUnavailable("the payment provider cannot be reached", outcome_unknown=False)
+
+        running = asyncio.create_task(worker(ledger, clock, Job("j", HOUR, fails)).run())
+        await asyncio.sleep(1)
+        running.cancel()
+
+    simulated(4, main())
+    assert "(try 1 of 6): ProviderUnavailable: the payment provider cannot be reached" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 def test_a_worker_without_the_ledger_gives_its_run_up_before_another_may_have_it() -> None:

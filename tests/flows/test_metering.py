@@ -7,6 +7,7 @@ import subprocess
 import sys
 from datetime import datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -370,3 +371,17 @@ async def test_what_is_refused_is_counted_once_and_in_units(make: Make, quota: A
     await metering.gate.report()
     usage = await metering.get_usage("a", "2024-01-15", "2024-01-15")
     assert (usage.api_calls, usage.refused) == (5, {"api_calls": 3})
+
+
+async def test_plans_that_changed_are_told_with_who_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ledger = f"sqlite:///{tmp_path / 'ledger.db'}"
+    told = []
+    for limit in (2, 2, 20):
+        plans = {
+            "meters": {"calls": {"event": "api_call"}},
+            "plans": {"p": {"price": "0", "quotas": {"calls": {"limit": limit, "per": "day"}}}},
+        }
+        async with Metering(plans, ledger=ledger, worker="off", journal="off"):
+            told.append([each for each in caplog.messages if each.startswith("plan p has changed")])
+    assert [len(each) for each in told] == [0, 0, 1]
+    assert "version 2 is for whoever comes now; tenants of an older one stay there until put_tenant" in told[-1][0]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from mm_metering.billing.mock import MockBillingAdapter
 from mm_metering.billing.stripe import StripeBillingAdapter
 from mm_metering.core.findings import Finding
 from mm_metering.worker.checkup import Settings, check_house, check_processes, check_settings, several, workers_in
@@ -128,6 +129,12 @@ def test_a_key_of_the_wrong_mode_is_said(provider: Provider, ledger: str, stage:
     texts = [each.text for each in wrong(settings=settings, APP_ENV=stage)]
     assert [found in text for text in texts if found] == ([True] if found else [])
     assert bool(texts) == bool(found)
+
+
+def test_a_mock_beside_a_ledger_that_is_kept_is_said() -> None:
+    mock = SETTINGS._replace(provider=MockBillingAdapter())
+    assert ["mock ends with its process" in each.text for each in wrong(settings=mock)] == [True]
+    assert wrong(settings=mock._replace(places=("memory://", "memory://"))) == []
 
 
 @pytest.mark.parametrize(("key", "is_live"), [("sk_live_abc123", True), ("rk_test_abc123", False)])

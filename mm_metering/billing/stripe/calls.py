@@ -67,7 +67,7 @@ class Calls:
             raise InvalidInput("calls_per_s", f"is {per_s}, not above 0 and up to 1,000")
         stripe.enable_telemetry = False
         if (logger := logging.getLogger("stripe")).level == logging.NOTSET:
-            logger.setLevel(logging.INFO)  # at DEBUG it would log names and e-mail addresses
+            logger.setLevel(logging.WARNING)  # at INFO it has lines for each call, at DEBUG names and addresses
         self.is_live: bool = "_live_" in str(api_key)[:8]
         self._api_key = api_key
         self._base_url = base_url and base_url.rstrip("/")
