@@ -28,7 +28,7 @@ class Subscribing(House):
         anchor: Anchor | None = None,
     ) -> Tenant:
         """Inserts or changes a tenant; None leaves a value as it is. In force at the next request: a tenant that is
-        known already, perhaps by its first request, is on another ``plan`` from now on, whatever ``subscribed_at`` says.
+        known already, perhaps by its first request, is on another ``plan`` from now on whatever ``subscribed_at`` says.
 
         ``trial_days``, 0 to 730, of 24 hours from ``subscribed_at`` on: free of charge, and what charges past a limit
         blocks. Another ``timezone`` holds from now on; in the first day of a subscription, from its start.
