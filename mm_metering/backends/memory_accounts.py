@@ -132,6 +132,10 @@ class MemoryAccounts(MemoryCollecting):
         with self._lock:
             return self._invoices.get(invoice_id)
 
+    async def invoice_numbered(self, number: str) -> Invoice | None:
+        with self._lock:
+            return next((each for each in self._invoices.values() if each.number == number), None)
+
     async def invoice_inputs(self, invoice_id: str) -> bytes | None:
         with self._lock:
             return self._inputs.get(invoice_id)

@@ -278,8 +278,9 @@ class Invoices:
     # -- what is there ------------------------------------------------------------------------------------------------
 
     async def get(self, invoice_id: str, tenant: str | None = None) -> Invoice:
-        """NotFound also for one that is another tenant's, where ``tenant`` is who asks."""
-        found = await self._ledger.invoice(_an_id(invoice_id, "invoice_id"))
+        """By its id or its number. NotFound also for one that is another tenant's, where ``tenant`` is who asks."""
+        name = _an_id(invoice_id, "invoice_id")
+        found = await self._ledger.invoice(name) or await self._ledger.invoice_numbered(name)
         if found is None or tenant not in (None, found.tenant):
             raise NotFound(f"there is no invoice {invoice_id!r}; list_invoices shows those that were closed")
         return found

@@ -30,7 +30,7 @@ PAGE: Final = 1000
 NAMED: Final = 5
 """How many tenants are named of those whose month is not over."""
 
-InvoiceId = Annotated[str, typer.Argument(metavar="INVOICE", help="Its id, as `invoice list` shows it.")]
+InvoiceId = Annotated[str, typer.Argument(metavar="INVOICE", help="Its id or number, as `invoice list` shows them.")]
 
 invoices: Final = group("Preview, issue, explain and take back.")
 

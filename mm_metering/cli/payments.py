@@ -52,7 +52,7 @@ def run_(*, json: Json = False, quiet: Quiet = False, app: App = "") -> None:
 
 @payments.command()
 def retry(
-    invoice_id: Annotated[str, typer.Argument(metavar="INVOICE", help="Its id, as `payments list` shows it.")],
+    invoice_id: Annotated[str, typer.Argument(metavar="INVOICE", help="Its id or its number.")],
     *,
     json: Json = False,
     reason: Reason = "",

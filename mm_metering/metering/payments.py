@@ -71,8 +71,7 @@ class Paying(Invoicing):
 
     async def retry_payment(self, invoice_id: str, *, tenant: str | None = None) -> collecting.Collection:
         """Has it paid at the next ``collect``: also what is parked, and what waits for another day."""
-        await self._asks_for(invoice_id, tenant)
-        return await self._collecting().retry(invoice_id)
+        return await self._collecting().retry(await self._id_of(invoice_id, tenant))
 
     async def reconcile_payments(
         self, period: str, *, apply: bool = False, progress: Progress = lambda _: None

@@ -148,6 +148,8 @@ class AccountsContract:
         assert account.adjustments == [*entries.adjustments]
         assert await ledger.invoice("inv_2") == entries.invoices[1]
         assert await ledger.invoice_of_line("inv_2.2") == entries.invoices[1]
+        assert await ledger.invoice_numbered("INV-000001") == entries.invoices[1]
+        assert await ledger.invoice_numbered("INV-000002") is None
         assert await ledger.invoice_inputs("inv_1") == b"\0packed"
         assert (await ledger.credit_notes("inv_1"), await ledger.credit_notes("inv_2")) == ([*entries.notes], [])
         assert await ledger.grants("acme") == [*entries.grants]

@@ -111,6 +111,19 @@ async def test_a_draft_grows_until_the_grace_is_over_and_never_after(metering: M
     assert await metering.list_invoices(tenant="acme") == [last]
 
 
+async def test_an_invoice_is_named_by_its_number_too(metering: Metering, clock: FrozenClock) -> None:
+    await pro(metering)
+    clock.set(JANUARY_IS_FINAL)
+    invoice = await finalized(metering)
+    assert await metering.get_invoice("INV-000001") == invoice
+    with pytest.raises(NotFound):
+        await metering.get_invoice("INV-000001", tenant="others")
+    assert b"INV-000001" in await metering.invoice_document("INV-000001")
+    note = await metering.credit_invoice("INV-000001", amount="1.00", reason="a mistake")
+    assert note.invoice == invoice.id
+    assert (await metering.mark_invoice("INV-000001", "paid")).id == invoice.id
+
+
 async def test_the_same_month_closed_twice_at_once_is_one_invoice(metering: Metering, clock: FrozenClock) -> None:
     await pro(metering, "a", "b", "c")
     clock.set(JANUARY_IS_FINAL)

@@ -10,7 +10,7 @@ from decimal import Decimal
 from operator import itemgetter
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Table, Text, bindparam, delete, func, select, tuple_, update
+from sqlalchemy import ColumnElement, Table, Text, bindparam, delete, func, select, tuple_, update
 
 from mm_metering.backends.accounts import Decide, Wanted
 from mm_metering.backends.sql import cells, collecting, levels, tenants
@@ -139,9 +139,13 @@ async def _numbers(tx: Transaction) -> Counter[str]:
     return Counter({row.series: row.last for row in await tx.all(select(number))})
 
 
-async def find(tx: Transaction, invoice_id: str) -> Invoice | None:
-    row = await tx.first(select(invoice.c.document).where(invoice.c.id == invoice_id))
+async def find(tx: Transaction, name: str, *, column: ColumnElement[str] = invoice.c.id) -> Invoice | None:
+    row = await tx.first(select(invoice.c.document).where(column == name))
     return None if row is None else Invoice.model_validate_json(row.document)
+
+
+async def numbered(tx: Transaction, number: str) -> Invoice | None:
+    return await find(tx, number, column=invoice.c.number)
 
 
 async def inputs(tx: Transaction, invoice_id: str) -> bytes | None:

@@ -310,6 +310,9 @@ class SqlLedger(SqlLooks):
     async def invoice(self, invoice_id: str) -> Invoice | None:
         return await self._store.read(lambda tx: accounts.find(tx, invoice_id))
 
+    async def invoice_numbered(self, number: str) -> Invoice | None:
+        return await self._store.read(lambda tx: accounts.numbered(tx, number))
+
     async def invoice_inputs(self, invoice_id: str) -> bytes | None:
         return await self._store.read(lambda tx: accounts.inputs(tx, invoice_id))
 
