@@ -288,7 +288,7 @@ class Invoices:
     async def rerun(self, invoice_id: str) -> Invoice:
         """Made anew from what it was made of: equal to the stored one but for what has happened to it since."""
         stored = await self.get(invoice_id)
-        packed = await self._ledger.invoice_inputs(invoice_id)
+        packed = await self._ledger.invoice_inputs(stored.id)
         if packed is None:
             raise WrongState(f"invoice {invoice_id} is a draft: each close makes it anew", state=stored.status)
         basis = Inputs.unpack(packed)
@@ -385,12 +385,12 @@ class Invoices:
 
     async def void(self, invoice_id: str) -> Invoice:
         """Takes an unpaid invoice back; the month may be closed anew, under a new number. WrongState otherwise."""
-        return await self._changed(invoice_id, lambda account, now: books.void(account, invoice_id, now=now))
+        return await self._changed(invoice_id, lambda account, name, now: books.void(account, name, now=now))
 
     async def settle(self, invoice_id: str, status: Literal["paid", "uncollectible"]) -> Invoice:
         _one_of(status, [*SETTLING], "status")
         event = SETTLING[status]
-        return await self._changed(invoice_id, lambda account, now: books.settle(account, invoice_id, event, now=now))
+        return await self._changed(invoice_id, lambda account, name, now: books.settle(account, name, event, now=now))
 
     async def credit(
         self, invoice_id: str, *, line_id: str | None, quantity: int | None, amount: Amount | None, reason: str
@@ -400,17 +400,17 @@ class Invoices:
         why = _reason(reason)
         return await self._changed(
             invoice_id,
-            lambda account, now: books.credit(
-                account, invoice_id, line_id=line_id, quantity=units, amount=wanted, reason=why, now=now
+            lambda account, name, now: books.credit(
+                account, name, line_id=line_id, quantity=units, amount=wanted, reason=why, now=now
             ),
         )
 
-    async def _changed(self, invoice_id: str, change: Callable[[Account, datetime], tuple[T, Entries]]) -> T:
+    async def _changed(self, invoice_id: str, change: Callable[[Account, str, datetime], tuple[T, Entries]]) -> T:
         stored = await self.get(invoice_id)
         now, found = self._clock.now(), list[T]()
 
         def decide(account: Account) -> Entries:
-            value, entries = change(account, now)
+            value, entries = change(account, stored.id, now)
             found.append(value)
             return _with_collections(account, entries, now)
 

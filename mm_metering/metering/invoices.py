@@ -83,9 +83,11 @@ class Invoicing(Recording):
         await self.startup()
         return await self._invoices.get(invoice_id, tenant)
 
-    async def _id_of(self, invoice: str, tenant: str | None) -> str:
-        """As ``get_invoice`` finds it."""
-        return (await self.get_invoice(invoice, tenant=tenant)).id
+    async def _asks_for(self, invoice_id: str, tenant: str | None) -> None:
+        """NotFound where a tenant asks for another's invoice."""
+        await self.startup()
+        if tenant is not None:
+            await self._invoices.get(invoice_id, tenant)
 
     async def list_invoices(
         self,
@@ -102,7 +104,8 @@ class Invoicing(Recording):
     async def rerun_invoice(self, invoice_id: str, *, tenant: str | None = None) -> Invoice:
         """A finalized invoice, made again from what it was made of. It equals ``get_invoice``: anything else means that
         the stored one was changed, or that this release rates differently."""
-        return await self._invoices.rerun(await self._id_of(invoice_id, tenant))
+        await self._asks_for(invoice_id, tenant)
+        return await self._invoices.rerun(invoice_id)
 
     async def finalize_invoice(self, invoice_id: str, *, tenant: str | None = None) -> Invoice:
         """Finalizes a draft by hand, within the grace too and where it waits for a review. WrongState unless it is a
@@ -114,13 +117,15 @@ class Invoicing(Recording):
     async def void_invoice(self, invoice_id: str, *, tenant: str | None = None) -> Invoice:
         """Takes an unpaid invoice back. ``close_period`` then issues a new one, under a new number. WrongState for one
         that is a draft, paid, void, or has credit notes."""
-        return await self._invoices.void(await self._id_of(invoice_id, tenant))
+        await self._asks_for(invoice_id, tenant)
+        return await self._invoices.void(invoice_id)
 
     async def mark_invoice(
         self, invoice_id: str, status: Literal["paid", "uncollectible"], *, tenant: str | None = None
     ) -> Invoice:
         """Says that a finalized invoice was paid, or never will be. WrongState unless it may become that."""
-        return await self._invoices.settle(await self._id_of(invoice_id, tenant), status)
+        await self._asks_for(invoice_id, tenant)
+        return await self._invoices.settle(invoice_id, status)
 
     async def credit_invoice(
         self,
@@ -134,9 +139,8 @@ class Invoicing(Recording):
     ) -> CreditNote:
         """Takes back ``amount`` before tax, ``quantity`` units of a line, a whole line, or all that is left, with its
         tax. What was paid becomes the tenant's credit, what was not is no longer due."""
-        return await self._invoices.credit(
-            await self._id_of(invoice_id, tenant), line_id=line_id, quantity=quantity, amount=amount, reason=reason
-        )
+        await self._asks_for(invoice_id, tenant)
+        return await self._invoices.credit(invoice_id, line_id=line_id, quantity=quantity, amount=amount, reason=reason)
 
     async def invoice_document(
         self,
@@ -149,7 +153,8 @@ class Invoicing(Recording):
     ) -> bytes:
         """A closed invoice to be sent or shown: a self-contained page in UTF-8, a PDF (extra ``pdf``), rows, or JSON.
         ``seller`` and ``buyer`` are who stands on it: ``Party(name, address, tax_id, email)``."""
-        return await self._invoices.document(await self._id_of(invoice_id, tenant), form, seller=seller, buyer=buyer)
+        await self._asks_for(invoice_id, tenant)
+        return await self._invoices.document(invoice_id, form, seller=seller, buyer=buyer)
 
     async def explain(self, line_id: str, *, tenant: str | None = None) -> Explanation:
         """Why a line of a closed invoice is what it is."""

@@ -71,7 +71,8 @@ class Paying(Invoicing):
 
     async def retry_payment(self, invoice_id: str, *, tenant: str | None = None) -> collecting.Collection:
         """Has it paid at the next ``collect``: also what is parked, and what waits for another day."""
-        return await self._collecting().retry(await self._id_of(invoice_id, tenant))
+        collector, invoice = self._collecting(), await self.get_invoice(invoice_id, tenant=tenant)
+        return await collector.retry(invoice.id)
 
     async def reconcile_payments(
         self, period: str, *, apply: bool = False, progress: Progress = lambda _: None
