@@ -122,19 +122,17 @@ def _import(name: str) -> object:
 
 def refuse_memory(place: str, store: str, app: str = "") -> None:
     """InvalidInput for a store that this process cannot see into: that of ``metering_of(app)``."""
-    if place.startswith("memory:") and (named := app or of_project()):
-        raise InvalidInput(
-            store,
-            f"{place} lives inside one process, and this command is another than that of {named}; give it "
-            f'{store}="{KEPT[store]}" or the like, or look at its dashboard',
-        )
-    if place.startswith("memory:"):
-        raise InvalidInput(
-            store,
-            f"{place} lives inside one process, and this command is another; name the app's {store} in "
-            f"MM_METERING_{store.upper()}, or the app's Metering with --app module:name. Where there is none yet, "
-            f"`{PROGRAM} init` writes one, and `{PROGRAM} demo` shows one",
-        )
+    if not place.startswith("memory:"):
+        return
+    if named := app or of_project():
+        way = f'than that of {named}; give it {store}="{KEPT[store]}" or the like, or look at its dashboard'
+        raise InvalidInput(store, f"{place} lives inside one process, and this command is another {way}")
+    raise InvalidInput(
+        store,
+        f"{place} lives inside one process, and this command is another; name the app's {store} in "
+        f"MM_METERING_{store.upper()}, or the app's Metering with --app module:name. Where there is none yet, "
+        f"`{PROGRAM} init` writes one, and `{PROGRAM} demo` shows one",
+    )
 
 
 def refuse_memories(metering: Metering, app: str = "") -> None:
